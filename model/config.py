@@ -1,0 +1,146 @@
+"""What a Transformer is, as frozen dataclasses that mirror the modules built from them.
+
+Experiments (configs/) fill them in; model/transformer.py and its parts read them. Only values stand here:
+no JAX, no defaults that depend on a machine. Sizes are numbers of features unless a line says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Normalisation over the last axis, computed in float32.
+
+    `layer`: Ba et al. 2016, (x - mean) / std; `rms`: Zhang & Sennrich 2019, x / rms. `scale` and `bias` say
+    which of the two learned vectors there are.
+    """
+
+    kind: Literal["layer", "rms"] = "rms"
+    epsilon: float = 1e-5
+    scale: bool = True
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions (Su et al. 2021): pairs of features turned by position / base^(2i/H) radians."""
+
+    base: float = 10_000.0
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A learned vector for each position, added to the token's embedding (GPT-2)."""
+
+
+@dataclass(frozen=True)
+class Sinusoidal:
+    """Sines and cosines of wavelengths 2 pi 10000^(2i/D), added to the embedding (Vaswani et al. 2017, 3.5)."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Causal self-attention: `heads` query heads share `kv_heads` key-value heads (grouped-query attention).
+
+    Scores are query . key * `score_scale`, by default 1 / sqrt(head_width).
+    """
+
+    heads: int
+    kv_heads: int
+    head_width: int
+    rope: Rope | None = None
+    query_key_norm: Norm | None = None
+    bias: bool = False
+    output_bias: bool = False
+    dropout: float = 0.0
+    score_scale: float | None = None
+
+
+@dataclass(frozen=True)
+class MLP:
+    """Dense feed-forward down(f(up(x))), or gated: down(f(gate(x)) * up(x)) (Shazeer 2020)."""
+
+    width: int
+    activation: Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu"] = "silu"
+    gated: bool = False
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer: a mixer over time, then a feed-forward, each with a norm, placed by `placement`.
+
+    `pre` x + f(norm(x)); `post_residual` norm(x + f(x)) (Vaswani et al. 2017); `post_branch` x + norm(f(x))
+    (OLMo 2); `sandwich` x + norm(f(norm(x))) (Gemma 2). `token_shift` is the share of each branch's input
+    features taken from the token before, in the same document (Peng et al. 2023, RWKV, 3.1.1, with a fixed mix).
+    """
+
+    mixer: Attention
+    feed_forward: MLP
+    norm: Norm = field(default_factory=Norm)
+    placement: Literal["pre", "post_residual", "post_branch", "sandwich"] = "pre"
+    dropout: float = 0.0
+    token_shift: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stack:
+    """`pattern` of blocks, `repeats` times over: layers = len(pattern) * repeats."""
+
+    pattern: tuple[Block, ...]
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Init:
+    """Standard deviations of the normal distributions that parameters start from.
+
+    `weight` None means 1 / sqrt(fan in). `residual` is for the matrices that write into the residual stream
+    (attention's output, feed-forward's down): GPT-2 takes 0.02 / sqrt(2 * layers); 0 starts every block as identity.
+    """
+
+    embedding: float = 0.02
+    weight: float | None = None
+    residual: float = 0.0
+
+
+@dataclass(frozen=True)
+class Model:
+    """A decoder-only Transformer language model."""
+
+    vocab_size: int
+    width: int
+    context: int  # tokens: the longest sequence it is made for; learned positions end here
+    layers: tuple[Stack, ...]
+    positions: Learned | Sinusoidal | None = None  # None: rotary positions in attention, or none at all
+    final_norm: Norm | None = field(default_factory=Norm)
+    tied: bool = True  # the output projection is the embedding table
+    embedding_norm: Norm | None = None  # norm of the embedding, before the first block
+    embedding_scale: float = 1.0  # Vaswani et al. 2017, 3.4: sqrt(width)
+    logit_scale: float = 1.0
+    dropout: float = 0.0
+    init: Init = field(default_factory=Init)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the same function is computed: changes speed, memory and rounding, never parameters or their names.
+
+    `layers`: `scan` compiles one layer per stack, `unroll` all of them. `remat`: what the backward pass recomputes.
+    `kernel`: the attention kernel, `auto` picks by backend (model/kernels). `dtype`: of activations and of the
+    weights as used; parameters stay float32. `loss_chunk`: tokens whose logits exist at one time, 0 for all.
+    """
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    layers: Literal["scan", "unroll"] = "scan"
+    remat: Literal["none", "minimal", "full"] = "none"
+    kernel: str = "auto"
+    loss_chunk: int = 0
+
+
+def blocks(config: Model) -> tuple[Block, ...]:
+    """Every layer's block, first to last."""
+    return tuple(block for stack in config.layers for _ in range(stack.repeats) for block in stack.pattern)

@@ -1,0 +1,125 @@
+"""An experiment: everything a run needs to know, as frozen dataclasses. No optax and no JAX here.
+
+configs/ returns Experiments; train/fields.py reads, writes and edits them by path; RUN/config.json holds one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from data.config import Data
+from model.config import Execution, Model
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Loshchilov & Hutter 2019. Weight decay acts on matrices only, never on vectors."""
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Jordan et al. 2024: momentum, orthogonalised by `iterations` Newton-Schulz steps, for the blocks' matrices.
+
+    Everything else (embeddings, output, vectors) goes to AdamW at rate peak_rate * `adam_rate`.
+    """
+
+    momentum: float = 0.95
+    nesterov: bool = True
+    iterations: int = 5
+    weight_decay: float = 0.0
+    adam: AdamW = field(default_factory=AdamW)
+    adam_rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class Lion:
+    """Chen et al. 2023: the sign of an interpolated momentum."""
+
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.1
+
+
+@dataclass(frozen=True)
+class Adafactor:
+    """Shazeer & Stern 2018: second moments factored over the two largest axes of a matrix."""
+
+    decay: float = 0.8
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Rate over the run: linear warm-up over `warmup` steps, then `shape` down to peak * `final`.
+
+    `wsd` (Hu et al. 2024) stays at the peak and falls linearly over the last `decay` share of the steps.
+    """
+
+    shape: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    warmup: int = 0
+    final: float = 0.1
+    decay: float = 0.2
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    peak_rate: float
+    rule: AdamW | Muon | Lion | Adafactor = field(default_factory=AdamW)
+    schedule: Schedule = field(default_factory=Schedule)
+    clip: float | None = 1.0  # largest global norm of the gradient
+    average: float | None = None  # decay a step of the exponential moving average of weights; evaluated and saved
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Devices along each mesh axis (model/sharding.py). One axis may be 0: whatever the others leave."""
+
+    replica: int = 1
+    data: int = 0
+    context: int = 1
+    tensor: int = 1
+    expert: int = 1
+    stage: int = 1
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    every: int  # steps
+    keep_last: int = 2
+    keep_best: int = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    every: int  # steps
+    rows: int = 64  # rows scored at one time
+    samples: int = 1  # texts written at each evaluation
+    sample_tokens: int = 200
+    prompt: str = "\n"
+    sampler: str = "temperature=0.8,top_p=0.95"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run. Changing `model`, `data`, `optimizer`, `seed` or `batch_size` makes it another run (train/identity.py);
+    the rest may change on resuming."""
+
+    name: str
+    model: Model
+    data: Data
+    optimizer: Optimizer
+    steps: int
+    batch_size: int  # rows of the global batch
+    evaluation: Evaluation
+    checkpoints: Checkpoints
+    seed: int = 0
+    microbatches: int = 1  # the batch is split into these, gradients summed
+    steps_per_dispatch: int = 0  # steps compiled into one program call; 0: chosen for the machine
+    mesh: Mesh = field(default_factory=Mesh)
+    execution: Execution = field(default_factory=Execution)
