@@ -131,14 +131,13 @@ class Execution:
 
     `layers`: `scan` compiles one layer per stack, `unroll` all of them. `remat`: what the backward pass recomputes.
     `kernel`: the attention kernel, `auto` picks by backend (model/kernels). `dtype`: of activations and of the
-    weights as used; parameters stay float32. `loss_chunk`: tokens whose logits exist at one time, 0 for all.
+    weights as used; parameters stay float32.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     layers: Literal["scan", "unroll"] = "scan"
     remat: Literal["none", "minimal", "full"] = "none"
-    kernel: str = "auto"
-    loss_chunk: int = 0
+    kernel: Literal["auto", "reference"] = "auto"
 
 
 def blocks(config: Model) -> tuple[Block, ...]:

@@ -1,0 +1,143 @@
+"""Parameters, linear maps, norms, embedding and dropout: what the larger parts of a block are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model import config as c
+from model.sharding import place, spec
+
+Initializer = Callable[[jax.Array, tuple[int, ...], jax.sharding.PartitionSpec | None], jax.Array]
+
+
+def normal(deviation: float) -> Initializer:
+    """Normal numbers with this standard deviation, born sharded. 0 gives zeros."""
+    if deviation == 0:
+        return constant(0.0)
+
+    def init(key, shape, sharding):
+        return deviation * jax.random.normal(key, shape, jnp.float32, out_sharding=sharding)
+
+    return init
+
+
+def constant(value: float) -> Initializer:
+    return lambda key, shape, sharding: jnp.full(shape, value, jnp.float32, out_sharding=sharding)
+
+
+class Declare:
+    """Makes the parameters of one module tree: shape, logical axes and initial value are said once, here.
+
+    Layers of a stack are declared together: `repeats` puts an axis L before every parameter's own.
+    """
+
+    def __init__(self, key: jax.Array, init: c.Init, repeats: int | None = None):
+        self.key, self.init, self.repeats = key, init, repeats
+        self.count = 0
+
+    def stacked(self, repeats: int) -> Declare:
+        """The same declaration for `repeats` layers at once, with keys of its own."""
+        self.count += 1
+        return Declare(jax.random.fold_in(self.key, self.count), self.init, repeats)
+
+    def __call__(self, axes: tuple[str, ...], shape: tuple[int, ...], init: Initializer, inputs: int = 0) -> nnx.Param:
+        """A float32 parameter. `inputs`: over how many leading axes its use as a matrix sums, 0 for vectors."""
+        self.count += 1
+        if self.repeats is not None:
+            axes, shape = ("layers", *axes), (self.repeats, *shape)
+        key = jax.random.fold_in(self.key, self.count)
+        return nnx.Param(init(key, shape, spec(axes, shape, "storage")), axes=axes, inputs=inputs)
+
+    def weight(self, axes: tuple[str, ...], shape: tuple[int, ...], inputs: int = 1) -> nnx.Param:
+        """A matrix that reads the residual stream: deviation `init.weight`, or 1 / sqrt(fan in)."""
+        deviation = self.init.weight
+        if deviation is None:
+            deviation = 1 / math.sqrt(math.prod(shape[:inputs]))
+        return self(axes, shape, normal(deviation), inputs)
+
+    def residual(self, axes: tuple[str, ...], shape: tuple[int, ...], inputs: int = 1) -> nnx.Param:
+        """A matrix that writes into the residual stream."""
+        return self(axes, shape, normal(self.init.residual), inputs)
+
+    def zeros(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> nnx.Param:
+        return self(axes, shape, constant(0.0))
+
+    def ones(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> nnx.Param:
+        return self(axes, shape, constant(1.0))
+
+
+def gathered(module: nnx.Module, dtype: jnp.dtype) -> nnx.Module:
+    """A module's parameters as a layer uses them: cast first, then moved from storage to compute sharding.
+
+    Matrices are cast, and before they move, so that half the bytes travel; vectors stay float32. Inside a scan over
+    layers the leading axis is gone: a parameter's axes are the last ones of its name.
+    """
+
+    def use(parameter: nnx.Param) -> nnx.Param:
+        value = parameter[...].astype(dtype) if parameter.inputs else parameter[...]
+        return parameter.replace(place(value, *parameter.axes[-value.ndim :]))
+
+    return jax.tree.map(use, module, is_leaf=lambda x: isinstance(x, nnx.Param))
+
+
+def einsum(formula: str, x: jax.Array, weight: jax.Array, *axes: str | None) -> jax.Array:
+    """A contraction whose result has these logical axes (partial sums over sharded axes are added up)."""
+    read, made = formula.split("->")
+    sizes = dict(zip(read.replace(",", ""), x.shape + weight.shape, strict=True))
+    return jnp.einsum(formula, x, weight, out_sharding=spec(axes, tuple(sizes[a] for a in made), "compute"))
+
+
+def biased(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
+    """x + bias, in x's dtype; x where there is none."""
+    return x if bias is None else x + bias[...].astype(x.dtype)
+
+
+class Norm(nnx.Module):
+    """Layer or root-mean-square norm over the last axis (config.Norm), in float32; returns x's dtype."""
+
+    def __init__(self, config: c.Norm, declare: Declare, axis: str, size: int):
+        self.config = config
+        self.scale = declare.ones((axis,), (size,)) if config.scale else None
+        self.bias = declare.zeros((axis,), (size,)) if config.bias else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        if self.config.kind == "layer":
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.config.epsilon)
+        if self.scale is not None:
+            y = y * self.scale[...]
+        if self.bias is not None:
+            y = y + self.bias[...]
+        return y.astype(x.dtype)
+
+
+class Embedding(nnx.Module):
+    """The table of token vectors [V, D]; `attend` uses it a second time as the tied output projection."""
+
+    def __init__(self, vocab_size: int, width: int, declare: Declare):
+        self.table = declare(("vocab", "width"), (vocab_size, width), normal(declare.init.embedding), inputs=1)
+
+    def __call__(self, tokens_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """int [B, T] -> [B, T, D]."""
+        table_VD = gathered(self, dtype).table[...]
+        wanted = spec(("batch", "time", None), (*tokens_BT.shape, table_VD.shape[1]), "compute")
+        return table_VD.at[tokens_BT].get(out_sharding=wanted)
+
+    def attend(self, hidden_BTD: jax.Array) -> jax.Array:
+        """[B, T, D] -> logits [B, T, V]."""
+        table_VD = gathered(self, hidden_BTD.dtype).table[...]
+        return einsum("BTD,VD->BTV", hidden_BTD, table_VD, "batch", "time", "vocab")
+
+
+def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes a share `rate` of x and scales the rest up; the identity where `key` is None (evaluation, decoding)."""
+    if rate == 0 or key is None:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape, out_sharding=jax.typeof(x).sharding)
+    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)

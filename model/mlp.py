@@ -1,0 +1,46 @@
+"""The feed-forward half of a block: dense or gated (Vaswani et al. 2017, 3.3; Shazeer 2020)."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model import config as c
+from model.layers import Declare, biased, einsum
+
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
+    "silu": jax.nn.silu,
+}
+
+
+class MLP(nnx.Module):
+    """Weights up and gate [D, F], down [F, D]."""
+
+    def __init__(self, config: c.MLP, width: int, declare: Declare):
+        self.config = config
+        into, out = ("width", "feed_forward"), ("feed_forward", "width")
+        self.up = declare.weight(into, (width, config.width))
+        self.gate = declare.weight(into, (width, config.width)) if config.gated else None
+        self.down = declare.residual(out, (config.width, width))
+        self.up_bias = declare.zeros(("feed_forward",), (config.width,)) if config.bias else None
+        self.down_bias = declare.zeros(("width",), (width,)) if config.bias else None
+
+    def __call__(self, x_BTD: jax.Array) -> jax.Array:
+        """[B, T, D] -> [B, T, D]."""
+        up_BTF = einsum("BTD,DF->BTF", x_BTD, self.up[...], "batch", "time", "feed_forward")
+        up_BTF = biased(up_BTF, self.up_bias)
+        activation = ACTIVATIONS[self.config.activation]
+        if self.gate is None:
+            hidden_BTF = activation(up_BTF)
+        else:
+            gate_BTF = einsum("BTD,DF->BTF", x_BTD, self.gate[...], "batch", "time", "feed_forward")
+            hidden_BTF = activation(gate_BTF) * up_BTF
+        out_BTD = einsum("BTF,FD->BTD", hidden_BTF, self.down[...], "batch", "time", None)
+        return biased(out_BTD, self.down_bias)

@@ -1,0 +1,47 @@
+"""Where a token stands: learned and sinusoidal vectors added to embeddings, and rotary turns of query and key."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model import config as c
+from model.layers import Declare, gathered, normal
+from model.sharding import spec
+
+
+class LearnedPositions(nnx.Module):
+    """A table of `context` vectors (GPT-2)."""
+
+    def __init__(self, context: int, width: int, declare: Declare):
+        self.table = declare(("position", "width"), (context, width), normal(declare.init.embedding))
+
+    def __call__(self, positions_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
+        """int [B, T] -> [B, T, D]. Positions past the table read its last row: callers check lengths at the door."""
+        table = gathered(self, dtype).table[...]
+        wanted = spec(("batch", "time", None), (*positions_BT.shape, table.shape[1]), "compute")
+        return table.at[positions_BT].get(out_sharding=wanted, mode="clip").astype(dtype)
+
+
+def sinusoids(positions_BT: jax.Array, width: int, dtype: jnp.dtype) -> jax.Array:
+    """Vaswani et al. 2017, 3.5: feature 2i is sin(position / 10000^(2i/D)), feature 2i+1 its cosine. [B, T, D]."""
+    rate = 10_000.0 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
+    angle = positions_BT[..., None].astype(jnp.float32) * rate
+    pairs = jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+    return pairs.reshape(*positions_BT.shape, -1)[..., :width].astype(dtype)
+
+
+def rotation(rope: c.Rope, positions_BT: jax.Array, head_width: int) -> tuple[jax.Array, jax.Array]:
+    """Sine and cosine of every position's angles, float32 [B, T, 1, H/2]; computed once and shared by all layers."""
+    rate = rope.base ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
+    angle = positions_BT[..., None, None].astype(jnp.float32) * rate
+    return jnp.sin(angle), jnp.cos(angle)
+
+
+def rotate(x_BTNH: jax.Array, turn: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Turns feature pairs (i, i + H/2) by the position's angle (Su et al. 2021, eq. 34; Llama's pairing)."""
+    sin, cos = turn
+    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BTNH.dtype)

@@ -1,0 +1,228 @@
+"""The Transformer: block, stacks of layers, logits. Training calls `hidden` and `logits`, the decoder calls the model.
+
+SEAM 2, the layer schedule, is `Stack.__call__`: the one place that decides between a scan over stacked layers and an
+unrolled loop. The parameters are the same tree, with an axis L in front, either way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+
+from model import cache as memory
+from model import config as c
+from model import kernels
+from model.attention import Attention
+from model.cache import Cache, KeyValues, LayerCache
+from model.layers import Declare, Embedding, Norm, dropout, einsum, gathered
+from model.mlp import MLP
+from model.positions import LearnedPositions, rotation, sinusoids
+from model.reading import Reading
+from model.sharding import place
+
+SAVED = ("query", "key", "value", "context", "middle")  # what remat `minimal` keeps for the backward pass
+REMAT = {
+    "none": lambda layer: layer,
+    "minimal": lambda f: jax.checkpoint(f, policy=jax.checkpoint_policies.save_only_these_names(*SAVED)),
+    "full": jax.checkpoint,
+}
+
+
+class Block(nnx.Module):
+    """One layer (config.Block): mixer and feed-forward, each a branch off the residual stream."""
+
+    def __init__(self, config: c.Block, width: int, declare: Declare):
+        self.config = config
+
+        def norm(wanted: bool) -> Norm | None:
+            return Norm(config.norm, declare, "width", width) if wanted else None
+
+        before, after = config.placement in ("pre", "sandwich"), config.placement != "pre"
+        self.mixer_norm, self.mixer_post_norm = norm(before), norm(after)
+        self.mixer = Attention(config.mixer, width, declare)
+        self.feed_forward_norm, self.feed_forward_post_norm = norm(before), norm(after)
+        self.feed_forward = MLP(config.feed_forward, width, declare)
+
+    def __call__(self, x_BTD, reading: Reading, past: LayerCache | None = None):
+        """[B, T, D] -> [B, T, D], and this layer's memory with the call in it (None stays None)."""
+        past = past or LayerCache(None)
+        input_BTD = x_BTD if self.mixer_norm is None else self.mixer_norm(x_BTD)
+        input_BTD, mixer_input = self.shifted(input_BTD, reading, past.mixer_input)
+        branch_BTD, attended = self.mixer(input_BTD, reading, past.attention)
+        x_BTD = self.joined(x_BTD, branch_BTD, self.mixer_post_norm, reading.key("mixer"))
+        x_BTD = checkpoint_name(x_BTD, "middle")
+        input_BTD = x_BTD if self.feed_forward_norm is None else self.feed_forward_norm(x_BTD)
+        input_BTD, feed_forward_input = self.shifted(input_BTD, reading, past.feed_forward_input)
+        branch_BTD = self.feed_forward(input_BTD)
+        x_BTD = self.joined(x_BTD, branch_BTD, self.feed_forward_post_norm, reading.key("feed_forward"))
+        return x_BTD, None if attended is None else LayerCache(attended, mixer_input, feed_forward_input)
+
+    def joined(self, x_BTD, branch_BTD, post_norm: Norm | None, key):
+        """The residual stream with a branch's output in it, as the block's placement says."""
+        branch_BTD = dropout(branch_BTD, self.config.dropout, key)
+        if self.config.placement == "post_residual":
+            return post_norm(x_BTD + branch_BTD)
+        return x_BTD + (branch_BTD if post_norm is None else post_norm(branch_BTD))
+
+    def shifted(self, x_BTD, reading: Reading, before_B1D):
+        """x with its first `token_shift` share of features taken from the token before, and what to remember."""
+        features = round(self.config.token_shift * x_BTD.shape[-1])
+        if not features:
+            return x_BTD, None
+        if before_B1D is None:
+            before_B1D, remembered = jnp.zeros_like(x_BTD[:, :1]), None
+        else:
+            remembered = memory.last(x_BTD, before_B1D, reading.count_B)
+        previous_BTD = jnp.concatenate([before_B1D.astype(x_BTD.dtype), x_BTD[:, :-1]], axis=1)
+        previous_BTD = jnp.where(reading.starts_document(), 0, previous_BTD)
+        mixed_BTD = jnp.concatenate([previous_BTD[..., :features], x_BTD[..., features:]], axis=-1)
+        return mixed_BTD, remembered
+
+
+class Stack(nnx.Module):
+    """`repeats` times a pattern of blocks; every parameter has an axis L of that size in front."""
+
+    def __init__(self, config: c.Stack, width: int, declare: Declare):
+        self.config = config
+        self.pattern = nnx.List([Block(block, width, declare.stacked(config.repeats)) for block in config.pattern])
+
+    def layer(self, repeat: int, position: int) -> Block:
+        """One layer's parameters, the axis L gone."""
+        return jax.tree.map(lambda x: x[repeat], self.pattern[position])
+
+    def __call__(self, x_BTD, reading: Reading, key, execution: c.Execution):
+        """SEAM 2: runs all layers, scanned or unrolled, with what `remat` says kept for the backward pass."""
+        dtype = jnp.dtype(execution.dtype)
+
+        def repeat(x_BTD, given):
+            blocks, key = given
+            for index, block in enumerate(blocks):
+                layer_key = None if key is None else jax.random.fold_in(key, index)
+                x_BTD, _ = gathered(block, dtype)(x_BTD, reading.in_layer(layer_key))
+            return x_BTD, None
+
+        repeat = REMAT[execution.remat](repeat)
+        keys = None if key is None else jax.random.split(key, self.config.repeats)
+        if execution.layers == "scan":
+            return jax.lax.scan(repeat, x_BTD, (self.pattern, keys))[0]
+        for index in range(self.config.repeats):
+            x_BTD, _ = repeat(x_BTD, jax.tree.map(lambda x, i=index: x[i], (self.pattern, keys)))
+        return x_BTD
+
+
+class Transformer(nnx.Module):
+    """A language model (config.Model). Build it under jit, so that parameters are born where they live."""
+
+    def __init__(self, config: c.Model, key: jax.Array, execution: c.Execution | None = None):
+        self.config, self.execution = config, execution or c.Execution()
+        declare = Declare(key, config.init)
+        self.embedding = Embedding(config.vocab_size, config.width, declare)
+        learned = isinstance(config.positions, c.Learned)
+        self.positions = LearnedPositions(config.context, config.width, declare) if learned else None
+        first, final = config.embedding_norm, config.final_norm
+        self.embedding_norm = Norm(first, declare, "width", config.width) if first else None
+        self.stacks = nnx.List([Stack(stack, config.width, declare) for stack in config.layers])
+        self.final_norm = Norm(final, declare, "width", config.width) if final else None
+        shape = (config.width, config.vocab_size)
+        self.output = None if config.tied else declare.weight(("width", "vocab"), shape)
+
+    def hidden(self, tokens_BT, segments_BT=None, positions_BT=None, key=None):
+        """int [B, T] -> the last hidden states [B, T, D].
+
+        Documents in a row see each other only where `segments_BT` agree (None: one document a row).
+        `key` turns dropout on.
+        """
+        slots_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32), tokens_BT.shape)
+        slots_BT = place(slots_BT, "batch", "time")
+        visible = kernels.Visible(slots_BT, segments_BT, segments_BT)
+        reading = self.reading(slots_BT if positions_BT is None else positions_BT, visible)
+        keys = [None] * (len(self.stacks) + 1) if key is None else list(jax.random.split(key, len(self.stacks) + 1))
+        x_BTD = self.embed(tokens_BT, reading, keys[0])
+        for stack, stack_key in zip(self.stacks, keys[1:], strict=True):
+            x_BTD = stack(x_BTD, reading, stack_key, self.execution)
+        return self.finished(x_BTD)
+
+    def logits(self, hidden_BTD):
+        """[B, T, D] -> logits [B, T, V]."""
+        if self.output is None:
+            logits = self.embedding.attend(hidden_BTD)
+        else:
+            weight_DV = gathered(self.output, hidden_BTD.dtype)[...]
+            logits = einsum("BTD,DV->BTV", hidden_BTD, weight_DV, "batch", "time", "vocab")
+        return logits * self.config.logit_scale
+
+    def __call__(self, tokens_BT, cache: Cache, count_B=None):
+        """The decoder's contract: logits [B, T, V] of each token's successor, and the cache with the tokens in it.
+
+        Each row continues where its cache ends. Rows are padded on the right; `count_B` real tokens, default all.
+        """
+        count_B = jnp.full_like(cache.length_B, tokens_BT.shape[1]) if count_B is None else count_B
+        slots_BT = cache.length_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
+        reading = self.reading(slots_BT, kernels.Visible(slots_BT), cache.length_B, count_B)
+        x_BTD, layers, dtype = self.embed(tokens_BT, reading, None), [], jnp.dtype(self.execution.dtype)
+        for stack in self.stacks:
+            for repeat in range(stack.config.repeats):
+                for position in range(len(stack.pattern)):
+                    block = gathered(stack.layer(repeat, position), dtype)
+                    x_BTD, layer = block(x_BTD, reading, cache.layers[len(layers)])
+                    layers.append(layer)
+        return self.logits(self.finished(x_BTD)), Cache(cache.length_B + count_B, tuple(layers))
+
+    def cache(self, rows: int, slots: int) -> Cache:
+        """An empty memory for `rows` sequences of at most `slots` tokens."""
+        dtype = jnp.dtype(self.execution.dtype)
+
+        def layer(block: c.Block) -> LayerCache:
+            shape = (rows, slots, block.mixer.kv_heads, block.mixer.head_width)
+
+            def zeros():
+                return place(jnp.zeros(shape, dtype), "batch", None, "kv_heads", None)
+
+            def remembered():
+                return jnp.zeros((rows, 1, self.config.width), dtype) if block.token_shift else None
+
+            return LayerCache(KeyValues(zeros(), zeros()), remembered(), remembered())
+
+        return Cache(jnp.zeros(rows, jnp.int32), tuple(map(layer, c.blocks(self.config))))
+
+    def reading(self, positions_BT, visible, start_B=None, count_B=None) -> Reading:
+        mixers = [block.mixer for stack in self.config.layers for block in stack.pattern]
+        ropes = dict.fromkeys((mixer.rope, mixer.head_width) for mixer in mixers if mixer.rope)
+        turns = {(rope, size): rotation(rope, positions_BT, size) for rope, size in ropes}
+        kernel = kernels.attention(self.execution.kernel, jax.default_backend())
+        return Reading(positions_BT, visible, kernel, start_B, count_B, turns=turns)
+
+    def embed(self, tokens_BT, reading: Reading, key):
+        """Embeddings with positions added, normed and dropped out as the config says. [B, T] -> [B, T, D]."""
+        dtype = jnp.dtype(self.execution.dtype)
+        x_BTD = self.embedding(tokens_BT, dtype) * self.config.embedding_scale
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(reading.positions_BT, dtype)
+        elif isinstance(self.config.positions, c.Sinusoidal):
+            x_BTD = x_BTD + sinusoids(reading.positions_BT, self.config.width, dtype)
+        if self.embedding_norm is not None:
+            x_BTD = gathered(self.embedding_norm, dtype)(x_BTD)
+        return dropout(x_BTD, self.config.dropout, key)
+
+    def finished(self, x_BTD):
+        return x_BTD if self.final_norm is None else gathered(self.final_norm, x_BTD.dtype)(x_BTD)
+
+    def unstacked(self) -> Transformer:
+        """The same function with every layer's parameters in arrays of their own: decoding reads each weight once a
+        token, and a slice of a stacked array would be a copy. Axis L stays, of size 1."""
+        blocks = [
+            jax.tree.map(lambda x, i=repeat: x[i : i + 1], block)
+            for stack in self.stacks
+            for repeat in range(stack.config.repeats)
+            for block in stack.pattern
+        ]
+        copied, stack = (jax.tree.map(lambda x: x, module) for module in (self, self.stacks[0]))
+        stack.config = c.Stack(c.blocks(self.config), 1)
+        stack.pattern = nnx.List(blocks)
+        copied.config = dataclasses.replace(self.config, layers=(stack.config,))
+        copied.stacks = nnx.List([stack])
+        return copied
