@@ -1,0 +1,166 @@
+"""Config dataclasses as data: to and from JSON, by dotted path, compared. Used by launch/ and train/checkpoint.py.
+
+A field that may hold one of several dataclasses (optimizer.rule, model.positions) carries its class name under `is`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import sys
+import types
+import typing
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A config that cannot be: one line with the path, the value and what would work. Exit status 2."""
+
+
+@functools.cache
+def fields_of(kind: type) -> dict[str, Any]:
+    """Field name -> declared type."""
+    return typing.get_type_hints(kind, vars(sys.modules[kind.__module__]))
+
+
+def options(declared) -> tuple:
+    """The alternatives of a union, or the one type itself."""
+    union = typing.get_origin(declared) in (typing.Union, types.UnionType)
+    return typing.get_args(declared) if union else (declared,)
+
+
+def to_json(value):
+    """Dataclasses as objects with `is`, tuples as lists."""
+    if dataclasses.is_dataclass(value):
+        inside = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"is": type(value).__name__, **inside}
+    return [to_json(v) for v in value] if isinstance(value, tuple) else value
+
+
+def from_json(declared, value, path: str = ""):
+    """The value of a declared type from what to_json wrote, or from a person's text. Raises ConfigError."""
+    choices = options(declared)
+    if value is None and type(None) in choices:
+        return None
+    if typing.get_origin(choices[0]) is tuple and isinstance(value, list | tuple):
+        inner = typing.get_args(choices[0])[0]
+        return tuple(from_json(inner, v, f"{path}.{i}") for i, v in enumerate(value))
+    classes = {c.__name__: c for c in choices if dataclasses.is_dataclass(c)}
+    if classes and isinstance(value, dict):
+        kind = classes.get(value.get("is", next(iter(classes)) if len(classes) == 1 else ""))
+        if kind is None:
+            raise ConfigError(f"{path}: expected one of {', '.join(classes)}, got {value.get('is')!r}")
+        return build(kind, {k: v for k, v in value.items() if k != "is"}, path)
+    if isinstance(value, str) and value.lower() in (names := {n.lower(): c for n, c in classes.items()}):
+        return build(names[value.lower()], {}, path)
+    return scalar(choices, value, path)
+
+
+def build(kind: type, given: dict, path: str):
+    types_ = fields_of(kind)
+    for name in given:
+        if name not in types_:
+            raise ConfigError(f"{path or kind.__name__}: no field {name!r}{nearest(name, types_)}")
+    made = {name: from_json(types_[name], value, f"{path}.{name}".lstrip(".")) for name, value in given.items()}
+    missing = [
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.name not in made and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"{path or kind.__name__}: {kind.__name__} needs {', '.join(missing)}")
+    return kind(**made)
+
+
+def scalar(choices: tuple, value, path: str):
+    """A number, truth value, string or literal. Whole floats pass as integers, integers as floats; nothing else."""
+    for choice in choices:
+        if typing.get_origin(choice) is typing.Literal and value in typing.get_args(choice):
+            return value
+        if choice is bool and isinstance(value, bool):
+            return value
+        if choice is int and isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
+            return int(value)
+        if choice is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if choice is str and isinstance(value, str):
+            return value
+    wanted = " or ".join(described(choice) for choice in choices)
+    close = nearest(value, [v for c in choices if typing.get_origin(c) is typing.Literal for v in typing.get_args(c)])
+    raise ConfigError(f"{path}: expected {wanted}, got {value!r}{close}")
+
+
+def described(choice) -> str:
+    if typing.get_origin(choice) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(choice)))
+    names = {type(None): "null", int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    return names.get(choice, getattr(choice, "__name__", str(choice)))
+
+
+def nearest(name, known) -> str:
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def paths(value, prefix: str = "") -> dict[str, Any]:
+    """Every path of a config with its leaf value; parts of tuples are numbered."""
+    if dataclasses.is_dataclass(value):
+        inside = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
+    elif isinstance(value, tuple):
+        inside = [(str(i), v) for i, v in enumerate(value)]
+    else:
+        return {prefix: value}
+    found: dict[str, Any] = {prefix: value} if prefix and dataclasses.is_dataclass(value) else {}
+    for name, part in inside:
+        found |= paths(part, f"{prefix}.{name}" if prefix else name)
+    return found
+
+
+def replaced(config, path: str, text: str):
+    """`config` with the field at `path` set from a person's text (JSON, or a bare word). Raises ConfigError."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+
+    def inside(part, steps: list[str], declared):
+        if not steps:
+            return from_json(declared, value, path)
+        name, *rest = steps
+        if isinstance(part, tuple) and name.isdigit() and int(name) < len(part):
+            inner = typing.get_args(options(declared)[0])[0]
+            return tuple(inside(p, rest, inner) if i == int(name) else p for i, p in enumerate(part))
+        if not dataclasses.is_dataclass(part) or name not in fields_of(type(part)):
+            known = paths(config)
+            tail = [k for k in known if k.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1]]
+            close = nearest(path, known) or (f"; did you mean {tail[0]!r}?" if tail else "")
+            raise ConfigError(f"--set {path}: no such field{close}")
+        return dataclasses.replace(part, **{name: inside(getattr(part, name), rest, fields_of(type(part))[name])})
+
+    return inside(config, path.split("."), type(config))
+
+
+def differences(one, other) -> list[tuple[str, Any, Any]]:
+    """(path, one's value, other's value) wherever two configs differ; a missing path is '-'."""
+    left, right = paths(to_tree(one)), paths(to_tree(other))
+    return [(p, left.get(p, "-"), right.get(p, "-")) for p in sorted(left | right) if left.get(p, "-") != right.get(p, "-")]
+
+
+def to_tree(config):
+    """Leaves and class names only, so that differing kinds show as a difference of one path."""
+    flat = {}
+
+    def walk(value, prefix):
+        if isinstance(value, dict):
+            for name, part in value.items():
+                walk(part, f"{prefix}.{name}" if prefix else name)
+        elif isinstance(value, list):
+            for index, part in enumerate(value):
+                walk(part, f"{prefix}.{index}")
+        else:
+            flat[prefix] = value
+
+    walk(to_json(config), "")
+    return flat

@@ -1,0 +1,25 @@
+"""The learning rate of every step. Called by train/optimizer.py; the console and metrics print its values."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from train.config import Schedule
+
+
+def rate(schedule: Schedule, peak: float, steps: int, step):
+    """The rate of update number `step` (from 0) of `steps`, traceable in `step`.
+
+    The first warm-up update already moves: rate peak / (warmup + 1), as in nanoGPT. Cosine: Loshchilov & Hutter 2017.
+    """
+    step = jnp.asarray(step, jnp.float32)
+    warm = (step + 1) / (schedule.warmup + 1)
+    start = schedule.warmup if schedule.shape != "wsd" else max(schedule.warmup, round(steps * (1 - schedule.decay)))
+    progress = jnp.clip((step - start) / max(1, steps - start), 0, 1)
+    left = {
+        "cosine": 0.5 * (1 + jnp.cos(jnp.pi * progress)),
+        "linear": 1 - progress,
+        "wsd": 1 - progress,
+        "constant": jnp.ones_like(progress),
+    }[schedule.shape]
+    return peak * jnp.minimum(warm, schedule.final + (1 - schedule.final) * left)

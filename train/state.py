@@ -1,0 +1,35 @@
+"""What a training run carries from step to step, and how it is born. Saved by train/checkpoint.py."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from model.transformer import Transformer
+from train import optimizer
+from train.config import Experiment
+
+
+class State(NamedTuple):
+    """`step` updates were made. `average` is the moving average of the model's weights, or None."""
+
+    step: jax.Array
+    model: Transformer
+    optimizer: optax.OptState
+    average: Transformer | None
+
+    @property
+    def best(self) -> Transformer:
+        """The weights to evaluate and to write with."""
+        return self.model if self.average is None else self.average
+
+
+def create(experiment: Experiment) -> State:
+    """The state of step 0, every array born sharded on the current mesh. Call it under jit."""
+    model = Transformer(experiment.model, jax.random.key(experiment.seed), experiment.execution)
+    transform = optimizer.make(experiment.optimizer, experiment.steps)
+    average = None if experiment.optimizer.average is None else jax.tree.map(jnp.copy, model)
+    return State(jnp.zeros((), jnp.int32), model, transform.init(model), average)

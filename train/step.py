@@ -1,0 +1,63 @@
+"""One update, and several in one dispatch. Pure functions of (state, rows); train/loop.py compiles and calls them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from data.rows import Rows
+from train import loss, optimizer, schedule
+from train.config import Experiment
+from train.state import State
+
+
+def gradients(state: State, rows: Rows, key: jax.Array):
+    """Mean loss in nats and its gradient over microbatches [M, B, T], one after another, summed in float32."""
+
+    def one(total, given):
+        rows, key = given
+        (value, weight), gradient = jax.value_and_grad(loss.summed, has_aux=True)(state.model, rows, key)
+        return jax.tree.map(jnp.add, total, (value, weight, gradient)), None
+
+    count = rows.tokens.shape[0]
+    keys = [None] * count if key is None else jax.random.split(key, count)
+    zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.model))
+    if count == 1:
+        total, _ = one(zero, (jax.tree.map(lambda x: x[0], rows), keys[0]))
+    else:
+        total, _ = jax.lax.scan(one, zero, (rows, None if key is None else keys))
+    value, weight, gradient = total
+    weight = jnp.maximum(weight, 1)
+    return value / weight, jax.tree.map(lambda g: g / weight, gradient)
+
+
+def train_step(experiment: Experiment, state: State, rows: Rows) -> tuple[State, dict[str, jax.Array]]:
+    """One update on rows [M, B, T]. Metrics: `train/loss` (nats a token), `grad_norm` before clipping, `rate`."""
+    transform = optimizer.make(experiment.optimizer, experiment.steps)
+    key = jax.random.fold_in(jax.random.key(experiment.seed + 1), state.step) if drops(experiment) else None
+    value, gradient = gradients(state, rows, key)
+    updates, optimizer_state = transform.update(gradient, state.optimizer, state.model)
+    model = optax.apply_updates(state.model, updates)
+    average = state.average
+    if average is not None:
+        average = optax.incremental_update(model, average, 1 - experiment.optimizer.average)
+    metrics = {
+        "train/loss": value,
+        "grad_norm": optax.global_norm(gradient),
+        "rate": schedule.rate(
+            experiment.optimizer.schedule, experiment.optimizer.peak_rate, experiment.steps, state.step
+        ),
+    }
+    return State(state.step + 1, model, optimizer_state, average), metrics
+
+
+def train_steps(experiment: Experiment, state: State, rows: Rows) -> tuple[State, dict[str, jax.Array]]:
+    """One update for each entry of rows [steps, M, B, T]; metrics [steps]."""
+    return jax.lax.scan(lambda state, rows: train_step(experiment, state, rows), state, rows)
+
+
+def drops(experiment: Experiment) -> bool:
+    """Whether anything in the model drops out: without it no random numbers are drawn."""
+    blocks = [block for stack in experiment.model.layers for block in stack.pattern]
+    return bool(experiment.model.dropout or any(b.dropout or b.mixer.dropout for b in blocks))
