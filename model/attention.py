@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from model import cache, kernels
+from model import cache
 from model import config as c
 from model.cache import KeyValues
 from model.layers import Declare, Norm, biased, einsum

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 MESH_AXES = ("replica", "stage", "data", "context", "expert", "tensor")  # slowest links first
 
@@ -105,7 +105,16 @@ def place(x: jax.Array, *axes: str | None) -> jax.Array:
     return x if wanted is None else jax.sharding.reshard(x, wanted)
 
 
-def storage_sharding(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> NamedSharding | None:
-    """How a parameter rests on the current mesh (jax.set_mesh); None where no mesh is set."""
-    wanted = spec(axes, shape, "storage")
-    return None if wanted is None else NamedSharding(jax.sharding.get_mesh(), wanted)
+def dealt(x: jax.Array, over_devices: bool = False) -> jax.Array:
+    """x whole on every device; or its first axis dealt out over as many devices as divide it.
+
+    For work on whole matrices that no layer's axes describe (an optimizer's orthogonalisation).
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    axes: list[str] = []
+    for axis, size in zip(mesh.axis_names, mesh.axis_sizes, strict=True):
+        if over_devices and size > 1 and x.shape[0] % (math.prod(mesh.shape[a] for a in axes) * size) == 0:
+            axes.append(axis)
+    return jax.sharding.reshard(x, PartitionSpec(tuple(axes) or None))

@@ -36,7 +36,7 @@ def to_json(value):
     if dataclasses.is_dataclass(value):
         inside = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
         return {"is": type(value).__name__, **inside}
-    return [to_json(v) for v in value] if isinstance(value, tuple) else value
+    return [to_json(v) for v in value] if isinstance(value, tuple | list) else value
 
 
 def from_json(declared, value, path: str = ""):
@@ -104,20 +104,6 @@ def nearest(name, known) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def paths(value, prefix: str = "") -> dict[str, Any]:
-    """Every path of a config with its leaf value; parts of tuples are numbered."""
-    if dataclasses.is_dataclass(value):
-        inside = [(f.name, getattr(value, f.name)) for f in dataclasses.fields(value)]
-    elif isinstance(value, tuple):
-        inside = [(str(i), v) for i, v in enumerate(value)]
-    else:
-        return {prefix: value}
-    found: dict[str, Any] = {prefix: value} if prefix and dataclasses.is_dataclass(value) else {}
-    for name, part in inside:
-        found |= paths(part, f"{prefix}.{name}" if prefix else name)
-    return found
-
-
 def replaced(config, path: str, text: str):
     """`config` with the field at `path` set from a person's text (JSON, or a bare word). Raises ConfigError."""
     try:
@@ -133,34 +119,38 @@ def replaced(config, path: str, text: str):
             inner = typing.get_args(options(declared)[0])[0]
             return tuple(inside(p, rest, inner) if i == int(name) else p for i, p in enumerate(part))
         if not dataclasses.is_dataclass(part) or name not in fields_of(type(part)):
-            known = paths(config)
-            tail = [k for k in known if k.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1]]
-            close = nearest(path, known) or (f"; did you mean {tail[0]!r}?" if tail else "")
-            raise ConfigError(f"--set {path}: no such field{close}")
+            raise ConfigError(f"--set {path}: no such field{suggestion(path, leaves(to_json(config)))}")
         return dataclasses.replace(part, **{name: inside(getattr(part, name), rest, fields_of(type(part))[name])})
 
     return inside(config, path.split("."), type(config))
 
 
+def suggestion(path: str, known) -> str:
+    """The nearest path: by its last name where one field has it, else by spelling."""
+    known = [k for k in known if not k.endswith(".is")]
+    same = [k for k in known if k.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1]]
+    return f"; did you mean {same[0]!r}?" if same else nearest(path, known)
+
+
 def differences(one, other) -> list[tuple[str, Any, Any]]:
-    """(path, one's value, other's value) wherever two configs differ; a missing path is '-'."""
-    left, right = paths(to_tree(one)), paths(to_tree(other))
-    return [(p, left.get(p, "-"), right.get(p, "-")) for p in sorted(left | right) if left.get(p, "-") != right.get(p, "-")]
+    """(path, one's value, other's value) wherever two configs differ; "-" where one has no such path.
+
+    Takes dataclasses, or what to_json made of them.
+    """
+    left, right = leaves(to_json(one)), leaves(to_json(other))
+    pairs = [(path, left.get(path, "-"), right.get(path, "-")) for path in sorted(left | right)]
+    return [pair for pair in pairs if pair[1] != pair[2]]
 
 
-def to_tree(config):
-    """Leaves and class names only, so that differing kinds show as a difference of one path."""
-    flat = {}
-
-    def walk(value, prefix):
-        if isinstance(value, dict):
-            for name, part in value.items():
-                walk(part, f"{prefix}.{name}" if prefix else name)
-        elif isinstance(value, list):
-            for index, part in enumerate(value):
-                walk(part, f"{prefix}.{index}")
-        else:
-            flat[prefix] = value
-
-    walk(to_json(config), "")
-    return flat
+def leaves(value, prefix: str = "") -> dict[str, Any]:
+    """Path -> leaf of a JSON value."""
+    if isinstance(value, dict):
+        inside = value.items()
+    elif isinstance(value, list):
+        inside = ((str(i), v) for i, v in enumerate(value))
+    else:
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for name, part in inside:
+        found |= leaves(part, f"{prefix}.{name}" if prefix else name)
+    return found

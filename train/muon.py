@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from model.sharding import dealt, storage_sharding
+from model.sharding import dealt, spec
 from train.config import Muon
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan's quintic: singular values end in [0.7, 1.2], not at 1
@@ -90,6 +90,6 @@ def together(parameters: list[nnx.Param], iterations: int) -> list[nnx.Param]:
             start += layers
             stack = jnp.swapaxes(stack, 1, 2) if rows > columns else stack
             value = (stack * math.sqrt(max(1.0, columns / rows))).reshape(parameter[...].shape)
-            home = storage_sharding(parameter.axes, value.shape)
+            home = spec(parameter.axes, value.shape, "storage")
             done[index] = parameter.replace(value if home is None else jax.sharding.reshard(value, home))
     return [done[index] for index in range(len(parameters))]

@@ -1,0 +1,50 @@
+"""A token is a character; the vocabulary is every character of a text, sorted (nanoGPT's shakespeare_char)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from data.errors import DataError
+
+
+class Characters:
+    end_id = None
+
+    def __init__(self, alphabet: str):
+        self.alphabet = alphabet
+        self.vocab_size = len(alphabet)
+        points = np.array([ord(c) for c in alphabet])
+        self.ids = np.full(int(points.max(initial=0)) + 1, -1, np.int32)
+        self.ids[points] = np.arange(len(alphabet))
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Characters:
+        seen: set[str] = set()
+        for text in texts:
+            seen.update(text)
+        return cls("".join(sorted(seen)))
+
+    def encode(self, text: str) -> list[int]:
+        """Raises DataError naming the first character that is not in the alphabet, and where it stands."""
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
+        ids = np.where(points < len(self.ids), self.ids[np.minimum(points, len(self.ids) - 1)], -1)
+        if (ids < 0).any():
+            place = int(np.argmax(ids < 0))
+            known = "".join(c for c in self.alphabet if c.isprintable())
+            raise DataError(
+                f"character {text[place]!r} (U+{ord(text[place]):04X}) at offset {place} is not among the tokenizer's "
+                f"{self.vocab_size}: {known[:80]}"
+            )
+        return ids.tolist()
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.alphabet[i] for i in ids)
+
+    def to_json(self) -> dict:
+        return {"kind": "characters", "alphabet": self.alphabet}
+
+
+def from_json(stored: dict) -> Characters:
+    return Characters(stored["alphabet"])

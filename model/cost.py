@@ -1,0 +1,26 @@
+"""Parameters and FLOPs of a model: the one source for utilization, plans and cards."""
+
+from __future__ import annotations
+
+from model import config as c
+
+
+def block_matmul_parameters(block: c.Block, width: int) -> int:
+    """Weights of a block that every token is multiplied with."""
+    mixer, mlp = block.mixer, block.feed_forward
+    attention = width * mixer.head_width * (2 * mixer.heads + 2 * mixer.kv_heads)
+    return attention + width * mlp.width * (3 if mlp.gated else 2)
+
+
+def forward_flops(model: c.Model, length: int) -> float:
+    """Multiplications and additions a token, at rows of `length` tokens: 2 a weight, and causal attention's half
+    square (PaLM, Chowdhery et al. 2022, appendix B, counts the whole one)."""
+    weights = sum(block_matmul_parameters(block, model.width) for block in c.blocks(model))
+    weights += model.width * model.vocab_size
+    scores = sum(block.mixer.heads * block.mixer.head_width for block in c.blocks(model)) * (length + 1) / 2
+    return 2 * weights + 4 * scores
+
+
+def training_flops(model: c.Model, length: int) -> float:
+    """FLOPs a token of one update: forward, and twice that backward. Recomputation is not counted."""
+    return 3 * forward_flops(model, length)

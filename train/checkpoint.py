@@ -1,0 +1,128 @@
+"""Checkpoints: Orbax, asynchronous, published whole or not at all, and enough by themselves to write with.
+
+RUN/checkpoints/STEP/ holds four items: `model`, `average` (where there is one), `optimizer`, and `about`: step,
+config, tokenizer, data fingerprints, scores. Names RUN, RUN@STEP, RUN@latest, RUN@best are resolved here.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from train.state import State
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not there, or can't be read or written: one line."""
+
+
+def flat(tree) -> dict[str, jax.Array]:
+    """A tree's arrays by path: what is stored, whatever classes the tree is made of."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        names = [str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path]
+        found[".".join(names).removesuffix(".value")] = leaf
+    return found
+
+
+def unflat(tree, arrays: dict[str, jax.Array]):
+    """`tree` with its arrays taken from what `flat` made. Raises CheckpointError naming what is missing or extra."""
+    wanted = flat(tree)
+    if wanted.keys() != arrays.keys():
+        missing, extra = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
+        raise CheckpointError(f"the checkpoint's arrays are not the config's: missing {missing[:3]}, extra {extra[:3]}")
+    return jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in wanted])
+
+
+def items(state: State) -> dict:
+    """What is saved of a state, an Orbax item each."""
+    held = {"model": state.model, "optimizer": state.optimizer, "average": state.average}
+    return {name: flat(tree) for name, tree in held.items() if tree is not None and flat(tree)}
+
+
+class Checkpoints:
+    """The checkpoints of one run, for its trainer. `keep_best` are chosen by the lowest eval/loss."""
+
+    def __init__(self, folder: Path, keep_last: int, keep_best: int):
+        self.folder = folder / "checkpoints"
+        best = policies.BestN(get_metric_fn=lambda m: m["eval/loss"], reverse=True, n=keep_best)
+        keep = [policies.LatestN(keep_last), *([best] if keep_best else [])]
+        options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(keep))
+        self.manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
+
+    def save(self, step: int, state: State, about: dict, scores: dict | None) -> None:
+        """Starts saving; returns once the arrays are copied off. Errors of an earlier save are raised here."""
+        args = {name: ocp.args.StandardSave(arrays) for name, arrays in items(state).items()}
+        args["about"] = ocp.args.JsonSave({**about, "step": step, "saved": time.time(), "scores": scores or {}})
+        self.manager.save(step, args=ocp.args.Composite(**args), metrics=scores or {"eval/loss": float("inf")})
+
+    def wait(self) -> None:
+        self.manager.wait_until_finished()
+
+    def close(self) -> None:
+        self.manager.close()
+
+    def restore(self, step: int, state: State) -> State:
+        """The saved state of `step`, in the types and shardings of `state` (arrays or their shapes)."""
+        args = {name: ocp.args.StandardRestore(shapes(arrays)) for name, arrays in items(state).items()}
+        found = self.manager.restore(step, args=ocp.args.Composite(**args))
+        model, optimizer = unflat(state.model, found["model"]), unflat(state.optimizer, found["optimizer"])
+        average = None if state.average is None else unflat(state.average, found["average"])
+        return State(state.step + step, model, optimizer, average)
+
+
+def shapes(arrays: dict[str, jax.Array]) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for name, x in arrays.items()}
+
+
+class Found(NamedTuple):
+    """A published checkpoint and what it says of itself."""
+
+    folder: Path
+    step: int
+    about: dict
+
+    def weights(self, model):
+        """The weights to write with (the average where one was kept), in the types and shardings of `model`."""
+        name = "average" if (self.folder / "average").is_dir() else "model"
+        handler = ocp.StandardCheckpointer()
+        return unflat(model, handler.restore((self.folder / name).absolute(), shapes(flat(model))))
+
+
+def published(run: Path) -> list[int]:
+    """Steps of a run's whole checkpoints, in order. What a killed save left behind is none."""
+    folder = run / "checkpoints"
+    names = folder.iterdir() if folder.is_dir() else ()
+    return sorted(int(p.name) for p in names if p.name.isdigit() and (p / "about" / "metadata").is_file())
+
+
+def about(run: Path, step: int) -> dict:
+    return json.loads((run / "checkpoints" / str(step) / "about" / "metadata").read_text())
+
+
+def find(name: str) -> Found:
+    """The checkpoint named RUN, RUN@STEP, RUN@latest or RUN@best. Raises CheckpointError saying what there is."""
+    folder, _, which = name.rpartition("@") if "@" in Path(name).name else (name, "", "latest")
+    run = Path(folder)
+    steps = published(run)
+    if not steps:
+        what = "no such folder" if not run.exists() else "a file" if run.is_file() else "no checkpoint in it"
+        near = [str(p.parent) for p in sorted(run.parent.glob("*/checkpoints"))][:6]
+        raise CheckpointError(f"{run}: {what}{'; runs there: ' + ', '.join(near) if near else ''}")
+    if which == "latest":
+        step = steps[-1]
+    elif which == "best":
+        scored = [(about(run, s)["scores"].get("eval/loss"), s) for s in steps]
+        step = min([(loss, s) for loss, s in scored if loss is not None] or [(0, steps[-1])])[1]
+    elif which.isdigit() and int(which) in steps:
+        step = int(which)
+    else:
+        there = ", ".join(f"@{s}" for s in steps)
+        raise CheckpointError(f"{name}: no such checkpoint; {run} has {there}, @latest, @best")
+    return Found(run / "checkpoints" / str(step), step, about(run, step))

@@ -1,0 +1,66 @@
+"""Rows onto devices: every process asks the data for what its own devices hold, and nothing else.
+
+Called by train/run.py for training and by train/evaluate.py for scoring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from data.rows import Rows
+from model.sharding import spec
+
+ROW_AXES = ("batch", "time")
+
+
+def training_rows(
+    rows: Callable[[int, int, int], Rows], first: int, count: int, microbatches: int, batch: int, length: int
+) -> Rows:
+    """Rows of steps first .. first + count as arrays [steps, M, B / M, T], on the current mesh."""
+    shape = (count, microbatches, batch // microbatches, length)
+    parts: dict[tuple[int, int], list[Rows]] = {}
+
+    def part(start: int, stop: int) -> list[Rows]:
+        """Rows start .. stop of every microbatch of every step, stacked; made once for all fields and devices."""
+        if (start, stop) not in parts:
+            size = shape[2]
+            made = [
+                [rows(first + step, m * size + start, m * size + stop) for m in range(microbatches)]
+                for step in range(count)
+            ]
+            parts[start, stop] = Rows(*(np.stack([np.stack(f) for f in fields]) for fields in by_field(made)))
+        return parts[start, stop]
+
+    def field(index: int) -> jax.Array:
+        def block(slices: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = slices[2].indices(shape[2])
+            return part(start, stop)[index][slices[0], slices[1], :, slices[3]]
+
+        return jax.make_array_from_callback(shape, sharding((None, None, *ROW_AXES), shape), block)
+
+    return Rows(*(field(index) for index in range(len(Rows._fields))))
+
+
+def by_field(made: list[list[Rows]]) -> list[list[list[np.ndarray]]]:
+    """[step][microbatch] of Rows -> [field][step][microbatch]."""
+    return [[[rows[field] for rows in step] for step in made] for field in range(len(Rows._fields))]
+
+
+def whole_rows(rows: Rows) -> Rows:
+    """Host rows [B, T] on the current mesh, split as activations are."""
+
+    def field(values: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(values.shape, sharding(ROW_AXES, values.shape), lambda s: values[s])
+
+    return Rows(*map(field, rows))
+
+
+def sharding(axes: tuple[str | None, ...], shape: tuple[int, ...]):
+    wanted = spec(axes, shape, "compute")
+    if wanted is None:
+        return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return NamedSharding(jax.sharding.get_mesh(), wanted)

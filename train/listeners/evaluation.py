@@ -1,0 +1,22 @@
+"""Scores the whole validation split at every evaluation step and at the end."""
+
+from __future__ import annotations
+
+from data.windows import score_rows
+from train.evaluate import score, scores
+from train.events import Evaluated, Event, Paused
+from train.run import Run
+
+
+def evaluation(run: Run, event: Event) -> None:
+    e = run.experiment
+    if not isinstance(event, Paused) or run.stop:
+        return
+    if event.step % e.evaluation.every and event.step < e.steps:
+        return
+    store, length = run.data.validation, e.data.length
+    batches = score_rows(store.tokens, length, length, e.evaluation.rows, store.offsets)
+    found = scores(*score(run.state.best, batches), store.manifest["bytes"])
+    values = {f"eval/{name}": found[name] for name in ("loss", "perplexity", "bits_per_byte")}
+    run.scores[event.step] = values
+    run.tell(Evaluated(event.step, values))

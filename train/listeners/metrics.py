@@ -1,0 +1,66 @@
+"""RUN/metrics.jsonl: a JSON object a line, each step once, whatever was killed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from model import cost
+from train.events import Ended, Evaluated, Event, Measured, Paused, Started
+from train.run import Run
+
+
+class Metrics:
+    """Steps are held back until their evaluation is known, so that a step is one line.
+
+    `peak`: the devices' peak FLOP/s together, or None where it is not known.
+    """
+
+    def __init__(self, file: Path, peak: float | None):
+        self.file, self.peak, self.held = file, peak, {}
+
+    def __call__(self, run: Run, event: Event) -> None:
+        match event:
+            case Started(step):
+                keep_until(self.file, step)
+            case Measured(steps):
+                self.flush()
+                self.held = {values["step"]: self.line(run, values) for values in steps}
+            case Evaluated(step, values):
+                self.held.setdefault(step, {"step": step}).update(values)
+            case Paused() | Ended():
+                self.flush()
+
+    def line(self, run: Run, values: dict) -> dict:
+        e = run.experiment
+        tokens = e.batch_size * e.data.length
+        speed = tokens / values["seconds"]
+        line = {"step": values["step"], "tokens": values["step"] * tokens}
+        line |= {name: value for name, value in values.items() if name not in ("step", "seconds")}
+        line["tokens_per_second"] = round(speed, 1)
+        if self.peak:
+            line["model_flops_utilization"] = speed * cost.training_flops(e.model, e.data.length) / self.peak
+        return line
+
+    def flush(self) -> None:
+        if not self.held:
+            return
+        with self.file.open("a") as out:
+            out.writelines(json.dumps(line) + "\n" for line in self.held.values())
+        self.held = {}
+
+
+def read(file: Path) -> list[dict]:
+    """All whole lines; a torn last one is left out."""
+    lines = file.read_text().split("\n") if file.is_file() else []
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def keep_until(file: Path, step: int) -> None:
+    """Drops the lines after `step`, and a torn one: the run goes on from there."""
+    if not file.is_file():
+        return
+    kept = [line for line in read(file) if line["step"] <= step]
+    beside = file.with_suffix(".rewritten")
+    beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    beside.replace(file)
