@@ -105,6 +105,12 @@ def place(x: jax.Array, *axes: str | None) -> jax.Array:
     return x if wanted is None else jax.sharding.reshard(x, wanted)
 
 
+def shards(axis: str) -> int:
+    """Into how many parts the current mesh splits a logical axis in compute; 1 with no mesh."""
+    sizes = dict(jax.sharding.get_abstract_mesh().shape)
+    return math.prod(sizes.get(m, 1) for m in TABLE["compute"].get(axis, ()))
+
+
 def dealt(x: jax.Array, over_devices: bool = False) -> jax.Array:
     """x whole on every device; or its first axis dealt out over as many devices as divide it.
 

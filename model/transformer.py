@@ -161,8 +161,9 @@ class Transformer(nnx.Module):
         Each row continues where its cache ends. Rows are padded on the right; `count_B` real tokens, default all.
         """
         count_B = jnp.full_like(cache.length_B, tokens_BT.shape[1]) if count_B is None else count_B
-        slots_BT = cache.length_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
-        reading = self.reading(slots_BT, kernels.Visible(slots_BT), cache.length_B, count_B)
+        start_B, counted_B = place(cache.length_B, "batch"), place(count_B, "batch")
+        slots_BT = start_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
+        reading = self.reading(slots_BT, kernels.Visible(slots_BT), start_B, counted_B)
         x_BTD, layers, dtype = self.embed(tokens_BT, reading, None), [], jnp.dtype(self.execution.dtype)
         for stack in self.stacks:
             for repeat in range(stack.config.repeats):
@@ -183,7 +184,8 @@ class Transformer(nnx.Module):
                 return place(jnp.zeros(shape, dtype), "batch", None, "kv_heads", None)
 
             def remembered():
-                return jnp.zeros((rows, 1, self.config.width), dtype) if block.token_shift else None
+                before = jnp.zeros((rows, 1, self.config.width), dtype)
+                return place(before, "batch", None, None) if block.token_shift else None
 
             return LayerCache(KeyValues(zeros(), zeros()), remembered(), remembered())
 

@@ -1,0 +1,1 @@
+"""The decoder: sources of logits, links of the sampler chain, strategies that choose. launch/ calls it."""

@@ -1,0 +1,276 @@
+"""Writes: prompts in, tokens out as they are drawn. launch/ and the samples listener call Generator.
+
+Two programs: `prefill` reads all of a prompt but its last token, `decode` draws up to CHUNK tokens a dispatch.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.decode.chain import Chain
+from model.decode.links import History, State
+from model.decode.sources import Source
+from model.decode.strategies import row_keys
+from model.layers import gathered
+from model.sharding import place, shards
+
+CHUNK = 16  # tokens a dispatch at most: a caller streaming text sees no more than this at once
+SLOTS = 64  # caches come in multiples of this many tokens
+
+
+class PromptError(ValueError):
+    """A request that can't be written to: one line with the prompt, what is wrong and what works."""
+
+
+class PromptTooLong(PromptError):
+    """Prompt and new tokens together go past the context."""
+
+
+@dataclass
+class Written:
+    """What one row has written: all of it (generate) or since the last time (stream). A stop id is not part of it.
+
+    Natural logarithms of each token's probability: the model's own, and after the chain, as it was drawn.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+    chain_log_probabilities: list[float] = field(default_factory=list)
+    finish_reason: Literal["stop", "length"] | None = None  # None: not finished
+
+
+class Requests(NamedTuple):
+    """What a row asks for. All of it is data, so that one program serves every request of its shape."""
+
+    seed_BW: jax.Array  # uint32, two words
+    sample_B: jax.Array
+    limit_B: jax.Array  # tokens of the row, prompt included, at which it is cut
+    stop_BE: jax.Array  # ids that end it; -1 is none
+
+
+class Progress(NamedTuple):
+    """Rows half written. The cache holds each row's tokens but the last, which the next step feeds."""
+
+    cache: Any
+    history: History
+    memories: tuple
+    last_B: jax.Array
+    finished_B: jax.Array
+
+
+class Drawn(NamedTuple):
+    """The tokens [B, C] of one dispatch, -1 where a row drew none or ended, with their log-probabilities."""
+
+    tokens_BC: jax.Array
+    log_probability_BC: jax.Array
+    chain_log_probability_BC: jax.Array
+
+
+def prefill(source: Source, tokens_BT, history: History, finished_B, slots: int, chain: Chain, vocab_size: int):
+    """A batch of prompts, read up to their last tokens. tokens [B, T]: the prompts, padded on the right."""
+    tokens_BT, finished_B = place(tokens_BT, "batch", None), place(finished_B, "batch")
+    prompt_B = place(history.prompt_B, "batch")
+    history = History(place(history.tokens_BS, "batch", None), prompt_B, prompt_B)
+    cache = source.cache(tokens_BT.shape[0], slots)
+    if tokens_BT.shape[1]:  # prompts of one token leave nothing to read
+        _, cache = source(tokens_BT, cache, prompt_B - 1)
+    memories = tuple(link.start(history, vocab_size) for link in chain.links)
+    last_BS = jnp.where(jnp.arange(history.tokens_BS.shape[1]) == prompt_B[:, None] - 1, history.tokens_BS, 0)
+    return Progress(cache, history, memories, last_BS.sum(-1), finished_B)
+
+
+def decode(source: Source, progress: Progress, requests: Requests, steps, chain: Chain, vocab_size: int):
+    """Draws up to `steps` <= CHUNK tokens for every row, fewer when all are finished: (progress, Drawn)."""
+    requests = Requests(*(place(x, "batch", *[None] * (x.ndim - 1)) for x in requests))
+    rows = requests.limit_B.shape[0]
+    empty = place(jnp.zeros((rows, CHUNK)), "batch", None)
+    drawn = Drawn(empty.astype(jnp.int32) - 1, empty, empty)
+
+    def unfinished(carry):
+        step, progress, _ = carry
+        return (step < steps) & ~progress.finished_B.all()
+
+    def draw(carry):
+        step, progress, drawn = carry
+        active_B = ~progress.finished_B
+        logits_BTV, cache = source(progress.last_B[:, None], progress.cache, active_B.astype(jnp.int32))
+        logits_BV = place(logits_BTV[:, 0].astype(jnp.float32), "batch", None)
+        logits_BV = jnp.where(jnp.arange(logits_BV.shape[1]) < vocab_size, logits_BV, -jnp.inf)
+        memories, token_B, chain_logits_BV = choose(chain, progress, requests, logits_BV)
+        found = (token_B, log_probability(logits_BV, token_B), log_probability(chain_logits_BV, token_B))
+        stopped_B = (token_B[:, None] == requests.stop_BE).any(-1)
+        found = (jnp.where(active_B & ~stopped_B, token_B, -1), *found[1:])
+        here_C = jnp.arange(CHUNK) == step
+        drawn = Drawn(*(jnp.where(here_C, new[:, None], old) for new, old in zip(found, drawn, strict=True)))
+        history = appended(progress.history, token_B, active_B)
+        finished_B = progress.finished_B | stopped_B | (history.length_B >= requests.limit_B)
+        last_B = jnp.where(active_B, token_B, progress.last_B)
+        return step + 1, Progress(cache, history, memories, last_B, finished_B), drawn
+
+    _, progress, drawn = jax.lax.while_loop(unfinished, draw, (jnp.int32(0), progress, drawn))
+    finished_B = place(progress.finished_B, None)
+    return progress, (Drawn(*(place(x, None, None) for x in drawn)), finished_B)  # whole, for every process to read
+
+
+def choose(chain: Chain, progress: Progress, requests: Requests, logits_BV):
+    """Runs the chain: (the links' memories, tokens [B], the logits [B, V] they were drawn from)."""
+    history, memories = progress.history, []
+    key_B = row_keys(requests.seed_BW, requests.sample_B, history.length_B)
+    for index, link in enumerate(chain.links):
+        link_key_B = jax.vmap(lambda key, index=index: jax.random.fold_in(key, index))(key_B)
+        state, logits_BV = link(State(history, progress.memories[index]), logits_BV, link_key_B)
+        memories.append(state.memory)
+    return tuple(memories), chain.strategy(logits_BV, key_B), logits_BV
+
+
+def log_probability(logits_BV, token_B):
+    """Of one token a row, natural logarithm. [B, V], [B] -> [B]."""
+    chosen_BV = jnp.arange(logits_BV.shape[1]) == token_B[:, None]
+    return jnp.where(chosen_BV, logits_BV, 0).sum(-1) - jax.nn.logsumexp(logits_BV, axis=-1)
+
+
+def appended(history: History, token_B, active_B) -> History:
+    """The history with one more token in its active rows."""
+    here_BS = (jnp.arange(history.tokens_BS.shape[1]) == history.length_B[:, None]) & active_B[:, None]
+    return History(
+        jnp.where(here_BS, token_B[:, None], history.tokens_BS), history.length_B + active_B, history.prompt_B
+    )
+
+
+@functools.lru_cache(maxsize=32)
+def programs(structure):
+    """Prefill and decode for sources of this tree structure, which take its leaves: flattening modules takes longer."""
+
+    def prefill_leaves(leaves, *given, **static):
+        return prefill(structure.unflatten(leaves), *given, **static)
+
+    def decode_leaves(leaves, *given, **static):
+        return decode(structure.unflatten(leaves), *given, **static)
+
+    return (
+        jax.jit(prefill_leaves, static_argnames=("slots", "chain", "vocab_size")),
+        jax.jit(decode_leaves, static_argnames=("chain", "vocab_size"), donate_argnums=1),
+    )
+
+
+class Generator:
+    """A model made ready to write. `vocab_size`: ids from here on are padding of the vocabulary, never drawn.
+
+    `context`: tokens of prompt and new tokens together, at most. Weights are unstacked, cast and moved to where layers
+    use them once, here: a decoding step reads each of them where it lies. With a mesh set, the batch is split over it.
+    """
+
+    def __init__(self, model, *, vocab_size: int, context: int, chunk: int = CHUNK):
+        self.vocab_size, self.context, self.chunk = vocab_size, context, min(chunk, CHUNK)
+        dtype = jnp.dtype(model.execution.dtype)
+        source = jax.jit(lambda model: gathered(model.unstacked(), dtype))(model)
+        self.leaves, structure = jax.tree.flatten(source)
+        self.prefill, self.decode = programs(structure)
+
+    def generate(self, prompts: Sequence[Sequence[int]], **request) -> list[Written]:
+        """All of what `stream` yields, one Written a row."""
+        rows: list[Written] = []
+        for pieces in self.stream(prompts, **request):
+            rows = rows or [Written() for _ in pieces]
+            for row, piece in zip(rows, pieces, strict=True):
+                row.tokens += piece.tokens
+                row.log_probabilities += piece.log_probabilities
+                row.chain_log_probabilities += piece.chain_log_probabilities
+                row.finish_reason = piece.finish_reason
+        return rows
+
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        chain: Chain,
+        max_new_tokens: int,
+        seed: int | Sequence[int] = 0,
+        samples: int = 1,
+        stop_ids: Sequence[int] = (),
+    ) -> Iterator[list[Written]]:
+        """Yields what every row wrote since the last time, rows in order of prompt, then sample.
+
+        A row's text depends on its prompt, seed (one for all, or one a prompt), sample index and chain alone.
+        Raises PromptError, at the call.
+        """
+        self.check(prompts, max_new_tokens, samples)
+        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        wanted = [
+            (list(prompt), seed, sample)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+            for sample in range(samples)
+        ]
+        return self.dispatches(wanted, max_new_tokens, list(stop_ids), chain)
+
+    def dispatches(self, wanted, max_new_tokens: int, stop_ids: list[int], chain: Chain) -> Iterator[list[Written]]:
+        """Prefill, then decode until all rows are finished."""
+        requests, history, finished_B, tokens_BT = self.batch(wanted, max_new_tokens, stop_ids)
+        static = {"chain": chain, "vocab_size": self.vocab_size}
+        slots = history.tokens_BS.shape[1]
+        progress = self.prefill(self.leaves, tokens_BT, history, finished_B, slots=slots, **static)
+        written_B, limit = np.zeros(len(wanted), int), max_new_tokens
+        reasons: list = [None] * len(wanted)
+        while None in reasons:
+            progress, fetched = self.decode(self.leaves, progress, requests, np.int32(self.chunk), **static)
+            drawn, finished_B = jax.device_get(fetched)
+            pieces = []
+            for row in range(len(wanted)):
+                count = 0 if reasons[row] else int((drawn.tokens_BC[row] >= 0).sum())
+                written_B[row] += count
+                if finished_B[row]:
+                    reasons[row] = reasons[row] or ("length" if written_B[row] == limit else "stop")
+                columns = [column[row, :count].tolist() for column in drawn]
+                pieces.append(Written(*columns, finish_reason=reasons[row]))
+            yield pieces
+
+    def batch(self, wanted, max_new_tokens: int, stop_ids: list[int]):
+        """Rows as arrays of few shapes: rows and prompts padded to powers of two, slots to multiples of SLOTS."""
+        rows = math.lcm(power_of_two(len(wanted)), shards("batch"))
+        longest = max(len(prompt) for prompt, *_ in wanted)
+        read = min(max(power_of_two(longest - 1), 16), self.context) if longest > 1 else 0
+        needed = max(longest + max_new_tokens, read)
+        slots = min(-(-needed // SLOTS) * SLOTS, self.context)
+        tokens_BS, prompt_B = np.zeros((rows, slots), np.int32), np.ones(rows, np.int32)
+        seed_BW, sample_B = np.zeros((rows, 2), np.uint32), np.zeros(rows, np.int32)
+        for row, (prompt, seed, sample) in enumerate(wanted):
+            tokens_BS[row, : len(prompt)], prompt_B[row] = prompt, len(prompt)
+            seed_BW[row], sample_B[row] = divmod(seed % 2**64, 2**32), sample
+        stop_BE = np.full((rows, power_of_two(max(len(stop_ids), 4))), -1, np.int32)
+        stop_BE[:, : len(stop_ids)] = stop_ids
+        requests = Requests(seed_BW, sample_B, prompt_B + np.int32(max_new_tokens), stop_BE)
+        return requests, History(tokens_BS, prompt_B, prompt_B), np.arange(rows) >= len(wanted), tokens_BS[:, :read]
+
+    def check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, samples: int):
+        """Raises PromptError for what can't be written to."""
+        if not prompts or max_new_tokens < 1 or samples < 1:
+            given = f"{len(prompts)} prompts, max_new_tokens {max_new_tokens}, samples {samples}"
+            raise PromptError(f"{given}: each must be at least 1")
+        for index, prompt in enumerate(prompts):
+            if not len(prompt):
+                raise PromptError(f"prompt {index} is empty; it needs one token at least, such as the end-of-text id")
+            if not 0 <= min(prompt) <= max(prompt) < self.vocab_size:
+                odd = next(token for token in prompt if not 0 <= token < self.vocab_size)
+                raise PromptError(f"prompt {index} holds the id {odd}; ids go from 0 to {self.vocab_size - 1}")
+            if len(prompt) + max_new_tokens > self.context:
+                room = self.context - len(prompt)
+                keep = self.context - max_new_tokens
+                works = [f"max_new_tokens up to {room}"] if room > 0 else []
+                works += [f"a prompt of up to {keep} tokens"] if keep > 0 else []
+                raise PromptTooLong(
+                    f"prompt {index} has {len(prompt)} tokens and {max_new_tokens} new ones are asked for: more than "
+                    f"the context of {self.context}; {' or '.join(works) or 'ask for fewer'} would work"
+                )
+
+
+def power_of_two(count: int) -> int:
+    """The least power of two that is at least `count`."""
+    return 1 << max(count - 1, 0).bit_length()
