@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
@@ -48,9 +49,10 @@ class Attention(nnx.Module):
         query_BTNH = checkpoint_name(query_BTNH, "query")
         key_BSKH, value_BSKH = checkpoint_name(key_BTKH, "key"), checkpoint_name(value_BTKH, "value")
         if memory is not None:
-            key_BSKH = cache.write(memory.key, key_BTKH, reading.start_B)
-            value_BSKH = cache.write(memory.value, value_BTKH, reading.start_B)
-            memory = KeyValues(key_BSKH, value_BSKH)
+            key_BKSH = cache.write(memory.key, key_BTKH, reading.start_B)
+            value_BKSH = cache.write(memory.value, value_BTKH, reading.start_B)
+            memory = KeyValues(key_BKSH, value_BKSH)
+            key_BSKH, value_BSKH = jnp.swapaxes(key_BKSH, 1, 2), jnp.swapaxes(value_BKSH, 1, 2)
         # One sequence axis must be whole where every query looks for its keys.
         key_BSKH = place(key_BSKH, "batch", None, "kv_heads", None)
         value_BSKH = place(value_BSKH, "batch", None, "kv_heads", None)

@@ -12,7 +12,10 @@ import jax.numpy as jnp
 
 
 class KeyValues(NamedTuple):
-    """Keys and values of every slot so far [B, S, K, H]; slots past a row's length hold what no query may see."""
+    """Keys and values of every slot so far [B, K, S, H]; slots past a row's length hold what no query may see.
+
+    Heads come first because a batched matrix product wants them there: otherwise every token copies the whole memory.
+    """
 
     key: jax.Array
     value: jax.Array
@@ -33,13 +36,14 @@ class Cache(NamedTuple):
     layers: tuple[LayerCache, ...]
 
 
-def write(memory_BSKH: jax.Array, new_BTKH: jax.Array, start_B: jax.Array) -> jax.Array:
+def write(memory_BKSH: jax.Array, new_BTKH: jax.Array, start_B: jax.Array) -> jax.Array:
     """Puts each row's new entries into its slots start .. start + T."""
 
-    def row(memory_SKH, new_TKH, start):
-        return jax.lax.dynamic_update_slice(memory_SKH, new_TKH.astype(memory_SKH.dtype), (start, 0, 0))
+    def row(memory_KSH, new_TKH, start):
+        new_KTH = jnp.swapaxes(new_TKH, 0, 1).astype(memory_KSH.dtype)
+        return jax.lax.dynamic_update_slice(memory_KSH, new_KTH, (0, start, 0))
 
-    return jax.vmap(row)(memory_BSKH, new_BTKH, start_B)
+    return jax.vmap(row)(memory_BKSH, new_BTKH, start_B)
 
 
 def last(x_BTD: jax.Array, before_B1D: jax.Array, count_B: jax.Array) -> jax.Array:

@@ -89,6 +89,9 @@ def einsum(formula: str, x: jax.Array, weight: jax.Array, *axes: str | None) -> 
     """A contraction whose result has these logical axes (partial sums over sharded axes are added up)."""
     read, made = formula.split("->")
     sizes = dict(zip(read.replace(",", ""), x.shape + weight.shape, strict=True))
+    # jnp.einsum contracts axes in alphabetical order, XLA copies a weight whose own order is another: so rename them.
+    order = dict.fromkeys(read.split(",")[1] + read)
+    formula = formula.translate({ord(axis): chr(ord("a") + i) for i, axis in enumerate(order) if axis != ","})
     return jnp.einsum(formula, x, weight, out_sharding=spec(axes, tuple(sizes[a] for a in made), "compute"))
 
 

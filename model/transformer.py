@@ -178,10 +178,10 @@ class Transformer(nnx.Module):
         dtype = jnp.dtype(self.execution.dtype)
 
         def layer(block: c.Block) -> LayerCache:
-            shape = (rows, slots, block.mixer.kv_heads, block.mixer.head_width)
+            shape = (rows, block.mixer.kv_heads, slots, block.mixer.head_width)
 
             def zeros():
-                return place(jnp.zeros(shape, dtype), "batch", None, "kv_heads", None)
+                return place(jnp.zeros(shape, dtype), "batch", "kv_heads", None, None)
 
             def remembered():
                 before = jnp.zeros((rows, 1, self.config.width), dtype)
