@@ -88,7 +88,10 @@ def prefill(source: Source, tokens_BT, history: History, finished_B, slots: int,
 
 
 def decode(source: Source, progress: Progress, requests: Requests, steps, chain: Chain, vocab_size: int):
-    """Draws up to `steps` <= CHUNK tokens for every row, fewer when all are finished: (progress, Drawn)."""
+    """Draws up to `steps` <= CHUNK tokens for every row, fewer when all are finished.
+
+    Returns the progress, and what to fetch: (Drawn, finished [B]).
+    """
     requests = Requests(*(place(x, "batch", *[None] * (x.ndim - 1)) for x in requests))
     rows = requests.limit_B.shape[0]
     empty = place(jnp.zeros((rows, CHUNK)), "batch", None)
@@ -217,17 +220,16 @@ class Generator:
         static = {"chain": chain, "vocab_size": self.vocab_size}
         slots = history.tokens_BS.shape[1]
         progress = self.prefill(self.leaves, tokens_BT, history, finished_B, slots=slots, **static)
-        written_B, limit = np.zeros(len(wanted), int), max_new_tokens
-        reasons: list = [None] * len(wanted)
+        written, reasons = [0] * len(wanted), [None] * len(wanted)
         while None in reasons:
             progress, fetched = self.decode(self.leaves, progress, requests, np.int32(self.chunk), **static)
             drawn, finished_B = jax.device_get(fetched)
             pieces = []
             for row in range(len(wanted)):
                 count = 0 if reasons[row] else int((drawn.tokens_BC[row] >= 0).sum())
-                written_B[row] += count
+                written[row] += count
                 if finished_B[row]:
-                    reasons[row] = reasons[row] or ("length" if written_B[row] == limit else "stop")
+                    reasons[row] = reasons[row] or ("length" if written[row] == max_new_tokens else "stop")
                 columns = [column[row, :count].tolist() for column in drawn]
                 pieces.append(Written(*columns, finish_reason=reasons[row]))
             yield pieces

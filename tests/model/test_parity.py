@@ -111,12 +111,10 @@ def parameter(model, path: str):
 
 CASES = {
     "gpt2, 4 heads of 8": (functools.partial(gpt2, 32, 4), from_gpt2),
-    "gpt2, 1 head of 24": (functools.partial(gpt2, 24, 1), from_gpt2),
     "gpt2, 6 heads of 4": (functools.partial(gpt2, 24, 6), from_gpt2),
-    "llama, multi-head, tied": (functools.partial(llama, 32, 4, 4, True), from_llama),
+    "llama, 4 heads over 4, tied": (functools.partial(llama, 32, 4, 4, True), from_llama),
     "llama, 4 heads over 2, untied": (functools.partial(llama, 32, 4, 2, False), from_llama),
     "llama, 4 heads over 1, untied": (functools.partial(llama, 32, 4, 1, False), from_llama),
-    "llama, 6 heads over 3, tied": (functools.partial(llama, 48, 6, 3, True), from_llama),
 }
 
 
