@@ -63,7 +63,9 @@ class TopK(Memoryless):
 
     def __call__(self, state: State, logits_BV: jax.Array, key_B: jax.Array) -> tuple[State, jax.Array]:
         best_BK, ids_BK = jax.lax.top_k(logits_BV, min(self.k, logits_BV.shape[-1]))
-        last_B1, last_id_B1 = best_BK[:, -1:], ids_BK[:, -1:]  # top_k puts the lower id of equals first
+        # The last kept, by minimum and maximum: XLA turns a slice of top_k into a sort of the vocabulary, 100 x slower.
+        last_B1 = best_BK.min(-1, keepdims=True)
+        last_id_B1 = jnp.where(best_BK == last_B1, ids_BK, -1).max(-1, keepdims=True)  # of equals, lower ids came first
         ids_V = jnp.arange(logits_BV.shape[-1])
         kept = (logits_BV > last_B1) | ((logits_BV == last_B1) & (ids_V <= last_id_B1))
         return state, jnp.where(kept, logits_BV, -jnp.inf)
