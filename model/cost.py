@@ -24,3 +24,17 @@ def forward_flops(model: c.Model, length: int) -> float:
 def training_flops(model: c.Model, length: int) -> float:
     """FLOPs a token of one update: forward, and twice that backward. Recomputation is not counted."""
     return 3 * forward_flops(model, length)
+
+
+PEAK_BFLOAT16 = {  # FLOP/s of one device in dense bfloat16, by JAX's device_kind; vendors' data sheets
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU7x": 1153e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}

@@ -1,0 +1,28 @@
+"""A checkpoint opened for use: model, tokenizer, config. generate, evaluate and the Python surface start here."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+
+from data import tokenizer
+from model.transformer import Transformer
+from train import fields
+from train.checkpoint import find
+from train.config import Experiment
+
+
+class Checkpointed:
+    """`step`, `config` (the Experiment), `tokenizer` and `model` of the checkpoint of that name."""
+
+    def __init__(self, name: str):
+        found = find(name)
+        self.name, self.step, self.folder = name, found.step, found.folder
+        self.config: Experiment = fields.from_json(Experiment, found.about["config"])
+        self.tokenizer = tokenizer.from_json(found.about["tokenizer"])
+        execution = replace(self.config.execution, remat="none")
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shapes = jax.eval_shape(lambda: Transformer(self.config.model, jax.random.key(0), execution))
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
+        self.model = found.weights(shapes)

@@ -1,0 +1,127 @@
+"""The console script `skald`: arguments to a command, and every expected error to one line and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import textwrap
+
+COMMANDS = {
+    "configs": ("list every config with its parameters", "skald configs"),
+    "train": ("train a config, or go on where its run stopped", "skald train shakespeare --set steps=500"),
+    "generate": ("write text from a checkpoint", "skald generate runs/shakespeare --prompt 'ROMEO:'"),
+    "evaluate": ("score a checkpoint", "skald evaluate runs/shakespeare@best --json"),
+    "bench": ("measure this machine, alone or against a peer", "skald bench train --against hf"),
+}
+WRONG_INPUT = ("ConfigError", "SamplerError")  # exit status 2: arguments or config; every other expected error is 1
+EXPECTED = (*WRONG_INPUT, "DataError", "RunError", "CheckpointError", "PromptError", "PromptTooLong", "ShardingError")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="skald", description="Trains Transformer language models and makes them write.")
+    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    made = {}
+    for name, (purpose, example) in COMMANDS.items():
+        made[name] = commands.add_parser(
+            name,
+            help=purpose,
+            description=f"{purpose[0].upper()}{purpose[1:]}.",
+            epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made[name].add_argument("--json", action="store_true", help="print one JSON value on standard output")
+        made[name].add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    train_arguments(made["train"])
+    generate_arguments(made["generate"])
+    evaluate_arguments(made["evaluate"])
+    bench_arguments(made["bench"])
+    return top
+
+
+def config_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="change a field; repeatable")
+    command.add_argument("--seed", type=int, help="seed of parameters, data order and dropout")
+
+
+def train_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", metavar="CONFIG", help="name, name:variant, or a Python file")
+    config_arguments(command)
+    command.add_argument("--run-dir", help="the run's folder (default runs/NAME-VARIANT)")
+    command.add_argument("--from", dest="start_from", metavar="RUN", help="start a new run from another's weights")
+
+
+def generate_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="FOLDER, FOLDER@STEP, @latest or @best")
+    what = command.add_mutually_exclusive_group()
+    what.add_argument("--prompt", default="\n", help="the text to go on from")
+    what.add_argument("--prompts", metavar="FILE", help='JSON lines in ({"prompt": …}), JSON lines out')
+    command.add_argument("--sampler", default="temperature=0.8,top_p=0.95", help="an ordered chain, or greedy")
+    command.add_argument("--max-new-tokens", type=positive, default=300)
+    command.add_argument("--num-samples", type=positive, default=1)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+    command.add_argument("--logprobs", action="store_true", help="with --json: each token's log-probability, in nats")
+
+
+def evaluate_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="FOLDER, FOLDER@STEP, @latest or @best")
+    command.add_argument("--text", metavar="FILE", help="score this text instead of the validation split")
+    command.add_argument("--window", type=positive, help="tokens a window (default: the rows it was trained on)")
+    command.add_argument("--stride", type=positive, help="tokens between windows (default: the window)")
+
+
+def bench_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("what", choices=["train", "decode"])
+    command.add_argument("config", nargs="?", metavar="CONFIG", help="default: shakespeare:nanogpt, gpt2:small")
+    config_arguments(command)
+    command.add_argument("--against", choices=["hf"], help="run a peer in turn with ours: Hugging Face on PyTorch")
+    command.add_argument("--runs", type=positive, default=5, help="counted runs of each side")
+    command.add_argument("--batch", type=positive, default=1, help="decode: sequences at one time")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    try:
+        from launch import machine  # after the arguments: --help and their errors need no JAX
+
+        purpose = "train" if arguments.command == "train" or getattr(arguments, "what", "") == "train" else "write"
+        machine.prepare(purpose)
+        return importlib.import_module(f"launch.{arguments.command}").command(arguments)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `skald generate … | head`
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if arguments.debug:
+            raise
+        name = type(error).__name__
+        line = " ".join(str(error).split())
+        if name in EXPECTED:
+            print(f"skald: {line}", file=sys.stderr)
+            return 2 if name in WRONG_INPUT else 1
+        print(f"skald: {explained(error, line)} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def explained(error: Exception, line: str) -> str:
+    """One line for what no code of ours foresaw."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'the system'}: {error.strerror}"
+    if "No space left on device" in line:
+        return "no space left on the disk of the run folder; free some and start the same command again"
+    return textwrap.shorten(f"{type(error).__name__}: {line}", 400)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""`skald configs`: every config with its parameters and what it is for."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from argparse import Namespace
+
+import jax
+
+from launch import experiments
+from model.transformer import Transformer
+from train.run import parameters
+
+
+def command(arguments: Namespace) -> int:
+    listed = [described(f"{name}:{variant}", make) for name, variant, make in every()]
+    if arguments.json:
+        print(json.dumps({"configs": listed}))
+        return 0
+    for entry in listed:
+        print(f"{entry['name']:<22}{short(entry['parameters']):>8}  {entry['for']}")
+    return 0
+
+
+def every():
+    for name in experiments.names():
+        for variant, make in experiments.variants(importlib.import_module(f"configs.{name}")).items():
+            yield name, variant, make
+
+
+def described(name: str, make) -> dict:
+    experiment = make()
+    shapes = jax.eval_shape(lambda: Transformer(experiment.model, jax.random.key(0)))
+    line = (make.__doc__ or "").strip().split("\n")[0]
+    return {"name": name.removesuffix(":default"), "parameters": parameters(shapes), "for": line}
+
+
+def short(count: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return str(count)

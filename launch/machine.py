@@ -1,0 +1,40 @@
+"""Before JAX is imported: caches, flags and what is chosen for the kind of machine. Every command calls `prepare`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+from train.config import Experiment
+
+
+def cache() -> Path:
+    """Where tokenized stores and compiled programs are kept."""
+    return Path(os.environ.get("SKALD_CACHE", "~/.cache/skald")).expanduser()
+
+
+def tuning():
+    """launch/cpu.py where it is there: without it everything runs, more slowly on CPU."""
+    return importlib.import_module("launch.cpu") if importlib.util.find_spec("launch.cpu") else None
+
+
+def prepare(purpose: str = "train") -> None:
+    """Sets flags from the environment's point of view and turns the compilation cache on. Call before any JAX work."""
+    if tuning():
+        tuning().set_flags(purpose)
+    import jax  # only now: XLA reads its flags when it is loaded
+
+    folder = cache() / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def fitted(experiment: Experiment) -> Experiment:
+    """The experiment with what it leaves open chosen for this machine."""
+    import jax  # after prepare
+
+    if jax.default_backend() == "cpu" and tuning():
+        return tuning().fitted(experiment, len(jax.devices()))
+    return experiment

@@ -1,0 +1,122 @@
+"""`skald train CONFIG`: opens a run, puts the listeners round the loop, and trains to the end or a signal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+
+from data.pipeline import open_data
+from launch import experiments, machine, writing
+from model import cost
+from train import fields
+from train.checkpoint import Checkpoints, find, published
+from train.config import Experiment
+from train.lease import Lease
+from train.listeners.checkpoints import Saving
+from train.listeners.console import ConsoleLines
+from train.listeners.evaluation import evaluation
+from train.listeners.metrics import Metrics
+from train.listeners.preemption import Preemption
+from train.listeners.samples import Samples
+from train.listeners.tensorboard import TensorBoard
+from train.loop import train
+from train.run import Run, RunError, check, check_identity, read_config
+from train.state import State
+
+VERSION = "0.1.0"
+STOPPED = 75  # exit status: stopped by a signal, after a checkpoint was saved
+
+
+def command(arguments: Namespace) -> int:
+    experiment = experiments.resolve(arguments.config, arguments.set, arguments.seed)
+    folder = Path(arguments.run_dir) if arguments.run_dir else experiments.default_folder(arguments.config)
+    log = sys.stderr.write
+    run, checkpoints = open_run(experiment, folder, lambda line: log(line + "\n"), arguments.start_from)
+    reason = train(run)
+    checkpoints.close()
+    if arguments.json:
+        last = run.scores.get(run.step, {})
+        print(json.dumps({"step": run.step, "run": str(folder), "reason": reason, **last}))
+    return 0 if reason == "done" else STOPPED
+
+
+def open_run(experiment: Experiment, folder: Path, report, start_from: str | None = None) -> tuple[Run, Checkpoints]:
+    """The run in `folder`, at its newest checkpoint or at step 0, with every listener; nothing is lost on the way."""
+    lease = claim(folder)
+    saved = read_config(folder)
+    if saved is not None:
+        for line in check_identity(saved, experiment, folder):
+            report(f"changed since the run began: {line}")
+    source = find(start_from) if start_from else None
+    words = None
+    if source is not None:
+        from data.tokenizer import from_json  # a fine-tuning run writes with the tokenizer it was pretrained with
+
+        words = from_json(source.about["tokenizer"])
+    data = open_data(experiment.data, experiment.batch_size, experiment.seed, machine.cache(), words, report)
+    check(experiment, data.tokenizer.vocab_size)
+    run = Run(machine.fitted(experiment), folder, data, [])
+    run.lease = lease  # held as long as the run
+    checkpoints = Checkpoints(folder, experiment.checkpoints.keep_last, experiment.checkpoints.keep_best)
+    run.state = first_state(run, checkpoints, source, report)
+    run.step = int(run.state.step)
+    stored = fields.to_json(experiment)
+    (folder / "config.json").write_text(json.dumps({"version": VERSION, "experiment": stored}, indent=1) + "\n")
+    about = {
+        "version": VERSION,
+        "config": stored,
+        "tokenizer": data.tokenizer.to_json(),
+        "data": data.fingerprints,
+    }
+    run.listeners = listeners(run, checkpoints, about)
+    return run, checkpoints
+
+
+def claim(folder: Path) -> Lease:
+    """The run's folder, made where it is not, and held. Raises RunError where it can't be written."""
+    if folder.is_file():
+        raise RunError(f"{folder} is a file; --run-dir names a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return Lease(folder)
+    except OSError as error:
+        raise RunError(f"{folder}: can't write there ({error.strerror}); take another --run-dir") from None
+
+
+def first_state(run: Run, checkpoints: Checkpoints, source, report) -> State:
+    """The newest checkpoint's state, else a new one, with another run's weights where `source` names one."""
+    steps = published(run.folder)
+    if steps:
+        report(f"going on from step {steps[-1]}")
+        state = checkpoints.restore(steps[-1], run.abstract_state())
+        return state._replace(step=jax.device_put(steps[-1], run.abstract_state().step.sharding).astype("int32"))
+    state = run.create_state()
+    if source is None:
+        return state
+    report(f"starting from the weights of {source.folder}")
+    with jax.set_mesh(run.mesh):
+        weights = source.weights(run.abstract_state().model)
+        average = None if state.average is None else jax.tree.map(lambda x: x.copy(), weights)
+    return state._replace(model=weights, average=average)
+
+
+def listeners(run: Run, checkpoints: Checkpoints, about: dict) -> list:
+    """In the order they are told: scores before samples before lines before saving."""
+    e, device = run.experiment, run.mesh.devices.flat[0]
+    one = cost.PEAK_BFLOAT16.get(device.device_kind)
+    peak = one * run.mesh.devices.size if one else None
+    flops = cost.training_flops(e.model, e.data.length)
+    return [
+        Preemption(),
+        evaluation,
+        Samples(run.folder / "samples", lambda model, e: writing.samples(model, e, run.data.tokenizer)),
+        Metrics(run.folder / "metrics.jsonl", peak),
+        TensorBoard(run.folder / "tensorboard"),
+        Saving(checkpoints, about),
+        ConsoleLines(lambda speed: speed * flops / peak if peak else None),
+    ]

@@ -1,0 +1,87 @@
+"""What a person sees: a live line on a terminal, plain lines where there is none. All on standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.live import Live
+from rich.panel import Panel
+from rich.text import Text
+
+from train.events import Ended, Evaluated, Event, Measured, Sampled, Saved, Started
+from train.run import Run
+
+PLAIN_EVERY = 10.0  # seconds between plain lines of training progress
+BAR = 28
+
+
+class ConsoleLines:
+    """Progress (step, loss, tokens/s, utilization, time left), evaluations, samples, checkpoints.
+
+    `peak`: the devices' peak FLOP/s together, or None where it is not known.
+    """
+
+    def __init__(self, utilization, stream=None):
+        self.utilization = utilization  # tokens a second -> model FLOPs utilization, or None
+        self.console = Console(file=stream or sys.stderr, highlight=False)
+        self.live: Live | None = None
+        self.printed = self.last = time.monotonic()
+        self.speed, self.loss = 0.0, float("nan")
+
+    def __call__(self, run: Run, event: Event) -> None:
+        match event:
+            case Started(step):
+                self.started(run, step)
+            case Measured(steps):
+                self.measured(run, steps)
+            case Evaluated(step, values):
+                told = f"{values['eval/loss']:.4f} nats a token, {values['eval/bits_per_byte']:.4f} bits a byte"
+                self.say(f"[bold]step {step:>6}[/]  validation loss {told}")
+            case Sampled(step, text) if self.console.is_terminal:
+                self.console.print(Panel(Text(text.strip()), title=f"written at step {step}", title_align="left"))
+            case Saved(_, path):
+                self.say(f"[dim]saved {path}[/]")
+            case Ended(step, reason):
+                if self.live:
+                    self.live.stop()
+                if reason != "done":
+                    self.say(f"stopped by {reason} at step {step}; the same command goes on from there")
+
+    def started(self, run: Run, step: int) -> None:
+        devices = run.mesh.devices
+        self.say(
+            f"{run.experiment.name}: steps {step} to {run.experiment.steps} on {devices.size} "
+            f"{devices.flat[0].device_kind} device{'s' if devices.size > 1 else ''}, into {run.folder}"
+        )
+        self.printed = 0.0  # the first loss is shown at once
+        if self.console.is_terminal:
+            self.live = Live(Text("compiling the step …"), console=self.console, refresh_per_second=4, transient=True)
+            self.live.start()
+
+    def measured(self, run: Run, steps: list[dict]) -> None:
+        e = run.experiment
+        speed = e.batch_size * e.data.length / steps[-1]["seconds"]
+        self.speed = 0.8 * self.speed + 0.2 * speed if self.speed else speed
+        self.loss = steps[-1]["train/loss"]
+        step = steps[-1]["step"]
+        left = (e.steps - step) * e.batch_size * e.data.length / self.speed
+        used = self.utilization(self.speed)
+        figures = f"loss {self.loss:.4f}  {self.speed:,.0f} tokens/s" + (f"  MFU {used:.1%}" if used else "")
+        if self.live:
+            done = round(BAR * step / e.steps)
+            bar = f"[cyan]{'━' * done}[/][dim]{'━' * (BAR - done)}[/]"
+            self.live.update(Text.from_markup(f"{bar} step {step}/{e.steps}  {figures}  {clock(left)} left"))
+        elif time.monotonic() - self.printed > PLAIN_EVERY or step == e.steps:
+            self.printed = time.monotonic()
+            self.say(f"step {step:>6}/{e.steps}  {figures}  {clock(left)} left")
+
+    def say(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True)
+
+
+def clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
