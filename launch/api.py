@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from launch import machine
 
-machine.prepare("write")
+machine.prepare("write")  # before JAX is imported, here or below
 
-import jax
-import numpy as np
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
 
-from launch import evaluate, generate
-from launch.checkpointed import Checkpointed
-from launch.writing import Writer
+from launch import evaluate, generate  # noqa: E402
+from launch.checkpointed import Checkpointed  # noqa: E402
+from launch.writing import SAMPLER, Writer  # noqa: E402
 
 
 class LoadedRun(Checkpointed):
@@ -25,24 +27,25 @@ class LoadedRun(Checkpointed):
     def generate(
         self,
         prompt: str,
-        sampler: str = "temperature=0.8,top_p=0.95",
-        max_new_tokens: int = 200,
+        sampler: str = SAMPLER,
+        max_new_tokens: int = 300,
         seed: int = 0,
         num_samples: int = 1,
-        stop: tuple[str, ...] = (),
+        stop: Sequence[str] = (),
     ) -> list[dict]:
         """Samples with the keys of `skald generate --json`. Raises PromptError, SamplerError, DataError."""
-        wanted = {"sampler": sampler, "max_new_tokens": max_new_tokens, "seed": seed, "samples": num_samples}
-        texts = self.writer.write([prompt], **wanted, stops=stop)
-        return [generate.sample(text, wanted, logprobs=True) for text in texts]
+        texts = self.writer.write([prompt], sampler=sampler, max_new_tokens=max_new_tokens, seed=seed,
+                                  samples=num_samples, stops=stop)  # fmt: skip
+        return [generate.sample(text, logprobs=True) for text in texts]
 
     def evaluate(self, text: str | None = None, window: int | None = None, stride: int | None = None) -> dict:
         """The keys of `skald evaluate --json`, over the validation split or the text file named."""
         return evaluate.evaluate(self, text, window, stride)
 
     def logits(self, tokens) -> np.ndarray:
-        """int [B, T] -> float32 [B, T, V]: of each token's successor."""
-        return np.asarray(self.forward(self.model, np.asarray(tokens, np.int32)), np.float32)
+        """int [B, T] -> float32 [B, T, V]: of each token's successor, for the tokenizer's V ids."""
+        logits_BTV = self.forward(self.model, np.asarray(tokens, np.int32))
+        return np.asarray(logits_BTV, np.float32)[..., : self.tokenizer.vocab_size]
 
 
 def load(name: str) -> LoadedRun:

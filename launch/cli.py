@@ -56,7 +56,7 @@ def train_arguments(command: argparse.ArgumentParser) -> None:
 def generate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", metavar="RUN", help="FOLDER, FOLDER@STEP, @latest or @best")
     what = command.add_mutually_exclusive_group()
-    what.add_argument("--prompt", default="\n", help="the text to go on from")
+    what.add_argument("--prompt", default="\n", metavar="TEXT", help="the text to go on from")
     what.add_argument("--prompts", metavar="FILE", help='JSON lines in ({"prompt": …}), JSON lines out')
     command.add_argument("--sampler", default="temperature=0.8,top_p=0.95", help="an ordered chain, or greedy")
     command.add_argument("--max-new-tokens", type=positive, default=300)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from argparse import Namespace
@@ -47,16 +48,11 @@ def evaluate(run: Checkpointed, text: str | None = None, window: int | None = No
 
 
 def validation_tokens(run: Checkpointed):
-    config = run.config.data
-    data = open_data(
-        config,
-        run.config.batch_size,
-        run.config.seed,
-        machine.cache(),
-        run.tokenizer,
-        lambda l: print(l, file=sys.stderr),
-    )
-    return data.validation.tokens, data.validation.offsets, data.validation.manifest["bytes"]
+    """The run's own validation split: its tokens, offsets of documents, and bytes of text."""
+    e = run.config
+    say = functools.partial(print, file=sys.stderr)
+    store = open_data(e.data, e.batch_size, e.seed, machine.cache(), run.tokenizer, say).validation
+    return store.tokens, store.offsets, store.manifest["bytes"]
 
 
 def text_tokens(run: Checkpointed, path: str):

@@ -9,60 +9,51 @@ from pathlib import Path
 
 from data.errors import DataError
 from launch.checkpointed import Checkpointed
-from launch.writing import Text, Writer, shown
+from launch.writing import Text, Writer
 from model.decode import chain as chains
 
 
 def command(arguments: Namespace) -> int:
-    prompts = read_prompts(Path(arguments.prompts)) if arguments.prompts else [arguments.prompt]
-    chain = chains.text(chains.parse(arguments.sampler))
-    run = Checkpointed(arguments.run)
-    writer = Writer(run.model, run.tokenizer)
-    wanted = {
-        "sampler": chain,
+    request = {
+        "sampler": arguments.sampler,
         "max_new_tokens": arguments.max_new_tokens,
-        "seed": arguments.seed or 0,
+        "seed": arguments.seed,
         "samples": arguments.num_samples,
         "stops": arguments.stop,
     }
+    chains.parse(arguments.sampler)  # wrong input is said before a checkpoint is read
+    prompts = read_prompts(Path(arguments.prompts)) if arguments.prompts else [arguments.prompt]
+    run = Checkpointed(arguments.run)
+    writer = Writer(run.model, run.tokenizer)
     if arguments.prompts:
         for prompt in prompts:
-            for text in writer.write([prompt], **wanted):
-                print(json.dumps(sample(text, wanted, arguments.logprobs), ensure_ascii=False), flush=True)
+            for text in writer.write([prompt], **request):
+                print(json.dumps(sample(text, arguments.logprobs), ensure_ascii=False), flush=True)
     elif arguments.json:
-        found = [sample(text, wanted, arguments.logprobs) for text in writer.write(prompts, **wanted)]
+        found = [sample(text, arguments.logprobs) for text in writer.write(prompts, **request)]
         print(json.dumps({"step": run.step, "samples": found}, ensure_ascii=False))
     else:
-        show(writer, prompts, wanted)
+        show(writer, prompts, request)
     return 0
 
 
-def show(writer: Writer, prompts: list[str], wanted: dict) -> None:
+def show(writer: Writer, prompts: list[str], request: dict) -> None:
     """The first sample as it is made, the others after it."""
-    texts: list[Text] = []
-    written = ""
-    for texts in writer.stream(prompts, **wanted):
-        text = texts[0].prompt + shown(texts[0], wanted["stops"])
-        sys.stdout.write(text[len(written) :])
-        sys.stdout.flush()
+    texts, written = [], ""
+    for texts in writer.stream(prompts, **request):
+        text = texts[0].prompt + texts[0].shown(request["stops"])
+        print(text[len(written) :], end="", flush=True)
         written = text
-    sys.stdout.write("\n")
+    print()
     for text in texts[1:]:
         print(f"{'─' * 40}\n{text.prompt}{text.text}")
-    print(f"[{wanted['sampler'] or 'plain sampling'}, seed {wanted['seed']}]", file=sys.stderr)
+    print(f"[{texts[0].sampler or 'the model as it is'}, seed {texts[0].seed}]", file=sys.stderr)
 
 
-def sample(text: Text, wanted: dict, logprobs: bool) -> dict:
-    """A sample as `--json` prints it."""
-    found = {
-        "prompt": text.prompt,
-        "text": text.text,
-        "tokens": text.tokens,
-        "finish_reason": text.finish_reason,
-        "seed": wanted["seed"],
-        "sampler": wanted["sampler"],
-    }
-    return {**found, "logprobs": text.logprobs} if logprobs else found
+def sample(text: Text, logprobs: bool = False) -> dict:
+    """A sample as `--json` prints it; `logprobs` in nats, the model's own, before the chain."""
+    names = ("prompt", "text", "tokens", "finish_reason", "seed", "sampler", *(["logprobs"] if logprobs else []))
+    return {name: getattr(text, name) for name in names}
 
 
 def read_prompts(file: Path) -> list[str]:

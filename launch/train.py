@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -14,7 +13,7 @@ from data.pipeline import open_data
 from launch import experiments, machine, writing
 from model import cost
 from train import fields
-from train.checkpoint import Checkpoints, find, published
+from train.checkpoint import Checkpoints, about, find, published
 from train.config import Experiment
 from train.lease import Lease
 from train.listeners.checkpoints import Saving
@@ -25,7 +24,7 @@ from train.listeners.preemption import Preemption
 from train.listeners.samples import Samples
 from train.listeners.tensorboard import TensorBoard
 from train.loop import train
-from train.run import Run, RunError, check, check_identity, read_config
+from train.run import Run, RunError, check, check_data, check_identity, read_config
 from train.state import State
 
 VERSION = "0.1.0"
@@ -67,13 +66,13 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     run.step = int(run.state.step)
     stored = fields.to_json(experiment)
     (folder / "config.json").write_text(json.dumps({"version": VERSION, "experiment": stored}, indent=1) + "\n")
-    about = {
+    itself = {
         "version": VERSION,
         "config": stored,
         "tokenizer": data.tokenizer.to_json(),
         "data": data.fingerprints,
     }
-    run.listeners = listeners(run, checkpoints, about)
+    run.listeners = listeners(run, checkpoints, itself)
     return run, checkpoints
 
 
@@ -93,8 +92,10 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> State:
     steps = published(run.folder)
     if steps:
         report(f"going on from step {steps[-1]}")
-        state = checkpoints.restore(steps[-1], run.abstract_state())
-        return state._replace(step=jax.device_put(steps[-1], run.abstract_state().step.sharding).astype("int32"))
+        said = about(run.folder, steps[-1])
+        check_data(said["data"], run.data.fingerprints, run.folder)
+        run.scores = {steps[-1]: said["scores"]} if said["scores"] else {}
+        return checkpoints.restore(steps[-1], run.abstract_state())
     state = run.create_state()
     if source is None:
         return state
@@ -105,7 +106,7 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> State:
     return state._replace(model=weights, average=average)
 
 
-def listeners(run: Run, checkpoints: Checkpoints, about: dict) -> list:
+def listeners(run: Run, checkpoints: Checkpoints, itself: dict) -> list:
     """In the order they are told: scores before samples before lines before saving."""
     e, device = run.experiment, run.mesh.devices.flat[0]
     one = cost.PEAK_BFLOAT16.get(device.device_kind)
@@ -117,6 +118,6 @@ def listeners(run: Run, checkpoints: Checkpoints, about: dict) -> list:
         Samples(run.folder / "samples", lambda model, e: writing.samples(model, e, run.data.tokenizer)),
         Metrics(run.folder / "metrics.jsonl", peak),
         TensorBoard(run.folder / "tensorboard"),
-        Saving(checkpoints, about),
+        Saving(checkpoints, itself),
         ConsoleLines(lambda speed: speed * flops / peak if peak else None),
     ]

@@ -1,4 +1,4 @@
-"""Text in, text out: prompts encoded, tokens decoded as they come, stop texts, and writing on past the context.
+"""Text in, text out: prompts encoded, tokens decoded as they come, stop texts cut off.
 
 `skald generate`, launch.api and the samples of training use it; model/decode does the rest.
 """
@@ -8,26 +8,46 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import jax
-
 from data.streaming import GrowingText
 from model.decode import chain as chains
-from model.decode.generate import Generator, PromptError
+from model.decode.generate import Generator, PromptError, PromptTooLong
 from train.config import Experiment
+
+SAMPLER = "temperature=0.8,top_p=0.95"  # what writes where nobody says how
 
 
 @dataclass
 class Text:
-    """One sample, as it grows. `shown` never holds half a character or any part of a stop text."""
+    """One sample, as it grows: `text` never holds half a character, and ends before a stop text."""
 
     prompt: str
-    ids: list[int]
-    index: int
+    sampler: str
+    seed: int
     growing: GrowingText
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
-    finish_reason: str = ""
+    finish_reason: str | None = None
+
+    def grow(self, new, stops: Sequence[str]) -> None:
+        """Adds a dispatch's tokens, and decides whether the text has ended."""
+        if self.finish_reason:
+            return
+        self.tokens += new.tokens
+        self.logprobs += new.log_probabilities
+        self.text += self.growing.push(new.tokens)
+        if new.finish_reason:
+            self.text, self.finish_reason = self.text + self.growing.flush(), new.finish_reason
+        places = [place for stop in stops if (place := self.text.find(stop)) >= 0]
+        if places:
+            self.text, self.finish_reason = self.text[: min(places)], "stop"
+
+    def shown(self, stops: Sequence[str]) -> str:
+        """The part that may be printed: what could still become a stop text is held back."""
+        if self.finish_reason:
+            return self.text
+        begun = [n for stop in stops for n in range(1, len(stop)) if self.text.endswith(stop[:n])]
+        return self.text[: len(self.text) - max(begun, default=0)]
 
 
 class Writer:
@@ -40,91 +60,61 @@ class Writer:
     def stream(
         self,
         prompts: Sequence[str],
-        sampler: str,
-        max_new_tokens: int,
+        sampler: str = SAMPLER,
+        max_new_tokens: int = 300,
         seed: int = 0,
         samples: int = 1,
         stops: Sequence[str] = (),
     ) -> Iterator[list[Text]]:
         """All samples after every dispatch, prompt by prompt; the last yield is the result.
 
-        A text longer than the context is written in pieces: the newest half of the context is read again as the
-        prompt of the next. Raises PromptError, SamplerError, DataError.
+        Raises PromptError, SamplerError, DataError (a character the tokenizer does not know).
         """
-        chain, encoded = chains.parse(sampler), [self.tokenizer.encode(prompt) for prompt in prompts]
-        for ids in encoded:
-            if len(ids) >= self.context:
-                raise PromptError(
-                    f"the prompt has {len(ids)} tokens and the model's context is {self.context}: at most "
-                    f"{self.context - 1} leave room to write; shorten it"
-                )
+        chain = chains.parse(sampler)
+        end = self.tokenizer.end_id
         texts = [
-            Text(prompt, ids, index, GrowingText(self.tokenizer))
-            for prompt, ids in zip(prompts, encoded, strict=True)
-            for index in range(samples)
+            Text(prompt, chains.text(chain), seed, GrowingText(self.tokenizer))
+            for prompt in prompts
+            for _ in range(samples)
         ]
-        stop_ids = [] if self.tokenizer.end_id is None else [self.tokenizer.end_id]
-        piece = 0
-        while going := [t for t in texts if not t.finish_reason]:
-            for _ in self.piece(going, chain, max_new_tokens, seed + (piece << 32), stop_ids, stops):
-                yield texts
-            piece += 1
-
-    def piece(self, going: list[Text], chain, max_new_tokens: int, seed: int, stop_ids, stops) -> Iterator[None]:
-        """Goes on with unfinished texts until they end, or one of them fills the context."""
-        left = [max_new_tokens - len(text.tokens) for text in going]
-        read = [text.ids + text.tokens for text in going]
-        read = [ids if len(ids) + n <= self.context or not t.tokens else ids[-(self.context // 2) :]
-                for ids, n, t in zip(read, left, going, strict=True)]  # fmt: skip
-        room = self.context - max(map(len, read))
-        groups = self.generator.stream(
-            read, chain=chain, max_new_tokens=min(room, max(left)), seed=[seed + (t.index << 40) for t in going],
-            stop_ids=stop_ids,
-        )  # fmt: skip
-        for pieces in groups:
-            for text, new, allowed in zip(going, pieces, left, strict=True):
-                self.grow(text, new, allowed, stops)
-            yield
-            if all(text.finish_reason for text in going):
+        dispatches = self.generator.stream(
+            [self.read(prompt) for prompt in prompts],
+            chain=chain,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            samples=samples,
+            stop_ids=[] if end is None else [end],
+        )
+        for pieces in dispatches:
+            for text, new in zip(texts, pieces, strict=True):
+                text.grow(new, stops)
+            yield texts
+            if all(text.finish_reason for text in texts):
                 return
 
-    def grow(self, text: Text, new, allowed: int, stops: Sequence[str]) -> None:
-        """Adds a dispatch's tokens to a text and decides whether it has ended."""
-        if text.finish_reason:
-            return
-        already = len(text.tokens)
-        text.tokens += new.tokens
-        text.logprobs += new.log_probabilities
-        text.text += text.growing.push(new.tokens)
-        del already, allowed
-        places = [place for stop in stops if (place := text.text.find(stop)) >= 0]
-        if places:
-            text.text, text.finish_reason = text.text[: min(places)], "stop"
-        elif new.finish_reason == "stop":
-            text.text, text.finish_reason = text.text + text.growing.flush(), "stop"
+    def read(self, prompt: str) -> list[int]:
+        """A prompt's ids. An empty one begins where documents do."""
+        ids = self.tokenizer.encode(prompt)
+        if not ids and self.tokenizer.end_id is not None:
+            return [self.tokenizer.end_id]
+        if not ids:
+            raise PromptError("the prompt is empty, and the tokenizer has no token that begins a text; write one")
+        if len(ids) >= self.context:
+            raise PromptTooLong(
+                f"the prompt has {len(ids)} tokens and the model's context is {self.context}: "
+                f"{self.context - 1} at most leave room to write; shorten it"
+            )
+        return ids
 
-    def write(self, prompts: Sequence[str], sampler: str, max_new_tokens: int, **options) -> list[Text]:
+    def write(self, prompts: Sequence[str], **request) -> list[Text]:
         """`stream`'s last answer."""
-        *_, last = self.stream(prompts, sampler, max_new_tokens, **options)
-        return last
-
-
-def shown(text: Text, stops: Sequence[str]) -> str:
-    """The part of a growing text that may be printed: what could still become a stop text is held back."""
-    if text.finish_reason or not stops:
-        return text.text
-    longest = max(
-        (size for stop in stops for size in range(1, len(stop)) if text.text.endswith(stop[:size])), default=0
-    )
-    return text.text[: len(text.text) - longest]
+        *_, texts = self.stream(prompts, **request)
+        return texts
 
 
 def samples(model, experiment: Experiment, tokenizer) -> list[str]:
     """What training shows at an evaluation: prompt and text together."""
     asked = experiment.evaluation
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    del here
-    texts = Writer(model, tokenizer).write(
-        [asked.prompt], asked.sampler, asked.sample_tokens, seed=experiment.seed, samples=asked.samples
-    )
+    request = {"sampler": asked.sampler, "max_new_tokens": asked.sample_tokens, "samples": asked.samples}
+    texts = Writer(model, tokenizer).write([asked.prompt], seed=experiment.seed, **request)
     return [text.prompt + text.text for text in texts]

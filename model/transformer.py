@@ -171,7 +171,7 @@ class Transformer(nnx.Module):
                     block = gathered(stack.layer(repeat, position), dtype)
                     x_BTD, layer = block(x_BTD, reading, cache.layers[len(layers)])
                     layers.append(layer)
-        return self.logits(self.finished(x_BTD)), Cache(cache.length_B + count_B, tuple(layers))
+        return self.logits(self.finished(x_BTD)), Cache(start_B + counted_B, tuple(layers))
 
     def cache(self, rows: int, slots: int) -> Cache:
         """An empty memory for `rows` sequences of at most `slots` tokens."""
@@ -189,7 +189,7 @@ class Transformer(nnx.Module):
 
             return LayerCache(KeyValues(zeros(), zeros()), remembered(), remembered())
 
-        return Cache(jnp.zeros(rows, jnp.int32), tuple(map(layer, c.blocks(self.config))))
+        return Cache(place(jnp.zeros(rows, jnp.int32), "batch"), tuple(map(layer, c.blocks(self.config))))
 
     def reading(self, positions_BT, visible, start_B=None, count_B=None) -> Reading:
         mixers = [block.mixer for stack in self.config.layers for block in stack.pattern]

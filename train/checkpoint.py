@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
@@ -69,12 +70,12 @@ class Checkpoints:
         self.manager.close()
 
     def restore(self, step: int, state: State) -> State:
-        """The saved state of `step`, in the types and shardings of `state` (arrays or their shapes)."""
+        """The saved state of `step`, in the types and shardings of `state`, arrays or their shapes."""
         args = {name: ocp.args.StandardRestore(shapes(arrays)) for name, arrays in items(state).items()}
         found = self.manager.restore(step, args=ocp.args.Composite(**args))
         model, optimizer = unflat(state.model, found["model"]), unflat(state.optimizer, found["optimizer"])
         average = None if state.average is None else unflat(state.average, found["average"])
-        return State(state.step + step, model, optimizer, average)
+        return State(jax.device_put(np.int32(step), state.step.sharding), model, optimizer, average)
 
 
 def shapes(arrays: dict[str, jax.Array]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -18,6 +18,8 @@ def train(run: Run) -> str:
     """
     with jax.set_mesh(run.mesh):
         run.tell(Started(run.step))
+        if run.step and run.pauses_at(run.step):
+            run.tell(Paused(run.step))  # a signal may have come before this pause was used
         flying, since = None, time.perf_counter()
         while run.step < run.experiment.steps and not run.stop:
             count = run.next_count()

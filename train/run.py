@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from data.pipeline import Pipeline
 from model.sharding import make_mesh
@@ -42,7 +42,8 @@ class Run:
             shapes = jax.eval_shape(lambda: state.create(self.experiment))
 
         def here(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, x.sharding.spec))
+            spec = x.sharding.spec if x.sharding else PartitionSpec()
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))
 
         return jax.tree.map(here, shapes)
 
@@ -83,6 +84,16 @@ def check_identity(saved: dict, experiment: Experiment, folder: Path) -> list[st
         more = f" and {len(mine) - 8} more" if len(mine) > 8 else ""
         raise RunError(f"{folder} holds another run ({shown}{more}); take another --run-dir, or start anew with --from")
     return [f"{path}: {old!r} -> {new!r}" for path, old, new in changed]
+
+
+def check_data(saved: dict, here: dict, folder: Path) -> None:
+    """Raises RunError if the text or the tokenizer is not what the run began with."""
+    differ = [f"{split} {what}" for split in here for what in here[split] if saved[split][what] != here[split][what]]
+    if differ:
+        raise RunError(
+            f"{folder} was trained on other data (changed: {', '.join(differ)}); put the files back, or take another "
+            f"--run-dir (--from {folder} starts it from these weights)"
+        )
 
 
 def check(experiment: Experiment, vocab_size: int) -> None:

@@ -31,7 +31,7 @@ class PromptError(ValueError):
 
 
 class PromptTooLong(PromptError):
-    """Prompt and new tokens together go past the context."""
+    """A prompt that leaves no room in the context to write a token."""
 
 
 @dataclass
@@ -52,6 +52,7 @@ class Requests(NamedTuple):
 
     seed_BW: jax.Array  # uint32, two words
     sample_B: jax.Array
+    start_B: jax.Array  # tokens of the row that came before what is in the cache
     limit_B: jax.Array  # tokens of the row, prompt included, at which it is cut
     stop_BE: jax.Array  # ids that end it; -1 is none
 
@@ -126,7 +127,7 @@ def decode(source: Source, progress: Progress, requests: Requests, steps, chain:
 def choose(chain: Chain, progress: Progress, requests: Requests, logits_BV):
     """Runs the chain: (the links' memories, tokens [B], the logits [B, V] they were drawn from)."""
     history, memories = progress.history, []
-    key_B = row_keys(requests.seed_BW, requests.sample_B, history.length_B)
+    key_B = row_keys(requests.seed_BW, requests.sample_B, requests.start_B + history.length_B)
     for index, link in enumerate(chain.links):
         link_key_B = jax.vmap(lambda key, index=index: jax.random.fold_in(key, index))(key_B)
         state, logits_BV = link(State(history, progress.memories[index]), logits_BV, link_key_B)
@@ -148,6 +149,21 @@ def appended(history: History, token_B, active_B) -> History:
     )
 
 
+@dataclass
+class Row:
+    """A text being written: its ids from the prompt on, and whether more may come."""
+
+    ids: list[int]
+    seed: int
+    sample: int
+    limit: int  # ids at which it is complete
+    finish_reason: Literal["stop", "length"] | None = None
+
+    def window(self, context: int) -> list[int]:
+        """What is read before writing on: all of it, or the newest half of the context where all leaves no room."""
+        return self.ids if len(self.ids) < context else self.ids[-(context // 2) :]
+
+
 @functools.lru_cache(maxsize=32)
 def programs(structure):
     """Prefill and decode for sources of this tree structure, which take its leaves: flattening modules takes longer."""
@@ -167,8 +183,9 @@ def programs(structure):
 class Generator:
     """A model made ready to write. `vocab_size`: ids from here on are padding of the vocabulary, never drawn.
 
-    `context`: tokens of prompt and new tokens together, at most. Weights are unstacked, cast and moved to where layers
-    use them once, here: a decoding step reads each of them where it lies. With a mesh set, the batch is split over it.
+    `context`: tokens the model can see. A text that outgrows it goes on from its newest half, read anew. Weights are
+    unstacked, cast and moved to where layers use them once, here: a decoding step reads each of them where it lies.
+    With a mesh set, the batch is split over it.
     """
 
     def __init__(self, model, *, vocab_size: int, context: int, chunk: int = CHUNK):
@@ -207,49 +224,62 @@ class Generator:
         """
         self.check(prompts, max_new_tokens, samples)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
-        wanted = [
-            (list(prompt), seed, sample)
+        rows = [
+            Row(list(prompt), seed, sample, len(prompt) + max_new_tokens)
             for prompt, seed in zip(prompts, seeds, strict=True)
             for sample in range(samples)
         ]
-        return self.dispatches(wanted, max_new_tokens, list(stop_ids), chain)
+        return self.windows(rows, list(stop_ids), chain)
 
-    def dispatches(self, wanted, max_new_tokens: int, stop_ids: list[int], chain: Chain) -> Iterator[list[Written]]:
-        """Prefill, then decode until all rows are finished."""
-        requests, history, finished_B, tokens_BT = self.batch(wanted, max_new_tokens, stop_ids)
+    def windows(self, rows: list[Row], stop_ids: list[int], chain: Chain) -> Iterator[list[Written]]:
+        """Writes until every row is finished: one window of the context after another, rows at their own pace."""
+        while going := [row for row in rows if not row.finish_reason]:
+            for pieces in self.dispatches(going, stop_ids, chain):
+                new = {id(row): piece for row, piece in zip(going, pieces, strict=True)}
+                yield [new.get(id(row)) or Written(finish_reason=row.finish_reason) for row in rows]
+
+    def dispatches(self, rows: list[Row], stop_ids: list[int], chain: Chain) -> Iterator[list[Written]]:
+        """Prefill, then decode until all rows are finished or have filled their window."""
+        requests, history, finished_B, tokens_BT = self.batch(rows, stop_ids)
         static = {"chain": chain, "vocab_size": self.vocab_size}
         slots = history.tokens_BS.shape[1]
         progress = self.prefill(self.leaves, tokens_BT, history, finished_B, slots=slots, **static)
-        written, reasons = [0] * len(wanted), [None] * len(wanted)
-        while None in reasons:
+        room = (requests.limit_B - history.prompt_B).tolist()
+        while not finished_B.all():
             progress, fetched = self.decode(self.leaves, progress, requests, np.int32(self.chunk), **static)
-            drawn, finished_B = jax.device_get(fetched)
+            before, (drawn, finished_B) = finished_B, jax.device_get(fetched)
             pieces = []
-            for row in range(len(wanted)):
-                count = 0 if reasons[row] else int((drawn.tokens_BC[row] >= 0).sum())
-                written[row] += count
-                if finished_B[row]:
-                    reasons[row] = reasons[row] or ("length" if written[row] == max_new_tokens else "stop")
-                columns = [column[row, :count].tolist() for column in drawn]
-                pieces.append(Written(*columns, finish_reason=reasons[row]))
+            for index, row in enumerate(rows):
+                count = 0 if before[index] else int((drawn.tokens_BC[index] >= 0).sum())
+                columns = [column[index, :count].tolist() for column in drawn]
+                row.ids += columns[0]
+                room[index] -= count
+                if len(row.ids) == row.limit:
+                    row.finish_reason = "length"
+                elif finished_B[index] and room[index]:
+                    row.finish_reason = "stop"
+                pieces.append(Written(*columns, finish_reason=row.finish_reason))
             yield pieces
 
-    def batch(self, wanted, max_new_tokens: int, stop_ids: list[int]):
+    def batch(self, rows: list[Row], stop_ids: list[int]):
         """Rows as arrays of few shapes: rows and prompts padded to powers of two, slots to multiples of SLOTS."""
-        rows = math.lcm(power_of_two(len(wanted)), shards("batch"))
-        longest = max(len(prompt) for prompt, *_ in wanted)
+        size = math.lcm(power_of_two(len(rows)), shards("batch"))
+        windows = [row.window(self.context) for row in rows]
+        longest = max(map(len, windows))
         read = min(max(power_of_two(longest - 1), 16), self.context) if longest > 1 else 0
-        needed = max(longest + max_new_tokens, read)
-        slots = min(-(-needed // SLOTS) * SLOTS, self.context)
-        tokens_BS, prompt_B = np.zeros((rows, slots), np.int32), np.ones(rows, np.int32)
-        seed_BW, sample_B = np.zeros((rows, 2), np.uint32), np.zeros(rows, np.int32)
-        for row, (prompt, seed, sample) in enumerate(wanted):
-            tokens_BS[row, : len(prompt)], prompt_B[row] = prompt, len(prompt)
-            seed_BW[row], sample_B[row] = divmod(seed % 2**64, 2**32), sample
-        stop_BE = np.full((rows, power_of_two(max(len(stop_ids), 4))), -1, np.int32)
+        limits = [min(self.context, len(w) + row.limit - len(row.ids)) for row, w in zip(rows, windows, strict=True)]
+        slots = min(-(-max(*limits, read) // SLOTS) * SLOTS, self.context)
+        tokens_BS, prompt_B = np.zeros((size, slots), np.int32), np.ones(size, np.int32)
+        seed_BW, sample_B, start_B = np.zeros((size, 2), np.uint32), np.zeros(size, np.int32), np.zeros(size, np.int32)
+        limit_B = np.ones(size, np.int32)
+        for index, (row, window, limit) in enumerate(zip(rows, windows, limits, strict=True)):
+            tokens_BS[index, : len(window)], prompt_B[index], limit_B[index] = window, len(window), limit
+            seed_BW[index], sample_B[index] = divmod(row.seed % 2**64, 2**32), row.sample
+            start_B[index] = len(row.ids) - len(window)
+        stop_BE = np.full((size, power_of_two(max(len(stop_ids), 4))), -1, np.int32)
         stop_BE[:, : len(stop_ids)] = stop_ids
-        requests = Requests(seed_BW, sample_B, prompt_B + np.int32(max_new_tokens), stop_BE)
-        return requests, History(tokens_BS, prompt_B, prompt_B), np.arange(rows) >= len(wanted), tokens_BS[:, :read]
+        requests = Requests(seed_BW, sample_B, start_B, limit_B, stop_BE)
+        return requests, History(tokens_BS, prompt_B, prompt_B), np.arange(size) >= len(rows), tokens_BS[:, :read]
 
     def check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, samples: int):
         """Raises PromptError for what can't be written to."""
@@ -262,14 +292,10 @@ class Generator:
             if not 0 <= min(prompt) <= max(prompt) < self.vocab_size:
                 odd = next(token for token in prompt if not 0 <= token < self.vocab_size)
                 raise PromptError(f"prompt {index} holds the id {odd}; ids go from 0 to {self.vocab_size - 1}")
-            if len(prompt) + max_new_tokens > self.context:
-                room = self.context - len(prompt)
-                keep = self.context - max_new_tokens
-                works = [f"max_new_tokens up to {room}"] if room > 0 else []
-                works += [f"a prompt of up to {keep} tokens"] if keep > 0 else []
+            if len(prompt) >= self.context:
                 raise PromptTooLong(
-                    f"prompt {index} has {len(prompt)} tokens and {max_new_tokens} new ones are asked for: more than "
-                    f"the context of {self.context}; {' or '.join(works) or 'ask for fewer'} would work"
+                    f"prompt {index} has {len(prompt)} tokens and the model's context is {self.context}: "
+                    f"{self.context - 1} at most leave room to write; shorten it"
                 )
 
 

@@ -251,13 +251,36 @@ def test_a_text_may_fill_the_context_to_its_last_token(writer):
         assert len(row.tokens) == CONTEXT - length and row.finish_reason == "length"
 
 
+def test_a_text_that_outgrows_the_context_goes_on_from_its_newest_half(writer):
+    """Against a slow decoder that reads, for every token, what is left of the text after each cut."""
+    short, chain, context = Generator(model(), vocab_size=VOCAB, context=16), parse("top_k=9"), 16
+    prompts = [prompt(15), prompt(3), prompt(9)]
+    rows = short.generate(prompts, chain=chain, max_new_tokens=30, seed=4)
+    read = jax.jit(lambda model, x: model.logits(model.hidden(x)))
+    for start, row in zip(prompts, rows, strict=True):
+        assert len(row.tokens) == 30 and row.finish_reason == "length"
+        text, first = list(start), 0
+        for token in row.tokens:
+            if len(text) - first == context:
+                first = len(text) - context // 2
+            tokens = np.zeros((1, context), np.int32)
+            tokens[0, : len(text) - first] = text[first:]
+            logits_V = reference(chain.links, np.asarray(read(model(), tokens))[0, len(text) - first - 1, :VOCAB])
+            key = jax.random.wrap_key_data(jnp.array([0, 4], jnp.uint32))
+            key = jax.random.fold_in(jax.random.fold_in(key, 0), len(text))
+            assert token == np.argmax(logits_V + np.asarray(jax.random.gumbel(key, (PADDED,)))[:VOCAB])
+            text.append(token)
+        (alone,) = short.generate([start], chain=chain, max_new_tokens=30, seed=4)
+        assert alone.tokens == row.tokens
+
+
 @pytest.mark.parametrize("sizes", [{"data": 8}, {"tensor": 4, "data": 2}, {"tensor": 2, "replica": 2, "data": 2}])
 def test_a_mesh_writes_what_one_device_writes(writer, sizes):
     request = {"chain": NUCLEUS, "max_new_tokens": 12, "seed": 3, "samples": 2, "stop_ids": [4]}
-    prompts = [prompt(9), prompt(1), prompt(30)]
-    with jax.set_mesh(make_mesh(sizes)):
-        found = Generator(model(), vocab_size=VOCAB, context=CONTEXT).generate(prompts, **request)
-    assert [row.tokens for row in found] == [row.tokens for row in writer.generate(prompts, **request)]
+    for prompts in ([prompt(9), prompt(1), prompt(30)], [prompt(1)]):
+        with jax.set_mesh(make_mesh(sizes)):
+            found = Generator(model(), vocab_size=VOCAB, context=CONTEXT).generate(prompts, **request)
+        assert [row.tokens for row in found] == [row.tokens for row in writer.generate(prompts, **request)]
 
 
 # Cost
@@ -363,10 +386,8 @@ def test_a_chain_that_can_not_be_read_says_why_in_one_line(sampler, parts):
 @pytest.mark.parametrize(
     "prompts, new, kind, parts",
     [
-        ([prompt(100)], 29, PromptTooLong, ["prompt 0 has 100 tokens", "29 new", "128", "up to 28", "up to 99 tokens"]),
-        ([[1], prompt(200)], 10, PromptTooLong, ["prompt 1 has 200 tokens", "up to 118 tokens"]),
-        ([[1]], 400, PromptTooLong, ["max_new_tokens up to 127"]),
-        ([prompt(128)], 128, PromptTooLong, ["ask for fewer"]),
+        ([[1], prompt(200)], 10, PromptTooLong, ["prompt 1 has 200 tokens", "context is 128", "127 at most"]),
+        ([prompt(128)], 1, PromptTooLong, ["prompt 0 has 128 tokens"]),
         ([[1], []], 5, PromptError, ["prompt 1 is empty"]),
         ([[1, VOCAB]], 5, PromptError, ["prompt 0", "29", "from 0 to 28"]),
         ([[-1]], 5, PromptError, ["-1", "from 0 to 28"]),

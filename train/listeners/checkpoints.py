@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from train.checkpoint import Checkpoints
-from train.events import Ended, Event, Paused, Saved
+from train.events import Ended, Event, Paused, Saved, Started
 from train.run import Run
 
 
@@ -11,14 +11,16 @@ class Saving:
     """`about` is what every checkpoint says of itself besides step and scores: config, tokenizer, fingerprints."""
 
     def __init__(self, checkpoints: Checkpoints, about: dict):
-        self.checkpoints, self.about, self.saved = checkpoints, about, -1
+        self.checkpoints, self.about, self.saved = checkpoints, about, 0
 
     def __call__(self, run: Run, event: Event) -> None:
         match event:
-            case Paused(step) if step % run.experiment.checkpoints.every == 0:
+            case Started(step):
+                self.saved = step
+            case Paused(step) if step % run.experiment.checkpoints.every == 0 and step > self.saved:
                 self.save(run, step)
             case Ended(step):
-                if step != self.saved and step > 0:
+                if step > self.saved:
                     self.save(run, step)
                 self.checkpoints.wait()
 

@@ -51,6 +51,9 @@ class ConsoleLines:
 
     def started(self, run: Run, step: int) -> None:
         devices = run.mesh.devices
+        if step >= run.experiment.steps:
+            self.say(f"{run.folder} is at its last step, {step}; --set steps={2 * step} would go on")
+            return
         self.say(
             f"{run.experiment.name}: steps {step} to {run.experiment.steps} on {devices.size} "
             f"{devices.flat[0].device_kind} device{'s' if devices.size > 1 else ''}, into {run.folder}"

@@ -10,7 +10,7 @@ from train.run import Run
 
 def evaluation(run: Run, event: Event) -> None:
     e = run.experiment
-    if not isinstance(event, Paused) or run.stop:
+    if not isinstance(event, Paused) or run.stop or event.step in run.scores:
         return
     if event.step % e.evaluation.every and event.step < e.steps:
         return

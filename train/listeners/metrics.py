@@ -26,8 +26,10 @@ class Metrics:
             case Measured(steps):
                 self.flush()
                 self.held = {values["step"]: self.line(run, values) for values in steps}
-            case Evaluated(step, values):
-                self.held.setdefault(step, {"step": step}).update(values)
+            case Evaluated(step, values) if step in self.held:
+                self.held[step].update(values)
+            case Evaluated(step, values):  # its line was written before a signal stopped the run there
+                rewrite(self.file, [line | values if line["step"] == step else line for line in read(self.file)])
             case Paused() | Ended():
                 self.flush()
 
@@ -58,9 +60,11 @@ def read(file: Path) -> list[dict]:
 
 def keep_until(file: Path, step: int) -> None:
     """Drops the lines after `step`, and a torn one: the run goes on from there."""
-    if not file.is_file():
-        return
-    kept = [line for line in read(file) if line["step"] <= step]
+    if file.is_file():
+        rewrite(file, [line for line in read(file) if line["step"] <= step])
+
+
+def rewrite(file: Path, lines: list[dict]) -> None:
     beside = file.with_suffix(".rewritten")
-    beside.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    beside.write_text("".join(json.dumps(line) + "\n" for line in lines))
     beside.replace(file)
