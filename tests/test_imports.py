@@ -1,0 +1,100 @@
+"""The arrows of the house: who may import whom. Read from the source, so that nothing need be importable."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {
+    "launch": {"launch", "configs", "train", "model", "data"},
+    "train": {"train", "model", "data"},
+    "configs": {"configs", "model.config", "data.config", "train.config"},
+    "model": {"model"},
+    "data": {"data"},
+}
+# Inside model a file may import those to the right of it, and its own row.
+LAYERS = [
+    {"model.decode"},
+    {"model.transformer"},
+    {"model.attention", "model.mlp"},
+    {"model.reading"},
+    {"model.layers", "model.cache", "model.kernels", "model.positions"},
+    {"model.config", "model.sharding", "model.cost"},
+]
+# Heavy or foreign libraries, and the only packages that may know them.
+ONLY_IN = {"optax": {"train"}, "orbax": {"train"}, "flax": {"model", "train"}, "rich": {"train", "launch"}, "torch": {"launch"},
+           "transformers": {"launch"}, "jax": {"model", "train", "launch"}}  # fmt: skip
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module(path) for path in FILES}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file names, at its top or inside a function: `from a import b` is a.b where that is a module."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in inner}
+    return found
+
+
+def row(name: str) -> int | None:
+    """The row of LAYERS a module stands in, or None."""
+    places = [i for i, names in enumerate(LAYERS) if any(name == n or name.startswith(n + ".") for n in names)]
+    return places[0] if places else None
+
+
+def test_every_file_of_the_house_is_read():
+    assert len(FILES) > 60 and "model.transformer" in MODULES and "train.listeners.console" in MODULES
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_arrows_between_packages(path):
+    package = module(path).split(".")[0]
+    for name in imports(path):
+        if name.split(".")[0] in PACKAGES:
+            allowed = PACKAGES[package]
+            assert any(name == a or name.startswith(a + ".") for a in allowed), f"{module(path)} imports {name}"
+        if name.split(".")[0] in ONLY_IN:
+            assert package in ONLY_IN[name.split(".")[0]], f"{module(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if module(p).startswith("model")], ids=module)
+def test_arrows_inside_model(path):
+    here = row(module(path))
+    for name in imports(path):
+        there = row(name)
+        if here is not None and there is not None:
+            assert there >= here, f"{module(path)} imports {name}, which stands above it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_every_file_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{module(path)} has no docstring"
+
+
+def test_the_configs_of_training_need_no_jax():
+    """train/config.py and what it imports are dataclasses only."""
+    waiting, seen = ["train.config"], set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        file = ROOT / (name.replace(".", "/") + ".py")
+        named = imports(file if file.is_file() else file.with_suffix("") / "__init__.py")
+        assert not {n.split(".")[0] for n in named} & {"jax", "optax", "flax", "orbax"}, name
+        waiting += [n for n in named & MODULES if n not in seen]
+
+
+def test_the_top_level_holds_what_its_owner_fixed():
+    known = {"pyproject.toml", "requirements.lock", "README.md", "LICENSE", *PACKAGES, "tests"}
+    ignored = {"runs", "build", "skald.egg-info", "__pycache__"}
+    assert {p.name for p in ROOT.iterdir() if not p.name.startswith(".")} - ignored <= known
