@@ -16,7 +16,16 @@ COMMANDS = {
     "bench": ("measure this machine, alone or against a peer", "skald bench train --against hf"),
 }
 WRONG_INPUT = ("ConfigError", "SamplerError")  # exit status 2: arguments or config; every other expected error is 1
-EXPECTED = (*WRONG_INPUT, "DataError", "RunError", "CheckpointError", "PromptError", "PromptTooLong", "ShardingError")
+EXPECTED = (
+    *WRONG_INPUT,
+    "DataError",
+    "RunError",
+    "CheckpointError",
+    "PromptError",
+    "PromptTooLong",
+    "ShardingError",
+    "PeerError",
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,7 +88,7 @@ def bench_arguments(command: argparse.ArgumentParser) -> None:
     config_arguments(command)
     command.add_argument("--against", choices=["hf"], help="run a peer in turn with ours: Hugging Face on PyTorch")
     command.add_argument("--runs", type=positive, default=5, help="counted runs of each side")
-    command.add_argument("--batch", type=positive, default=1, help="decode: sequences at one time")
+    command.add_argument("--batch", type=positive, action="append", help="decode: sequences at a time (default 1, 8)")
 
 
 def positive(text: str) -> int:

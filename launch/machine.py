@@ -15,7 +15,7 @@ def cache() -> Path:
 
 
 def tuning():
-    """launch/cpu.py where it is there: without it everything runs, more slowly on CPU."""
+    """launch/cpu where it is there: without it everything runs, more slowly on CPU."""
     return importlib.import_module("launch.cpu") if importlib.util.find_spec("launch.cpu") else None
 
 
@@ -38,3 +38,10 @@ def fitted(experiment: Experiment) -> Experiment:
     if jax.default_backend() == "cpu" and tuning():
         return tuning().fitted(experiment, len(jax.devices()))
     return experiment
+
+
+def tuned(function):
+    """A training step as this machine runs it best; the same numbers."""
+    import jax  # after prepare
+
+    return tuning().tuned(function) if jax.default_backend() == "cpu" and tuning() else function

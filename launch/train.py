@@ -59,7 +59,7 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
         words = from_json(source.about["tokenizer"])
     data = open_data(experiment.data, experiment.batch_size, experiment.seed, machine.cache(), words, report)
     check(experiment, data.tokenizer.vocab_size)
-    run = Run(machine.fitted(experiment), folder, data, [])
+    run = Run(machine.fitted(experiment), folder, data, [], machine.tuned)
     run.lease = lease  # held as long as the run
     checkpoints = Checkpoints(folder, experiment.checkpoints.keep_last, experiment.checkpoints.keep_best)
     run.state = first_state(run, checkpoints, source, report)

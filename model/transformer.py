@@ -109,9 +109,17 @@ class Stack(nnx.Module):
         keys = None if key is None else jax.random.split(key, self.config.repeats)
         if execution.layers == "scan":
             return jax.lax.scan(repeat, x_BTD, (self.pattern, keys))[0]
-        for index in range(self.config.repeats):
-            x_BTD, _ = repeat(x_BTD, jax.tree.map(lambda x, i=index: x[i], (self.pattern, keys)))
+        for given in taken_apart((self.pattern, keys), self.config.repeats):
+            x_BTD, _ = repeat(x_BTD, given)
         return x_BTD
+
+
+def taken_apart(stacked, count: int) -> list:
+    """A tree of stacked arrays [L, ...] as L trees. By one split, whose gradient is one concatenation: indexing, layer
+    after layer, would add up L arrays of the whole stack's size."""
+    leaves, structure = jax.tree.flatten(stacked)
+    parts = [[jnp.squeeze(part, 0) for part in jax.lax.split(leaf, [1] * count)] for leaf in leaves]
+    return [structure.unflatten(layer) for layer in zip(*parts, strict=True)]
 
 
 class Transformer(nnx.Module):

@@ -23,8 +23,15 @@ LAYERS = [
     {"model.config", "model.sharding", "model.cost"},
 ]
 # Heavy or foreign libraries, and the only packages that may know them.
-ONLY_IN = {"optax": {"train"}, "orbax": {"train"}, "flax": {"model", "train"}, "rich": {"train", "launch"}, "torch": {"launch"},
-           "transformers": {"launch"}, "jax": {"model", "train", "launch"}}  # fmt: skip
+ONLY_IN = {
+    "jax": {"model", "train", "launch"},
+    "flax": {"model", "train"},
+    "optax": {"train"},
+    "orbax": {"train"},
+    "rich": {"train", "launch"},
+    "torch": {"launch"},
+    "transformers": {"launch"},
+}
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 

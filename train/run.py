@@ -26,15 +26,25 @@ class RunError(ValueError):
 
 
 class Run:
-    """What the loop and the listeners share. `stop` names the signal once one was received."""
+    """What the loop and the listeners share. `stop` names the signal once one was received.
 
-    def __init__(self, experiment: Experiment, folder: Path, data: Pipeline, listeners: Sequence[Callable]):
+    `tuned` may rewrite the step for the machine before it is compiled: the numbers stay the same.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        folder: Path,
+        data: Pipeline,
+        listeners: Sequence[Callable],
+        tuned: Callable = lambda steps: steps,
+    ):
         self.experiment, self.folder, self.data, self.listeners = experiment, folder, data, listeners
         self.mesh = make_mesh(vars(experiment.mesh))
         self.step, self.stop = 0, ""
         self.state: state.State | None = None
         self.scores: dict[int, dict] = {}  # step -> what evaluation found there
-        self.train_steps = jax.jit(functools.partial(step.train_steps, experiment), donate_argnums=0)
+        self.train_steps = jax.jit(tuned(functools.partial(step.train_steps, experiment)), donate_argnums=0)
 
     def abstract_state(self) -> state.State:
         """Shapes, types and shardings of the state on this mesh; nothing is computed."""

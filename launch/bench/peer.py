@@ -1,0 +1,41 @@
+"""A peer in a process of its own, with its own libraries and threads: runs when told, answers tokens a second."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+
+class PeerError(RuntimeError):
+    """The peer can't run here: one line that says what to install or to change."""
+
+
+class Peer:
+    """Hugging Face's GPT-2 of an experiment's shape. Call it for one run; close it at the end."""
+
+    def __init__(self, what: str, experiment: dict, case: dict):
+        self.name = "Hugging Face transformers on PyTorch"
+        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "launch.bench.huggingface", what, json.dumps(experiment), json.dumps(case)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        self.name = self.answer()
+
+    def __call__(self) -> float:
+        self.process.stdin.write("run\n")
+        self.process.stdin.flush()
+        return float(self.answer())
+
+    def answer(self) -> str:
+        line = self.process.stdout.readline().strip()
+        if not line or line.startswith("error: "):
+            self.process.wait()
+            raise PeerError(line.removeprefix("error: ") or "the peer ended without an answer; see above")
+        return line
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()

@@ -1,0 +1,63 @@
+"""The training speed of a config: the loop of train/loop.py on real rows, with no listener but a clock."""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from data.pipeline import open_data
+from launch import machine
+from model import cost
+from train.config import Experiment
+from train.loop import train
+from train.run import Run, check
+
+CONFIG = "shakespeare:nanogpt"
+SECONDS = 4.0  # of a counted run, about
+
+
+def cases(experiment: Experiment, arguments: Namespace) -> list[dict]:
+    return [{"batch": experiment.batch_size}]
+
+
+def task(experiment: Experiment, batch: int):
+    """A function that trains on for about SECONDS and returns tokens a second."""
+    e = replace(experiment, batch_size=batch, steps=10**9)  # no pause falls into a run
+    e = replace(e, evaluation=replace(e.evaluation, every=10**9), checkpoints=replace(e.checkpoints, every=10**9))
+    data = open_data(e.data, e.batch_size, e.seed, machine.cache())
+    check(e, data.tokenizer.vocab_size)
+    run = Run(machine.fitted(e), Path(), data, [], machine.tuned)
+    run.state = run.create_state()
+    size = [2 * run.next_count()]
+
+    def once() -> float:
+        first, run.step = run.step, 0
+        run.experiment = replace(run.experiment, steps=size[0])
+        start = time.perf_counter()
+        train(run)
+        jax.block_until_ready(run.state)
+        seconds = time.perf_counter() - start
+        done, run.step = run.step, first + run.step
+        size[0] = max(1, round(SECONDS / seconds * done / size[0])) * size[0] if first == 0 else size[0]
+        return done * e.batch_size * e.data.length / seconds
+
+    once()
+    return once
+
+
+def limit(experiment: Experiment, batch: int) -> float:
+    """Tokens a second at the rate of a large float32 matrix product on this machine, best of several."""
+    size, best = 1024, float("inf")
+    a = jnp.ones((size, size))
+    multiply = jax.jit(lambda a: a @ a)
+    multiply(a).block_until_ready()
+    for _ in range(20):
+        start = time.perf_counter()
+        multiply(a).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / cost.training_flops(experiment.model, experiment.data.length)
