@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from launch import machine
 
-machine.prepare("write")  # before JAX is imported, here or below
+machine.prepare()  # before JAX is imported, here or below
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 import textwrap
+import threading
+
+from launch import experiments, machine
 
 COMMANDS = {
     "configs": ("list every config with its parameters", "skald configs"),
@@ -15,17 +19,10 @@ COMMANDS = {
     "evaluate": ("score a checkpoint", "skald evaluate runs/shakespeare@best --json"),
     "bench": ("measure this machine, alone or against a peer", "skald bench train --against hf"),
 }
-WRONG_INPUT = ("ConfigError", "SamplerError")  # exit status 2: arguments or config; every other expected error is 1
-EXPECTED = (
-    *WRONG_INPUT,
-    "DataError",
-    "RunError",
-    "CheckpointError",
-    "PromptError",
-    "PromptTooLong",
-    "ShardingError",
-    "PeerError",
-)
+BENCHED = {"train": "shakespeare:nanogpt", "decode": "gpt2:small"}  # what is measured where nothing is named
+# By name, for their modules import JAX. Wrong arguments or config: exit status 2; work that failed: 1.
+WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError", "ShardingError")
+EXPECTED = (*WRONG_INPUT, "DataError", "RunError", "PeerError")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -100,11 +97,15 @@ def positive(text: str) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
+    if not arguments.debug:  # Orbax and its threads also print the tracebacks of what they raise
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        sys.excepthook = threading.excepthook = lambda *_: None
     try:
-        from launch import machine  # after the arguments: --help and their errors need no JAX
-
-        purpose = "train" if arguments.command == "train" or getattr(arguments, "what", "") == "train" else "write"
-        machine.prepare(purpose)
+        if "config" in arguments:
+            name = arguments.config or BENCHED[arguments.what]
+            arguments.experiment = experiments.resolve(name, arguments.set, arguments.seed)
+        trains = arguments.command == "train" or getattr(arguments, "what", "") == "train"
+        machine.prepare(arguments.experiment if trains else None)  # and only now JAX is imported
         return importlib.import_module(f"launch.{arguments.command}").command(arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `skald generate … | head`

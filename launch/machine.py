@@ -19,10 +19,13 @@ def tuning():
     return importlib.import_module("launch.cpu") if importlib.util.find_spec("launch.cpu") else None
 
 
-def prepare(purpose: str = "train") -> None:
-    """Sets flags from the environment's point of view and turns the compilation cache on. Call before any JAX work."""
+def prepare(experiment: Experiment | None = None) -> None:
+    """Sets flags for training `experiment`, or for writing, and turns the compilation cache on. Call before JAX works.
+
+    The environment's own flags stay.
+    """
     if tuning():
-        tuning().set_flags(purpose)
+        tuning().set_flags(experiment)
     import jax  # only now: XLA reads its flags when it is loaded
 
     folder = cache() / "compiled"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from data import tokenizer
 from data.pipeline import open_data
 from launch import experiments, machine, writing
 from model import cost
@@ -32,10 +33,9 @@ STOPPED = 75  # exit status: stopped by a signal, after a checkpoint was saved
 
 
 def command(arguments: Namespace) -> int:
-    experiment = experiments.resolve(arguments.config, arguments.set, arguments.seed)
     folder = Path(arguments.run_dir) if arguments.run_dir else experiments.default_folder(arguments.config)
     log = sys.stderr.write
-    run, checkpoints = open_run(experiment, folder, lambda line: log(line + "\n"), arguments.start_from)
+    run, checkpoints = open_run(arguments.experiment, folder, lambda line: log(line + "\n"), arguments.start_from)
     reason = train(run)
     checkpoints.close()
     if arguments.json:
@@ -45,22 +45,22 @@ def command(arguments: Namespace) -> int:
 
 
 def open_run(experiment: Experiment, folder: Path, report, start_from: str | None = None) -> tuple[Run, Checkpoints]:
-    """The run in `folder`, at its newest checkpoint or at step 0, with every listener; nothing is lost on the way."""
-    lease = claim(folder)
-    saved = read_config(folder)
-    if saved is not None:
-        for line in check_identity(saved, experiment, folder):
-            report(f"changed since the run began: {line}")
-    source = find(start_from) if start_from else None
-    words = None
-    if source is not None:
-        from data.tokenizer import from_json  # a fine-tuning run writes with the tokenizer it was pretrained with
+    """The run in `folder`, at its newest checkpoint or at step 0, with every listener.
 
-        words = from_json(source.about["tokenizer"])
+    The folder is made, or touched, only once all that can be known to be wrong was found right.
+    """
+    if folder.is_file():
+        raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
+    saved = read_config(folder)
+    changed = check_identity(saved, experiment, folder) if saved else []
+    source = find(start_from) if start_from else None
+    words = tokenizer.from_json(source.about["tokenizer"]) if source else None  # weights know their own tokens only
     data = open_data(experiment.data, experiment.batch_size, experiment.seed, machine.cache(), words, report)
     check(experiment, data.tokenizer.vocab_size)
     run = Run(machine.fitted(experiment), folder, data, [], machine.tuned)
-    run.lease = lease  # held as long as the run
+    run.lease = claim(folder)  # held as long as the run
+    for line in changed:
+        report(f"changed since the run began: {line}")
     checkpoints = Checkpoints(folder, experiment.checkpoints.keep_last, experiment.checkpoints.keep_best)
     run.state = first_state(run, checkpoints, source, report)
     run.step = int(run.state.step)
@@ -78,8 +78,6 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
 
 def claim(folder: Path) -> Lease:
     """The run's folder, made where it is not, and held. Raises RunError where it can't be written."""
-    if folder.is_file():
-        raise RunError(f"{folder} is a file; --run-dir names a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return Lease(folder)

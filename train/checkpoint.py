@@ -63,6 +63,13 @@ class Checkpoints:
         args["about"] = ocp.args.JsonSave({**about, "step": step, "saved": time.time(), "scores": scores or {}})
         self.manager.save(step, args=ocp.args.Composite(**args), metrics=scores or {"eval/loss": float("inf")})
 
+    def published(self) -> bool:
+        """Whether nothing is being saved any more. Raises what made the last save fail."""
+        if self.manager.is_saving_in_progress():
+            return False
+        self.wait()
+        return True
+
     def wait(self) -> None:
         self.manager.wait_until_finished()
 

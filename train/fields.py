@@ -9,10 +9,13 @@ import dataclasses
 import difflib
 import functools
 import json
+import math
 import sys
 import types
 import typing
 from typing import Any
+
+PYTHON = {"None": "null", "True": "true", "False": "false"}  # as people write them on a command line
 
 
 class ConfigError(ValueError):
@@ -76,6 +79,8 @@ def build(kind: type, given: dict, path: str):
 
 def scalar(choices: tuple, value, path: str):
     """A number, truth value, string or literal. Whole floats pass as integers, integers as floats; nothing else."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path}: must be finite, got {value}")
     for choice in choices:
         if typing.get_origin(choice) is typing.Literal and value in typing.get_args(choice):
             return value
@@ -107,7 +112,7 @@ def nearest(name, known) -> str:
 def replaced(config, path: str, text: str):
     """`config` with the field at `path` set from a person's text (JSON, or a bare word). Raises ConfigError."""
     try:
-        value = json.loads(text)
+        value = json.loads(PYTHON.get(text, text))
     except json.JSONDecodeError:
         value = text
 

@@ -6,9 +6,7 @@ import json
 import statistics
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 
-from launch import experiments
 from launch.bench import decoding, training
 from launch.bench.peer import Peer
 from train import fields
@@ -16,10 +14,9 @@ from train import fields
 
 def command(arguments: Namespace) -> int:
     bench = {"train": training, "decode": decoding}[arguments.what]
-    experiment = experiments.resolve(arguments.config or bench.CONFIG, arguments.set, arguments.seed)
     found = []
-    for case in bench.cases(experiment, arguments):
-        found.append(measured(bench, experiment, case, arguments))
+    for case in bench.cases(arguments):
+        found.append(measured(bench, arguments.experiment, case, arguments))
         if not arguments.json:
             print(line(found[-1]), flush=True)
     if arguments.json:
@@ -63,6 +60,3 @@ def line(found: dict) -> str:
         other = found["against"]
         text += f"; {other['name']} {other['tokens_per_second']:,.0f}; ratio {found['ratio']:.2f}"
     return f"{text}; limit of this machine {found['limit_tokens_per_second']:,.0f}"
-
-
-Task = Callable[[], float]  # one counted run: tokens a second

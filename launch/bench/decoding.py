@@ -15,11 +15,10 @@ from model.decode.generate import Generator
 from model.transformer import Transformer
 from train.config import Experiment
 
-CONFIG = "gpt2:small"
 PROMPT, NEW = 32, 128
 
 
-def cases(experiment: Experiment, arguments: Namespace) -> list[dict]:
+def cases(arguments: Namespace) -> list[dict]:
     return [{"batch": batch} for batch in arguments.batch or [1, 8]]
 
 

@@ -17,12 +17,11 @@ from train.config import Experiment
 from train.loop import train
 from train.run import Run, check
 
-CONFIG = "shakespeare:nanogpt"
 SECONDS = 4.0  # of a counted run, about
 
 
-def cases(experiment: Experiment, arguments: Namespace) -> list[dict]:
-    return [{"batch": experiment.batch_size}]
+def cases(arguments: Namespace) -> list[dict]:
+    return [{"batch": arguments.experiment.batch_size}]
 
 
 def task(experiment: Experiment, batch: int):

@@ -5,6 +5,7 @@ launch/machine.py calls it where it is there. Figures: README, "Speed".
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 
@@ -15,15 +16,24 @@ PASSES = ("cse_barrier_expander", "tree_reduction_rewriter")  # the first drops 
 # splits a sum over rows into many small ones
 
 
-def set_flags(purpose: str) -> None:
-    """One XLA device a core for training; what the user's own XLA_FLAGS say stays."""
+def set_flags(experiment: Experiment | None) -> None:
+    """One XLA device a core for a training step; what the user's own XLA_FLAGS say stays."""
     given = os.environ.get("XLA_FLAGS", "")
     flags = {}
-    if purpose == "train":
+    if experiment is not None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        flags = {"xla_force_host_platform_device_count": str(cores), "xla_disable_hlo_passes": ",".join(PASSES)}
+        flags["xla_force_host_platform_device_count"] = str(devices(experiment, cores))
+        flags["xla_disable_hlo_passes"] = ",".join(PASSES)
     added = [f"--{name}={value}" for name, value in flags.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+
+
+def devices(experiment: Experiment, cores: int) -> int:
+    """As many as the cores carry of those over which mesh and rows divide."""
+    asked = math.prod(size for size in vars(experiment.mesh).values() if size)
+    rows = experiment.batch_size // max(1, experiment.microbatches)
+    fits = [n for n in range(asked, cores + 1, asked) if rows % n == 0]
+    return max(fits, default=cores) if 0 in vars(experiment.mesh).values() else cores
 
 
 def fitted(experiment: Experiment, devices: int) -> Experiment:
