@@ -7,6 +7,7 @@ config, tokenizer, data fingerprints, scores. Names RUN, RUN@STEP, RUN@latest, R
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +15,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
+from train.run import RunError
 from train.state import State
 
 
@@ -47,21 +48,45 @@ def items(state: State) -> dict:
     return {name: flat(tree) for name, tree in held.items() if tree is not None and flat(tree)}
 
 
-class Checkpoints:
-    """The checkpoints of one run, for its trainer. `keep_best` are chosen by the lowest eval/loss."""
+class Keep:
+    """Orbax's preservation policy of a run: the last ones, and of those that were scored the best.
 
-    def __init__(self, folder: Path, keep_last: int, keep_best: int):
-        self.folder = folder / "checkpoints"
-        best = policies.BestN(get_metric_fn=lambda m: m["eval/loss"], reverse=True, n=keep_best)
-        keep = [policies.LatestN(keep_last), *([best] if keep_best else [])]
-        options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(keep))
+    Scores of checkpoints from before a restart are read from the checkpoints themselves.
+    """
+
+    def __init__(self, run: Path, last: int, best: int):
+        self.last, self.best = last, best
+        self.losses = {step: about(run, step)["scores"].get("eval/loss") for step in published(run)}
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        del context
+        steps = sorted(checkpoint.step for checkpoint in checkpoints)
+        scored = sorted((self.losses[step], step) for step in steps if self.losses.get(step) is not None)
+        kept = {*steps[-self.last :], *(step for _, step in scored[: self.best])}
+        return [checkpoint.step in kept for checkpoint in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints of one run, for its trainer. The best are those of the lowest eval/loss."""
+
+    def __init__(self, run: Path, keep_last: int, keep_best: int):
+        self.folder, self.keep = run / "checkpoints", Keep(run, max(1, keep_last), keep_best)
+        options = ocp.CheckpointManagerOptions(preservation_policy=self.keep)
         self.manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
 
     def save(self, step: int, state: State, about: dict, scores: dict | None) -> None:
         """Starts saving; returns once the arrays are copied off. Errors of an earlier save are raised here."""
+        needed = sum(x.nbytes for arrays in items(state).values() for x in arrays.values())
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:  # Orbax would find out too, with pages of tracebacks and an unfinished folder
+            raise RunError(
+                f"{self.folder}: a checkpoint takes {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB left; "
+                f"free some and start the same command again"
+            )
         args = {name: ocp.args.StandardSave(arrays) for name, arrays in items(state).items()}
         args["about"] = ocp.args.JsonSave({**about, "step": step, "saved": time.time(), "scores": scores or {}})
-        self.manager.save(step, args=ocp.args.Composite(**args), metrics=scores or {"eval/loss": float("inf")})
+        self.keep.losses[step] = (scores or {}).get("eval/loss")
+        self.manager.save(step, args=ocp.args.Composite(**args))
 
     def published(self) -> bool:
         """Whether nothing is being saved any more. Raises what made the last save fail."""

@@ -1,0 +1,173 @@
+"""`skald train` in real processes: its files, stops and resumes, and what may not be lost."""
+
+import json
+import shutil
+import signal
+import time
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+pytestmark = pytest.mark.timeout(400)
+STEPS = 40
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(lines: list[dict]) -> list[dict]:
+    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+
+
+def arrays(folder, step: int) -> dict:
+    read = ocp.StandardCheckpointer()
+    return {item: read.restore(folder / "checkpoints" / str(step) / item) for item in ("model", "optimizer")}
+
+
+def same_arrays(one: dict, other: dict) -> bool:
+    return all(np.array_equal(one[item][k], other[item][k]) for item in one for k in one[item] | other[item])
+
+
+def test_a_run_leaves_the_files_of_the_contract(trained):
+    lines = metrics(trained)
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert all(line["tokens"] == line["step"] * 8 * 32 for line in lines)
+    assert all({"train/loss", "rate", "grad_norm", "tokens_per_second"} <= line.keys() for line in lines)
+    assert [line["step"] for line in lines if "eval/loss" in line] == [20, 40]
+    assert lines[-1]["eval/loss"] < 3.5 < np.log(65) < lines[0]["train/loss"] + 0.5
+    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["20", "40"]
+    assert sorted(p.name for p in (trained / "samples").iterdir()) == ["20.txt", "40.txt"]
+    assert len((trained / "samples" / "40.txt").read_text()) >= 40
+    assert any((trained / "tensorboard").iterdir())
+    assert json.loads((trained / "config.json").read_text())["experiment"]["steps"] == STEPS
+
+
+def test_tensorboard_holds_the_same_figures(trained):
+    """Read back with the record format's own checksums; tags and values as protocol buffers."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    (file,) = (trained / "tensorboard").iterdir()
+    content, place, found = file.read_bytes(), 0, {}
+    while place < len(content):
+        size = int.from_bytes(content[place : place + 8], "little")
+        event = Event.FromString(content[place + 12 : place + 12 + size])
+        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        place += size + 16
+    for line in metrics(trained):
+        assert found["train/loss", line["step"]] == pytest.approx(line["train/loss"], rel=1e-6)
+    assert found["eval/loss", 40] == pytest.approx(metrics(trained)[-1]["eval/loss"], rel=1e-6)
+
+
+def wait_for_line(process, folder, lines: int) -> None:
+    """Until metrics.jsonl has more than so many lines."""
+    file, deadline = folder / "metrics.jsonl", time.monotonic() + 200
+    while not file.is_file() or len(file.read_text().splitlines()) <= lines:
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.02)
+
+
+def test_stopped_and_killed_runs_end_as_one_that_never_was(skald, trained, tmp_path):
+    """Ctrl-C, SIGTERM, kill -9; then to the end: the same lines, each once, and the same bits in the checkpoint."""
+    folder = tmp_path / "run"
+    more = ["--set", "steps_per_dispatch=4", "--set", "checkpoints.every=8"]
+    for number, expected in ((signal.SIGINT, 75), (signal.SIGTERM, 75), (signal.SIGKILL, -9)):
+        process = skald.start("train", skald.config, "--run-dir", folder, *more)
+        wait_for_line(process, folder, len(metrics(folder)) if folder.is_dir() else 0)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == expected, err
+        if expected == 75:
+            assert f"stopped by {number.name} at step" in err
+            steps = [int(p.name) for p in (folder / "checkpoints").iterdir()]
+            assert metrics(folder)[-1]["step"] == max(steps)
+    status, _, err = skald("train", skald.config, "--run-dir", folder, *more)
+    assert status == 0 and "going on from step" in err
+    assert timeless(metrics(folder)) == timeless(metrics(trained))
+    assert same_arrays(arrays(folder, STEPS), arrays(trained, STEPS))
+
+
+def test_a_finished_run_says_so_and_goes_on_with_more_steps(skald, copied):
+    status, _, err = skald("train", skald.config, "--run-dir", copied)
+    assert status == 0 and "is at its last step, 40; --set steps=80 would go on" in err
+    status, _, err = skald("train", skald.config, "--run-dir", copied, "--set", "steps=45")
+    assert status == 0 and "steps: 40 -> 45" in err and "going on from step 40" in err
+    assert [line["step"] for line in metrics(copied)] == list(range(1, 46))
+
+
+def test_keep_last_and_keep_best_and_their_names(skald, copied):
+    """Past the best step the loss is made to rise: @best stays although it is not among the last."""
+    worse = ["--set", "steps=100", "--set", "evaluation.every=10", "--set", "checkpoints.every=10"]
+    worse += ["--set", "checkpoints.keep_last=2", "--set", "evaluation.samples=0"]
+    status, _, err = skald("train", skald.config, "--run-dir", copied, *worse)
+    assert status == 0, err
+    steps = sorted(int(p.name) for p in (copied / "checkpoints").iterdir())
+    scored = {line["step"]: line["eval/loss"] for line in metrics(copied) if "eval/loss" in line}
+    best = min(scored, key=scored.get)
+    assert steps == sorted({90, 100, best})
+    assert skald.json("evaluate", f"{copied}@best")["step"] == best
+    assert skald.json("evaluate", f"{copied}@90")["step"] == 90
+    assert skald.json("evaluate", f"{copied}@latest")["step"] == skald.json("evaluate", copied)["step"] == 100
+
+
+def test_from_starts_a_new_run_with_anothers_weights(skald, trained, tmp_path):
+    status, out, err = skald("train", skald.config, "--from", trained, "--run-dir", tmp_path / "tuned", "--json",
+                             "--set", "optimizer.peak_rate=1e-12", "--set", "steps=2")  # fmt: skip
+    assert status == 0 and "starting from the weights of" in err
+    assert json.loads(out)["eval/loss"] == pytest.approx(metrics(trained)[-1]["eval/loss"], abs=1e-5)
+    assert [line["step"] for line in metrics(tmp_path / "tuned")] == [1, 2]
+
+
+def test_an_average_of_the_weights_is_what_is_scored_and_written_with(skald, tmp_path):
+    run = tmp_path / "averaged"
+    status, _, err = skald("train", skald.config, "--run-dir", run, "--set", "optimizer.average=0.5")
+    assert status == 0, err
+    assert skald.json("evaluate", run)["loss"] == pytest.approx(metrics(run)[-1]["eval/loss"], abs=1e-6)
+    read = ocp.StandardCheckpointer()
+    average, last = (read.restore(run / "checkpoints" / "40" / item) for item in ("average", "model"))
+    assert any(not np.array_equal(average[name], last[name]) for name in last)
+
+
+def test_a_second_trainer_is_refused_and_the_first_goes_on(skald, tmp_path):
+    folder = tmp_path / "run"
+    first = skald.start("train", skald.config, "--run-dir", folder, "--set", "steps=4000",
+                        "--set", "checkpoints.every=4000", "--set", "evaluation.every=4000")  # fmt: skip
+    wait_for_line(first, folder, 0)
+    status, _, err = skald("train", skald.config, "--run-dir", folder, "--set", "steps=4000")
+    assert status == 1 and f"another trainer holds this run (process {first.pid}" in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert first.poll() is None
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=200)
+    assert first.returncode == 75
+
+
+def test_other_text_under_the_same_name_is_refused(skald, tmp_path):
+    text, folder = tmp_path / "text.txt", tmp_path / "run"
+    text.write_text("To be, or not to be, that is the question.\n" * 200)
+    given = ["train", skald.config, "--run-dir", folder, "--set", f"data.source.path={text}", "--set", "steps=2"]
+    given += ["--set", "data.train.stop=0.9", "--set", "data.validation.start=0.9", "--set", "data.validation.stop=1"]
+    given += ["--set", "data.tokenizer.kind=bytes", "--set", "model.vocab_size=256"]
+    status, _, err = skald(*given)
+    assert status == 0, err
+    before = (folder / "metrics.jsonl").read_bytes()
+    text.write_text("Whether 'tis nobler in the mind to suffer the slings.\n" * 200)
+    status, _, err = skald(*given, "--set", "steps=4")
+    assert status == 1 and "was trained on other data (changed: train source" in err
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_without_the_cpu_folder_only_speed_changes(skald, trained, tmp_path):
+    """A copy of the checkout that lacks launch/cpu: the same losses, to rounding."""
+    from tests.launch.conftest import ROOT
+
+    for package in ("model", "data", "train", "configs", "launch"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.rmtree(tmp_path / "launch" / "cpu")
+    bare = type(skald)(skald.folder)
+    bare.environment = {**skald.environment, "PYTHONPATH": str(tmp_path)}
+    status, _, err = bare("train", skald.config, "--run-dir", tmp_path / "run")
+    assert status == 0 and "1 cpu device," in err
+    for one, other in zip(metrics(tmp_path / "run"), metrics(trained), strict=True):
+        assert one["train/loss"] == pytest.approx(other["train/loss"], abs=2e-3)
