@@ -4,12 +4,14 @@ import json
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 pytestmark = pytest.mark.timeout(400)
+ROOT = Path(__file__).parents[2]
 STEPS = 40
 
 
@@ -160,8 +162,6 @@ def test_other_text_under_the_same_name_is_refused(skald, tmp_path):
 
 def test_without_the_cpu_folder_only_speed_changes(skald, trained, tmp_path):
     """A copy of the checkout that lacks launch/cpu: the same losses, to rounding."""
-    from tests.launch.conftest import ROOT
-
     for package in ("model", "data", "train", "configs", "launch"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.rmtree(tmp_path / "launch" / "cpu")

@@ -1,0 +1,169 @@
+"""What users get wrong: one clear line each, the right exit status, nothing lost."""
+
+import hashlib
+import os
+import subprocess
+
+import pytest
+
+pytestmark = pytest.mark.timeout(200)
+HEADS = "model.layers.0.pattern.0.mixer.heads"
+
+
+def refused(skald, status: int, *parts: str, given) -> str:
+    """Runs the command, expects the exit status and one line (after progress lines) that holds all parts."""
+    found, out, err = skald(*given)
+    last = err.strip().splitlines()[-1]
+    assert found == status, err
+    assert last.startswith("skald: ") and "Traceback" not in err and not out
+    assert all(part in last for part in parts), last
+    return err
+
+
+def digest(folder) -> str:
+    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    return hashlib.sha256(b"".join(str(p).encode() + p.read_bytes() for p in files)).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (["nosuch"], ["no config 'nosuch'", "gpt2, llama, shakespeare, vaswani"]),
+        (["shakespear"], ["did you mean 'shakespeare'"]),
+        (["gpt2"], ["needs a variant", "gpt2:small"]),
+        (["gpt2:smal"], ["no variant 'smal'", "did you mean 'small'"]),
+        (["nothere.py"], ["nothere.py: no such config file"]),
+        (["shakespeare", "--set", "model.widht=3"], ["model.widht: no such field", "did you mean 'model.width'"]),
+        (["shakespeare", "--set", "rate=3"], ["rate: no such field"]),
+        (["shakespeare", "--set", "steps"], ["steps: write PATH=VALUE"]),
+        (["shakespeare", "--set", "steps=many"], ["steps: expected an integer, got 'many'"]),
+        (["shakespeare", "--set", "steps=1.5"], ["steps: expected an integer, got 1.5"]),
+        (["shakespeare", "--set", "optimizer.peak_rate=NaN"], ["optimizer.peak_rate: must be finite"]),
+        (["shakespeare", "--set", "data.rows=window"], ["data.rows", "did you mean 'windows'"]),
+        (["shakespeare", "--set", "model.width=130"], ["4 does not divide model.width=130", "try one of [1, 2, 5"]),
+        (["shakespeare", "--set", f"{HEADS}=6"], ["kv_heads: 4 does not divide heads=6", "[1, 2, 3, 6]"]),
+        (["shakespeare", "--set", "model.vocab_size=64"], ["64 is smaller than the tokenizer's 65", "vocab_size=65"]),
+        (["shakespeare", "--set", "batch_size=0"], ["batch_size: must be at least 1, got 0"]),
+        (["shakespeare", "--set", "microbatches=5"], ["microbatches: 5 does not divide batch_size=12", "try 4"]),
+        (["shakespeare", "--set", "data.length=65"], ["data.length: 65 is longer than model.context=64"]),
+        (["shakespeare", "--set", "mesh.tensor=300"], ["tensor=300", "set mesh.data=0"]),
+        (["shakespeare", "--from", "nothere"], ["nothere: no such folder"]),
+    ],
+)  # fmt: skip
+def test_a_config_that_can_not_be_is_refused_before_anything_is_made(skald, tmp_path, arguments, parts):
+    run = tmp_path / "run"
+    refused(skald, 2, *parts, given=["train", *arguments, "--run-dir", run])
+    assert not run.exists()
+
+
+def test_text_that_can_not_be_trained_on(skald, tmp_path):
+    empty, latin, short = tmp_path / "empty.txt", tmp_path / "latin.txt", tmp_path / "short.txt"
+    empty.write_bytes(b"")
+    latin.write_bytes("naïve café".encode("latin-1"))
+    short.write_text("To be, or not to be.")
+    for file, parts in (
+        (empty, ["the file is empty"]),
+        (latin, ["not UTF-8 at byte 2 (0xef)"]),
+        (short, ["fewer than a row of data.length=64"]),
+        (tmp_path / "absent.txt", ["no such file"]),
+    ):
+        given = ["train", "shakespeare", "--run-dir", tmp_path / "run", "--set", f"data.source.path={file}"]
+        refused(skald, 1, str(file), *parts, given=given)
+        assert not (tmp_path / "run").exists()
+    assert latin.read_bytes() == "naïve café".encode("latin-1")
+
+
+def test_a_run_of_another_config_is_not_touched(skald, trained):
+    before = digest(trained)
+    parts = ["holds another run", "data.length: 32 there, 16 here", "seed: 0 there, 5 here", "another --run-dir"]
+    given = ["train", skald.config, "--run-dir", trained, "--seed", "5", "--set", "data.length=16"]
+    refused(skald, 1, *parts, given=given)
+    assert digest(trained) == before
+
+
+def test_a_run_folder_that_is_a_file_or_can_not_be_written(skald, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    refused(skald, 2, f"{file} is a file", given=["train", skald.config, "--run-dir", file])
+    assert file.read_text() == "mine"
+    refused(skald, 1, "can't write there", given=["train", skald.config, "--run-dir", "/proc/skald"])
+    refused(skald, 1, "can't write there", given=["train", skald.config, "--run-dir", file / "below"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_run_folder(skald, tmp_path):
+    tmp_path.chmod(0o500)
+    refused(skald, 1, "can't write there", given=["train", skald.config, "--run-dir", tmp_path / "run"])
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_room(skald, tmp_path):
+    """On a real file system too small for the checkpoints: 120 kB each."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        given = ["train", skald.config, "--run-dir", disk / "run", "--set", "checkpoints.keep_last=9"]
+        err = refused(skald, 1, "free some and start the same command again", given=given)
+        assert len(err) < 2000, "no pages of tracebacks"
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        status, _, err = skald(*given)
+        assert status == 0, err
+        assert len((disk / "run" / "metrics.jsonl").read_text().splitlines()) == 40
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize(
+    "arguments, status, parts",
+    [
+        (["--prompt", "x" * 40], 2, ["40 tokens", "context is 32", "31 at most"]),
+        (["--prompt", ""], 2, ["the prompt is empty"]),
+        (["--prompt", "naïve"], 1, ["character 'ï' (U+00EF) at offset 2"]),
+        (["--sampler", "top_q=3"], 2, ["no link 'top_q'", "did you mean 'top_p'"]),
+        (["--sampler", "temperature=0"], 2, ["temperature is 0", "greedy"]),
+        (["--prompts", "/nowhere.jsonl"], 1, ["/nowhere.jsonl"]),
+    ],
+)
+def test_a_request_that_can_not_be_written_to(skald, trained, arguments, status, parts):
+    refused(skald, status, *parts, given=["generate", trained, *arguments])
+
+
+@pytest.mark.parametrize(
+    "name, parts",
+    [
+        ("@7", ["@7: no such checkpoint", "@20, @40, @latest, @best"]),
+        ("@newest", ["no such checkpoint"]),
+        ("x", ["trainedx: no such folder", "trained"]),
+        ("/config.json", ["a file"]),
+        ("/samples", ["no checkpoint in it"]),
+    ],
+)
+def test_a_checkpoint_that_is_not_there(skald, trained, name, parts):
+    refused(skald, 2, *parts, given=["generate", f"{trained}{name}"])
+    refused(skald, 2, *parts, given=["evaluate", f"{trained}{name}"])
+
+
+def test_windows_that_can_not_be(skald, trained, tmp_path):
+    for given in (["--window", "33"], ["--stride", "33"], ["--window", "8", "--stride", "9"]):
+        refused(skald, 2, "wanted 1 <= stride <= window <= context=32", given=["evaluate", trained, *given])
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    given = ["evaluate", trained, "--text", tmp_path / "latin.txt"]
+    refused(skald, 1, "latin.txt: not UTF-8 at byte 3", given=given)
+
+
+def test_arguments_that_are_none_show_the_usage(skald):
+    for given in ([], ["nonsense"], ["train"], ["generate", "x", "--num-samples", "0"], ["bench", "nothing"]):
+        status, _, err = skald(*given)
+        assert status == 2 and err.startswith("usage: skald")
+
+
+def test_every_command_has_help_with_an_example(skald):
+    for command in ("configs", "train", "generate", "evaluate", "bench"):
+        status, out, _ = skald(command, "--help")
+        assert status == 0 and f"example: skald {command}" in out
+
+
+def test_debug_shows_where(skald):
+    status, _, err = skald("train", "nosuch", "--debug")
+    assert status == 1 and "Traceback" in err and "no config 'nosuch'" in err

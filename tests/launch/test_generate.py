@@ -1,0 +1,73 @@
+"""`skald generate`: what it prints, in which form, and that the text is the model's own."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.timeout(300)
+ROOT = Path(__file__).parents[2]
+KEYS = {"prompt", "text", "tokens", "finish_reason", "seed", "sampler"}
+
+
+@pytest.fixture(scope="module")
+def characters() -> list[str]:
+    """Every character of the corpus, sorted: what a character tokenizer's ids stand for."""
+    return sorted(set((ROOT / "data" / "corpora" / "tinyshakespeare.txt").read_text()))
+
+
+def test_json_has_the_keys_of_the_contract(skald, trained, characters):
+    found = skald.json("generate", trained, "--prompt", "ROMEO:", "--max-new-tokens", "50", "--num-samples", "3",
+                       "--seed", "7", "--sampler", "top_k=9, temperature=0.80", "--logprobs")  # fmt: skip
+    assert found["step"] == 40 and len(found["samples"]) == 3
+    for sample in found["samples"]:
+        assert KEYS | {"logprobs"} == sample.keys()
+        assert (sample["prompt"], sample["seed"], sample["finish_reason"]) == ("ROMEO:", 7, "length")
+        assert sample["sampler"] == "top_k=9,temperature=0.8"
+        assert len(sample["tokens"]) == len(sample["logprobs"]) == len(sample["text"]) == 50
+        assert sample["text"] == "".join(characters[token] for token in sample["tokens"])
+    assert len({sample["text"] for sample in found["samples"]}) == 3
+
+
+def test_text_on_a_terminal_is_the_text_of_json_and_goes_past_the_context(skald, trained):
+    """The context is 32: 70 tokens need several windows."""
+    asked = ["generate", trained, "--prompt", "KING ", "--max-new-tokens", "70", "--seed", "3"]
+    (sample,) = skald.json(*asked)["samples"]
+    status, out, err = skald(*asked)
+    assert status == 0 and out == sample["prompt"] + sample["text"] + "\n"
+    assert err.strip() == "[temperature=0.8,top_p=0.95, seed 3]"
+
+
+def test_a_stop_text_ends_the_text_before_it(skald, trained):
+    asked = ["generate", trained, "--prompt", "A", "--max-new-tokens", "60", "--seed", "5"]
+    (free,) = skald.json(*asked)["samples"]
+    stop = free["text"][20:22]
+    (stopped,) = skald.json(*asked, "--stop", stop, "--stop", "never written")["samples"]
+    assert stopped["text"] == free["text"][: free["text"].index(stop)]
+    assert stopped["finish_reason"] == "stop"
+
+
+def test_prompts_from_a_file_are_answered_line_by_line_as_alone(skald, trained, tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "ROMEO:"}\n"JULIET:"\n')
+    asked = ["generate", trained, "--max-new-tokens", "20", "--seed", "1"]
+    status, out, err = skald(*asked, "--prompts", file)
+    assert status == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [line["prompt"] for line in lines] == ["ROMEO:", "JULIET:"]
+    assert skald.json(*asked, "--prompt", "JULIET:")["samples"] == [lines[1]]
+
+
+def test_greedy_follows_the_models_own_logits(skald, trained):
+    """Against the whole text read without a cache, token by token, through the Python surface."""
+    (sample,) = skald.json("generate", trained, "--prompt", "The", "--max-new-tokens", "20", "--sampler", "greedy")[
+        "samples"
+    ]
+    from launch.api import load
+
+    run = load(str(trained))
+    ids = run.tokenizer.encode("The")
+    for token in sample["tokens"]:
+        logits_V = run.logits([ids])[0, -1]
+        assert logits_V[token] >= logits_V.max() - 1e-5
+        ids.append(token)
