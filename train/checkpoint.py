@@ -20,6 +20,9 @@ from train.run import RunError
 from train.state import State
 
 
+METADATA = 1_000_000  # bytes: more than all that a checkpoint holds besides its arrays
+
+
 class CheckpointError(ValueError):
     """A checkpoint that is not there, or can't be read or written: one line."""
 
@@ -76,7 +79,7 @@ class Checkpoints:
 
     def save(self, step: int, state: State, about: dict, scores: dict | None) -> None:
         """Starts saving; returns once the arrays are copied off. Errors of an earlier save are raised here."""
-        needed = sum(x.nbytes for arrays in items(state).values() for x in arrays.values())
+        needed = METADATA + sum(x.nbytes for arrays in items(state).values() for x in arrays.values())
         free = shutil.disk_usage(self.folder).free
         if free < needed:  # Orbax would find out too, with pages of tracebacks and an unfinished folder
             raise RunError(

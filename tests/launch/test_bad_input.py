@@ -97,7 +97,7 @@ def test_a_read_only_run_folder(skald, tmp_path):
 
 
 def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_room(skald, tmp_path):
-    """On a real file system too small for the checkpoints: 120 kB each."""
+    """On a real file system too small for a checkpoint."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk], capture_output=True).returncode:
