@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import jax
 
 from data import tokenizer
+from launch import machine
 from model.transformer import Transformer
 from train import fields
 from train.checkpoint import find
@@ -21,7 +20,7 @@ class Checkpointed:
         self.name, self.step, self.folder = name, found.step, found.folder
         self.config: Experiment = fields.from_json(Experiment, found.about["config"])
         self.tokenizer = tokenizer.from_json(found.about["tokenizer"])
-        execution = replace(self.config.execution, remat="none")
+        execution = machine.writing(self.config.execution)
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = jax.eval_shape(lambda: Transformer(self.config.model, jax.random.key(0), execution))
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from model.config import Execution
 from train.config import Experiment
 
 
@@ -41,6 +43,14 @@ def fitted(experiment: Experiment) -> Experiment:
     if jax.default_backend() == "cpu" and tuning():
         return tuning().fitted(experiment, len(jax.devices()))
     return experiment
+
+
+def writing(execution: Execution) -> Execution:
+    """How a decoder computes on this machine."""
+    import jax  # after prepare
+
+    execution = replace(execution, remat="none")
+    return tuning().writing(execution) if jax.default_backend() == "cpu" and tuning() else execution
 
 
 def tuned(function):

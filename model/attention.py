@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from model import cache
 from model import config as c
 from model.cache import KeyValues
-from model.layers import Declare, Norm, biased, einsum
+from model.layers import Declare, Norm, biased, project
 from model.positions import rotate
 from model.reading import Reading
 from model.sharding import place
@@ -36,9 +36,9 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, reading: Reading, memory: KeyValues | None):
         """[B, T, D] -> [B, T, D], and the memory with this call's keys and values in it (None stays None)."""
-        query_BTNH = einsum("BTD,DNH->BTNH", x_BTD, self.query[...], "batch", "time", "heads", None)
-        key_BTKH = einsum("BTD,DKH->BTKH", x_BTD, self.key[...], "batch", "time", "kv_heads", None)
-        value_BTKH = einsum("BTD,DKH->BTKH", x_BTD, self.value[...], "batch", "time", "kv_heads", None)
+        query_BTNH = project("BTD,DNH->BTNH", x_BTD, self.query, "batch", "time", "heads", None)
+        key_BTKH = project("BTD,DKH->BTKH", x_BTD, self.key, "batch", "time", "kv_heads", None)
+        value_BTKH = project("BTD,DKH->BTKH", x_BTD, self.value, "batch", "time", "kv_heads", None)
         query_BTNH, key_BTKH = biased(query_BTNH, self.query_bias), biased(key_BTKH, self.key_bias)
         value_BTKH = biased(value_BTKH, self.value_bias)
         if self.query_norm is not None:
@@ -60,7 +60,7 @@ class Attention(nnx.Module):
             query_BTNH, key_BSKH, value_BSKH, reading.visible, self.scale, (self.config.dropout, reading.key("weights"))
         )
         context_BTNH = checkpoint_name(context_BTNH, "context")
-        out_BTD = einsum("BTNH,NHD->BTD", context_BTNH, self.output[...], "batch", "time", None)
+        out_BTD = project("BTNH,NHD->BTD", context_BTNH, self.output, "batch", "time", None)
         return biased(out_BTD, self.output_bias), memory
 
     @property

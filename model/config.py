@@ -131,13 +131,14 @@ class Execution:
 
     `layers`: `scan` compiles one layer per stack, `unroll` all of them. `remat`: what the backward pass recomputes.
     `kernel`: the attention kernel, `auto` picks by backend (model/kernels). `dtype`: of activations and of the
-    weights as used; parameters stay float32.
+    weights as used; parameters stay float32. `turned`: a decoder keeps matrices with their outputs first.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     layers: Literal["scan", "unroll"] = "scan"
     remat: Literal["none", "minimal", "full"] = "none"
     kernel: Literal["auto", "reference"] = "auto"
+    turned: bool = False
 
 
 def blocks(config: Model) -> tuple[Block, ...]:

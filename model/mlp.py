@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import config as c
-from model.layers import Declare, biased, einsum
+from model.layers import Declare, biased, project
 
 ACTIVATIONS = {
     "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),  # jax.nn.gelu takes erfc: five times the work
@@ -34,13 +34,13 @@ class MLP(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, D] -> [B, T, D]."""
-        up_BTF = einsum("BTD,DF->BTF", x_BTD, self.up[...], "batch", "time", "feed_forward")
+        up_BTF = project("BTD,DF->BTF", x_BTD, self.up, "batch", "time", "feed_forward")
         up_BTF = biased(up_BTF, self.up_bias)
         activation = ACTIVATIONS[self.config.activation]
         if self.gate is None:
             hidden_BTF = activation(up_BTF)
         else:
-            gate_BTF = einsum("BTD,DF->BTF", x_BTD, self.gate[...], "batch", "time", "feed_forward")
+            gate_BTF = project("BTD,DF->BTF", x_BTD, self.gate, "batch", "time", "feed_forward")
             hidden_BTF = activation(gate_BTF) * up_BTF
-        out_BTD = einsum("BTF,FD->BTD", hidden_BTF, self.down[...], "batch", "time", None)
+        out_BTD = project("BTF,FD->BTD", hidden_BTF, self.down, "batch", "time", None)
         return biased(out_BTD, self.down_bias)

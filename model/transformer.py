@@ -18,7 +18,7 @@ from model import config as c
 from model import kernels
 from model.attention import Attention
 from model.cache import Cache, KeyValues, LayerCache
-from model.layers import Declare, Embedding, Norm, dropout, einsum, gathered
+from model.layers import Declare, Embedding, Norm, dropout, gathered, project, turned
 from model.mlp import MLP
 from model.positions import LearnedPositions, rotation, sinusoids
 from model.reading import Reading
@@ -159,8 +159,8 @@ class Transformer(nnx.Module):
         if self.output is None:
             logits = self.embedding.attend(hidden_BTD)
         else:
-            weight_DV = gathered(self.output, hidden_BTD.dtype)[...]
-            logits = einsum("BTD,DV->BTV", hidden_BTD, weight_DV, "batch", "time", "vocab")
+            weight_DV = gathered(self.output, hidden_BTD.dtype)
+            logits = project("BTD,DV->BTV", hidden_BTD, weight_DV, "batch", "time", "vocab")
         return logits * self.config.logit_scale
 
     def __call__(self, tokens_BT, cache: Cache, count_B=None):
@@ -222,8 +222,7 @@ class Transformer(nnx.Module):
         return x_BTD if self.final_norm is None else gathered(self.final_norm, x_BTD.dtype)(x_BTD)
 
     def unstacked(self) -> Transformer:
-        """The same function with every layer's parameters in arrays of their own: decoding reads each weight once a
-        token, and a slice of a stacked array would be a copy. Axis L stays, of size 1."""
+        """The same function with every layer's parameters in arrays of their own. Axis L stays, of size 1."""
         blocks = [
             jax.tree.map(lambda x, i=repeat: x[i : i + 1], block)
             for stack in self.stacks
@@ -236,3 +235,12 @@ class Transformer(nnx.Module):
         copied.config = dataclasses.replace(self.config, layers=(stack.config,))
         copied.stacks = nnx.List([stack])
         return copied
+
+    def for_decoding(self) -> Transformer:
+        """The same function with each weight as a decoding step reads it, once a token: in an array of its own (a
+        slice of a stacked one would be a copy), cast, where its layer uses it, and turned where execution says so."""
+        ready = gathered(self.unstacked(), jnp.dtype(self.execution.dtype))
+        if self.execution.turned:
+            ready.stacks = turned(ready.stacks)
+            ready.output = None if ready.output is None else turned(ready.output)
+        return ready

@@ -19,7 +19,6 @@ import orbax.checkpoint as ocp
 from train.run import RunError
 from train.state import State
 
-
 METADATA = 1_000_000  # bytes: more than all that a checkpoint holds besides its arrays
 
 

@@ -9,6 +9,7 @@ import math
 import os
 from dataclasses import replace
 
+from model.config import Execution
 from train.config import Experiment
 
 STEPS_PER_DISPATCH = 20  # a call's fixed cost is shared by so many steps
@@ -44,6 +45,11 @@ def fitted(experiment: Experiment, devices: int) -> Experiment:
     if (mesh.replica, mesh.data) == (1, 0) and rows % devices == 0:
         mesh = replace(mesh, replica=0, data=1)  # parameters whole on each core: nothing to gather
     return replace(e, steps_per_dispatch=dispatch, mesh=mesh, execution=replace(e.execution, layers="unroll"))
+
+
+def writing(execution: Execution) -> Execution:
+    """Matrices as they are read fastest: a fifth to a quarter more tokens a second than inputs first."""
+    return replace(execution, turned=True)
 
 
 def tuned(function):

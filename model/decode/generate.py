@@ -19,7 +19,6 @@ from model.decode.chain import Chain
 from model.decode.links import History, State
 from model.decode.sources import Source
 from model.decode.strategies import row_keys
-from model.layers import gathered
 from model.sharding import place, shards
 
 CHUNK = 16  # tokens a dispatch at most: a caller streaming text sees no more than this at once
@@ -183,16 +182,13 @@ def programs(structure):
 class Generator:
     """A model made ready to write. `vocab_size`: ids from here on are padding of the vocabulary, never drawn.
 
-    `context`: tokens the model can see. A text that outgrows it goes on from its newest half, read anew. Weights are
-    unstacked, cast and moved to where layers use them once, here: a decoding step reads each of them where it lies.
-    With a mesh set, the batch is split over it.
+    `context`: tokens the model can see. A text that outgrows it goes on from its newest half, read anew. Weights
+    are laid out for decoding once, here. With a mesh set, the batch is split over it.
     """
 
     def __init__(self, model, *, vocab_size: int, context: int, chunk: int = CHUNK):
         self.vocab_size, self.context, self.chunk = vocab_size, context, min(chunk, CHUNK)
-        dtype = jnp.dtype(model.execution.dtype)
-        source = jax.jit(lambda model: gathered(model.unstacked(), dtype))(model)
-        self.leaves, structure = jax.tree.flatten(source)
+        self.leaves, structure = jax.tree.flatten(jax.jit(type(model).for_decoding)(model))
         self.prefill, self.decode = programs(structure)
 
     def generate(self, prompts: Sequence[Sequence[int]], **request) -> list[Written]:

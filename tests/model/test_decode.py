@@ -310,14 +310,15 @@ def test_two_programs_serve_every_prompt_of_a_bucket(writer, compilations):
     assert len(compilations) == before, "another Generator of the same model shares the programs"
 
 
-@pytest.mark.parametrize("rows", [1, 8])
-def test_a_decoding_step_copies_no_weight_and_a_batch_no_memory(rows):
+@pytest.mark.parametrize("rows, turned", [(1, True), (8, True), (8, False)])
+def test_a_decoding_step_copies_no_weight_and_a_batch_no_memory(rows, turned):
     """Read off the compiled program, whose sizes no other array has."""
     block = c.Block(c.Attention(4, 4, 24), c.MLP(200))
     config = c.Model(160, 96, 512, (c.Stack((block,), 2),), positions=c.Learned(), init=c.Init(residual=0.1))
-    made = jax.jit(lambda: Transformer(config, jax.random.key(0)))()
+    made = jax.jit(lambda: Transformer(config, jax.random.key(0), c.Execution(turned=turned)))()
     writer = Generator(made, vocab_size=160, context=512)
-    requests, history, finished_B, tokens_BT = writer.batch([([1, 2, 3], 0, 0)] * rows, 250, [])
+    texts = [generate.Row([1, 2, 3], seed=0, sample=0, limit=253) for _ in range(rows)]
+    requests, history, finished_B, tokens_BT = writer.batch(texts, [])
     static = {"chain": GREEDY, "vocab_size": 160}
     progress = writer.prefill(writer.leaves, tokens_BT, history, finished_B, slots=256, **static)
     program = writer.decode.lower(writer.leaves, progress, requests, np.int32(4), **static).compile().as_text()
