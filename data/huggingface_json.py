@@ -20,6 +20,7 @@ class HuggingFace:
         self.end_id = next((i for i in ids if i is not None), None)
 
     def encode(self, text: str) -> list[int]:
+        """A special token written out in a text is that token, as everywhere with such files."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:

@@ -1,0 +1,201 @@
+"""Which tokens a row holds: counted, compared with the joined text, and drawn at random by Hypothesis."""
+
+import collections
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from data import permutation
+from data.byte_level import Bytes
+from data.config import Data, Source, Span
+from data.config import Tokenizer as Config
+from data.errors import DataError
+from data.packing import Concatenate, Windows
+from data.pipeline import cut_rows, open_data
+from data.windows import score_rows
+
+
+class FakeStore:
+    """What packing and pipeline read of a Store: token i is the number i, so that places and tokens are one."""
+
+    def __init__(self, lengths: list[int]):
+        self.offsets = np.cumsum([0, *lengths])
+        self.tokens = np.arange(self.offsets[-1], dtype=np.uint32)
+        self.manifest = {"source_path": "numbers"}
+        self.documents = len(lengths)
+
+
+DOCUMENTS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
+LENGTHS = st.integers(1, 12)
+
+
+# Permutations
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 65, 1000, 4097])
+def test_every_index_comes_once(size):
+    found = permutation.permuted(np.arange(size), size, permutation.key(3, 1))
+    assert sorted(found.tolist()) == list(range(size))
+
+
+def test_permutations_differ_by_key_and_scatter():
+    size, keys = 1000, [permutation.key(seed, epoch) for seed in range(4) for epoch in range(4)]
+    found = np.array([permutation.permuted(np.arange(size), size, key) for key in keys])
+    assert len({tuple(row) for row in found}) == len(keys)
+    # Neighbours of a random permutation lie size / 3 apart on average, and its fixed points are Poisson(1).
+    apart = np.abs(np.diff(found, axis=1)).mean()
+    assert abs(apart - size / 3) < 4 * size / math.sqrt(18 * found.size)
+    assert (found == np.arange(size)).sum() < 16 + 5 * 4
+
+
+def test_every_order_of_three_is_about_as_frequent():
+    counts = collections.Counter(
+        tuple(permutation.permuted(np.arange(3), 3, permutation.key(seed)).tolist()) for seed in range(3000)
+    )
+    assert len(counts) == 6
+    chi_square = sum((count - 500) ** 2 / 500 for count in counts.values())
+    assert chi_square < 25.7  # 5 degrees of freedom, p = 0.0001
+
+
+# Rows
+
+
+@given(DOCUMENTS, LENGTHS, st.integers(0, 5), st.integers(0, 2))
+def test_an_epoch_reads_every_whole_row_of_the_joined_documents_once(documents, length, seed, epoch):
+    store = FakeStore(documents)
+    assume(len(store.tokens) > length)
+    packed = Concatenate(store, length, seed)
+    rows = packed.places(np.arange(packed.per_epoch) + epoch * packed.per_epoch, length)
+    assert packed.per_epoch == (len(store.tokens) - 1) // length
+    read = rows[:, :-1].ravel()
+    assert len(set(read.tolist())) == len(read) == packed.per_epoch * length, "no token is read twice"
+    # A row runs through its documents: its next place is the next token, or the start of another document.
+    starts, ends = set(store.offsets[:-1].tolist()), set((store.offsets[1:] - 1).tolist())
+    for row in rows.tolist():
+        assert all(b == a + 1 or (a in ends and b in starts) for a, b in itertools.pairwise(row))
+
+
+def test_epochs_and_seeds_take_other_orders():
+    store = FakeStore([50, 70, 30])
+    places = {
+        (seed, epoch): tuple(Concatenate(store, 4, seed).places(np.arange(37) + epoch * 37, 4)[:, 0].tolist())
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(set(places.values())) == 9
+    assert len({p[0] % 4 for p in places.values()}) > 1, "borders between rows fall elsewhere in another epoch"
+
+
+def test_windows_start_anywhere_alike():
+    """nanoGPT's get_batch: torch.randint(len(data) - block_size)."""
+    store, rows = FakeStore([21]), 30_000
+    starts = Windows(store, 5, seed=0).places(np.arange(rows), 5)[:, 0]
+    counts = np.bincount(starts)
+    assert len(counts) == 16 and counts.min() > 0
+    assert ((counts - rows / 16) ** 2 / (rows / 16)).sum() < 44.3  # 15 degrees of freedom, p = 0.0001
+    pairs = np.corrcoef(starts[:-1], starts[1:])[0, 1]
+    assert abs(pairs) < 4 / math.sqrt(rows)
+
+
+@given(DOCUMENTS, LENGTHS, st.integers(0, 3))
+def test_segments_positions_and_weights_say_where_documents_end(documents, length, seed):
+    store = FakeStore(documents)
+    assume(len(store.tokens) > length)
+    rows = cut_rows(store, Concatenate(store, length, seed).places(np.arange(7), length))
+    document = [number for number, size in enumerate(documents) for _ in range(size)]
+    first = store.offsets
+    for tokens, targets, segments, positions, weights in zip(*rows, strict=True):
+        assert segments[0] == 1 and positions[0] == 0
+        for t in range(1, length):
+            same = document[tokens[t]] == document[tokens[t - 1]] and tokens[t] == tokens[t - 1] + 1
+            assert (segments[t], positions[t]) == (
+                (segments[t - 1], positions[t - 1] + 1) if same else (segments[t - 1] + 1, 0)
+            )
+            if not same:
+                assert tokens[t] in first
+        np.testing.assert_array_equal(targets[:-1], tokens[1:])
+        expected = [float(document[a] == document[b]) for a, b in zip(tokens, targets, strict=True)]
+        assert weights.tolist() == expected
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    text = "".join(f"line {i}\n" for i in range(500))
+    (folder / "a.txt").write_text(text)
+
+    def opened(batch: int = 12, seed: int = 0, **fields):
+        config = Data(Source(str(folder / "a.txt")), Config("bytes"), 16, **fields)
+        return open_data(config, batch, seed, folder / "cache")
+
+    return opened
+
+
+@pytest.mark.parametrize("rows", ["concatenate", "windows"])
+def test_a_batch_is_the_same_however_it_is_shared_out(pipeline, rows):
+    """rows(step, start, stop) is a function: any process may ask for any part, in any order, again."""
+    whole = {step: pipeline(rows=rows).rows(step, 0, 12) for step in (0, 3, 1000)}
+    for step, parts in ((1000, 4), (0, 3), (3, 12), (0, 1)):
+        size = 12 // parts
+        found = [pipeline(rows=rows).rows(step, i * size, (i + 1) * size) for i in range(parts)]
+        for field, expected in zip(zip(*found, strict=True), whole[step], strict=True):
+            np.testing.assert_array_equal(np.concatenate(field), expected)
+    assert not np.array_equal(whole[0].tokens, whole[3].tokens)
+    other = pipeline(rows=rows, seed=1).rows(0, 0, 12)
+    assert not np.array_equal(whole[0].tokens, other.tokens)
+
+
+def test_training_never_sees_the_validation_text(pipeline):
+    opened = pipeline(train=Span(0.0, 0.5), validation=Span(0.5, 1.0))
+    text = Bytes().decode(opened.train.tokens.tolist())
+    assert "line 400" not in text and "line 400" in Bytes().decode(opened.validation.tokens.tolist())
+    for step in range(60):
+        rows = opened.rows(step, 0, 12)
+        assert all(Bytes().decode(row.tolist()) in text for row in rows.tokens)
+
+
+@pytest.mark.parametrize("rows", ["concatenate", "windows"])
+def test_a_text_shorter_than_a_row_says_what_would_fit(tmp_path, rows):
+    (tmp_path / "a.txt").write_text("0123456789")
+    config = Data(Source(str(tmp_path / "a.txt")), Config("bytes"), 9, rows)
+    with pytest.raises(DataError, match=r"a.txt: 9 tokens are fewer than a row of data.length=9 .*data.length=8 would"):
+        open_data(config, 1, 0, tmp_path)
+    eight = Data(Source(str(tmp_path / "a.txt")), Config("bytes"), 8, rows)
+    assert open_data(eight, 1, 0, tmp_path).rows(0, 0, 1).tokens.shape == (1, 8)
+
+
+# Scoring
+
+
+@settings(max_examples=200)
+@given(DOCUMENTS, st.integers(1, 8), st.data())
+def test_every_target_counts_once_with_all_the_context_its_window_has(documents, length, data):
+    store = FakeStore(documents)
+    stride, batch = data.draw(st.integers(1, length)), data.draw(st.integers(1, 4))
+    firsts = set(store.offsets.tolist())
+    seen: dict[int, int] = {}
+    for rows in score_rows(store.tokens, length, stride, batch, store.offsets):
+        assert rows.tokens.shape == (batch, length)
+        for tokens, targets, segments, _, weights in zip(*rows, strict=True):
+            for t in np.flatnonzero(weights):
+                assert targets[t] == tokens[t] + 1 and segments[: t + 1].all()
+                assert targets[t] not in seen
+                seen[int(targets[t])] = int(t + 1)  # tokens it is predicted from
+    assert sorted(seen) == [token for token in range(len(store.tokens)) if token not in firsts]
+    for first, stop in itertools.pairwise(store.offsets.tolist()):
+        for token in range(first + 1, stop):
+            before = token - first
+            assert seen[token] >= min(before, length - stride + 1), "overlap is context"
+            assert seen[token] == before or seen[token] <= length
+
+
+def test_windows_of_64_are_what_nanogpts_table_counts():
+    """Not overlapping: 111,540 tokens are 1,743 windows of 64, the last with what is left over."""
+    tokens = np.arange(111_540)
+    batches = list(score_rows(tokens, 64, 64, 256))
+    assert sum(int(rows.weights.any(1).sum()) for rows in batches) == 1743
+    assert sum(rows.weights.sum() for rows in batches) == 111_539

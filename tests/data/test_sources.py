@@ -1,0 +1,218 @@
+"""Files to documents, documents to stores: what is read, how it is split, and what is said of what can't be read."""
+
+import itertools
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from data import sources, store
+from data.byte_level import Bytes
+from data.characters import Characters
+from data.config import Source, Span
+from data.config import Tokenizer as Config
+from data.errors import DataError
+from data.store import prepare
+from data.tokenizer import build
+
+EMBEDDED = Source("embedded:shakespeare")
+ALL = Span(0.0, 1.0)
+
+
+class Ended(Bytes):
+    """Bytes with an end-of-document id."""
+
+    vocab_size, end_id = 257, 256
+
+    def to_json(self) -> dict:
+        return {"kind": "bytes and an end"}
+
+
+def texts(path, **fields) -> list[str]:
+    return [document.text for document in sources.documents(Source(str(path), **fields))]
+
+
+def written(folder: Path, files: dict[str, str | bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def test_the_embedded_text_is_karpathys():
+    """github.com/karpathy/char-rnn, data/tinyshakespeare/input.txt: 1,115,394 characters."""
+    (text,) = (document.text for document in sources.documents(EMBEDDED))
+    assert len(text) == 1_115_394
+    assert text.startswith("First Citizen:\nBefore we proceed any further, hear me speak.")
+
+
+def test_files_folders_and_globs(tmp_path):
+    written(tmp_path, {"b.txt": "two", "a.txt": "one", "deep/er/c.md": "three", ".hidden": "no"})
+    assert texts(tmp_path / "a.txt") == ["one"]
+    assert texts(tmp_path) == ["one", "two", "three"]
+    assert texts(tmp_path / "*.txt") == ["one", "two"]
+    assert texts(tmp_path / "**" / "*.md") == ["three"]
+
+
+def test_json_lines_and_parquet(tmp_path):
+    written(tmp_path, {"a.jsonl": '{"text": "one\\n", "body": "eins"}\n\n{"text": "zwö", "body": "zwei"}'})
+    assert texts(tmp_path / "a.jsonl") == ["one\n", "zwö"]
+    assert texts(tmp_path / "a.jsonl", field="body") == ["eins", "zwei"]
+    rows = [f"row {i}" for i in range(100)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": rows, "n": list(range(100))}), tmp_path / "b.parquet", 7)
+    assert texts(tmp_path / "b.parquet") == rows
+
+
+@pytest.mark.parametrize(
+    "name, content, field, parts",
+    [
+        ("empty.txt", b"", "text", ["empty.txt", "empty"]),
+        ("latin.txt", "naïve".encode("latin-1"), "text", ["latin.txt", "byte 2", "0xef", "iconv"]),
+        ("a.jsonl", b'{"text": "x"}\n{"tex', "text", ["a.jsonl:2", "not a JSON value"]),
+        ("a.jsonl", b'{"body": "x"}', "text", ["a.jsonl:1", "no field 'text'", "'body'", "data.source.field"]),
+        ("a.jsonl", b'{"text": 3}', "text", ["a.jsonl:1", "is int, not text"]),
+        ("a.jsonl", b'{"text": "\xff"}', "text", ["a.jsonl:1", "UTF-8"]),
+        ("a.jsonl", b"[1]", "text", ["a.jsonl:1", "no field", "list"]),
+        ("a.parquet", b"none", "text", ["a.parquet", "not a parquet file"]),
+    ],
+)
+def test_what_can_not_be_read_is_named_with_its_place(tmp_path, name, content, field, parts):
+    written(tmp_path, {name: content})
+    with pytest.raises(DataError) as error:
+        texts(tmp_path / name, field=field)
+    said = str(error.value)
+    assert "\n" not in said and all(part in said for part in parts), said
+
+
+def test_a_column_that_is_not_there_or_not_text(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["a", None]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="no column 'text'; there: body"):
+        texts(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet#1: column 'body' holds NoneType, not text"):
+        texts(tmp_path / "a.parquet", field="body")
+
+
+def test_paths_that_are_not_there(tmp_path):
+    written(tmp_path, {"alice.txt": "x", "empty/.keep": ""})
+    for path, part in (
+        (tmp_path / "alise.txt", f"did you mean {tmp_path / 'alice.txt'}"),
+        (tmp_path / "*.csv", "no such file, folder or match"),
+        (tmp_path / "empty", "the folder holds no file"),
+        ("hub:thing", "unknown kind of source"),
+    ):
+        with pytest.raises(DataError) as error:
+            texts(path)
+        assert part in str(error.value)
+
+
+# The store
+
+
+def test_the_split_is_nanogpts(tmp_path):
+    """data/shakespeare_char/prepare.py prints: train has 1,003,854 tokens, val has 111,540 tokens."""
+    (text,) = (document.text for document in sources.documents(EMBEDDED))
+    words = build(Config("characters"), EMBEDDED)
+    train = prepare(EMBEDDED, words, Span(0.0, 0.9), tmp_path)
+    validation = prepare(EMBEDDED, words, Span(0.9, 1.0), tmp_path)
+    assert (len(train.tokens), len(validation.tokens)) == (1_003_854, 111_540)
+    assert words.decode(train.tokens.tolist()) == text[: int(len(text) * 0.9)]
+    assert words.decode(validation.tokens.tolist()) == text[int(len(text) * 0.9) :]
+    assert train.manifest["bytes"] == train.manifest["characters"] == train.manifest["tokens"]
+
+
+def test_documents_keep_their_borders_and_end_ids(tmp_path):
+    given = ["one", "", "zwölf", "x" * 10]
+    path = written(tmp_path, {"a.jsonl": "\n".join(json.dumps({"text": text}) for text in given)}) / "a.jsonl"
+    made = prepare(Source(str(path)), Ended(), ALL, tmp_path / "cache")
+    assert made.documents == len(given)
+    cut = [made.tokens[a:b].tolist() for a, b in itertools.pairwise(made.offsets)]
+    assert cut == [[*text.encode(), 256] for text in given]
+    assert made.manifest["bytes"] == len("".join(given).encode())
+    assert made.tokens.dtype == np.uint16
+
+
+def test_large_vocabularies_take_four_bytes(tmp_path):
+    class Wide(Bytes):
+        vocab_size, end_id = 100_000, 99_999
+
+    written(tmp_path, {"a.txt": "x"})
+    made = prepare(Source(str(tmp_path / "a.txt")), Wide(), ALL, tmp_path / "cache")
+    assert made.tokens.tolist() == [120, 99_999] and made.tokens.dtype == np.uint32
+
+
+@pytest.mark.parametrize("parts", [[0.0, 0.9, 1.0], [0.0, 0.25, 0.3, 1.0]])
+def test_spans_share_out_every_character_once(tmp_path, parts):
+    given = ["0123456789", "abcdefg", "ü", "VWXYZ" * 3]
+    path = written(tmp_path, {"a.jsonl": "\n".join(json.dumps({"text": text}) for text in given)}) / "a.jsonl"
+    spans = [Span(a, b) for a, b in itertools.pairwise(parts)]
+    found = ["".join(store.cut(Source(str(path)), span)) for span in spans]
+    assert "".join(found) == "".join(given)
+    total = len("".join(given))
+    assert [len(f) for f in found] == [int(total * s.stop) - int(total * s.start) for s in spans]
+
+
+def test_an_empty_span_is_refused_and_leaves_nothing(tmp_path):
+    written(tmp_path, {"a.txt": "short"})
+    with pytest.raises(DataError, match=r"no text between 0.9 and 0.95 of it"):
+        prepare(Source(str(tmp_path / "a.txt")), Bytes(), Span(0.9, 0.95), tmp_path / "cache")
+    assert list((tmp_path / "cache" / "stores").iterdir()) == []
+
+
+def test_a_store_is_made_once_and_anew_when_anything_changes(tmp_path):
+    path = written(tmp_path, {"a.txt": "some text"}) / "a.txt"
+    said: list[str] = []
+
+    def tokens(words=None, span=ALL, field="text"):
+        given = Source(str(path), field)
+        return prepare(given, words or Bytes(), span, tmp_path / "cache", said.append).tokens.tolist()
+
+    first = tokens()
+    assert tokens() == first and len(said) == 1
+    assert len(tokens(Ended())) == len(first) + 1 and len(said) == 2
+    assert tokens(span=Span(0.0, 0.5)) == first[:4] and len(said) == 3
+    path.write_text("some more")
+    assert tokens() == list(b"some more") and len(said) == 4
+    path.write_text("some text")
+    assert tokens() == first and len(said) == 4
+
+
+def test_a_cache_that_can_not_be_written_is_named(tmp_path):
+    written(tmp_path, {"a.txt": "text", "cache": "a file"})
+    with pytest.raises(DataError, match=r"cache: can't write the token cache .*SKALD_CACHE"):
+        prepare(Source(str(tmp_path / "a.txt")), Bytes(), ALL, tmp_path / "cache")
+
+
+def test_an_error_in_the_middle_leaves_no_store(tmp_path):
+    path = written(tmp_path, {"a.jsonl": '{"text": "fine"}\n{"text": "na\u00efve"}'}) / "a.jsonl"
+    with pytest.raises(DataError, match="'ï'"):
+        prepare(Source(str(path)), Characters("finea v"), ALL, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "stores").iterdir()) == []
+
+
+def make_one(path, cache, barrier, results):
+    barrier.wait()
+    made = prepare(Source(path), Bytes(), ALL, Path(cache))
+    results.put((os.getpid(), int(made.tokens.astype(np.int64).sum()), len(made.tokens)))
+
+
+@pytest.mark.timeout(120)
+def test_processes_that_make_one_store_at_once_get_the_same(tmp_path):
+    text = "To be, or not to be: that is the question.\n" * 50_000
+    path = written(tmp_path, {"a.txt": text}) / "a.txt"
+    processes = multiprocessing.get_context("spawn")
+    barrier, results = processes.Barrier(4), processes.Queue()
+    arguments = (str(path), str(tmp_path / "cache"), barrier, results)
+    workers = [processes.Process(target=make_one, args=arguments) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    found = [results.get(timeout=100) for _ in workers]
+    for worker in workers:
+        worker.join(timeout=20)
+    expected = (sum(text.encode()), len(text))
+    assert len({pid for pid, *_ in found}) == 4 and {tuple(rest) for _, *rest in found} == {expected}
+    assert len(list((tmp_path / "cache" / "stores").iterdir())) == 1

@@ -1,0 +1,182 @@
+"""Each tokenizer against the library it stands for, on a vocabulary trained here; text and back; text as it grows."""
+
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import tokenizers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import sources, tokenizer
+from data.characters import Characters
+from data.config import Source
+from data.config import Tokenizer as Config
+from data.errors import DataError
+from data.streaming import GrowingText
+
+EMBEDDED = Source("embedded:shakespeare")
+ODD = "Tōkyō, naïve café: 東京 👩🏽‍🚀 \n\n  don't  I'll 1999…\ttab\r\n<|endoftext|> x"
+KINDS = ["characters", "bytes", "sentencepiece", "gpt2", "json"]
+
+
+@pytest.fixture(scope="session")
+def shakespeare() -> str:
+    return next(iter(sources.documents(EMBEDDED))).text
+
+
+@pytest.fixture(scope="session")
+def vocabularies(tmp_path_factory, shakespeare) -> dict[str, str]:
+    """The `path` of a config for each kind, trained on some Shakespeare and the odd text."""
+    folder = tmp_path_factory.mktemp("vocabularies")
+    sample = shakespeare[:100_000] + ODD
+    (folder / "sample.txt").write_text(sample, encoding="utf-8")
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    bpe.train_from_iterator([sample], vocab_size=600, show_progress=False)
+    # GPT-2's files put <|endoftext|> last, after the merges
+    bpe.save_model(str(folder))
+    bpe.add_special_tokens(["<|endoftext|>"])
+    bpe.save(str(folder / "tokenizer.json"))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "sample.txt"),
+        model_prefix=str(folder / "pieces"),
+        vocab_size=500,
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    return {"gpt2": str(folder), "json": str(folder / "tokenizer.json"), "sentencepiece": str(folder / "pieces.model")}
+
+
+@pytest.fixture(scope="session")
+def words(vocabularies, tmp_path_factory):
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_bytes((ODD + "abcdefghijklmnopqrstuvwxyz ,.!?").encode())
+    return {kind: tokenizer.build(Config(kind, vocabularies.get(kind, "")), Source(str(text))) for kind in KINDS}
+
+
+def test_characters_are_nanogpts():
+    """data/shakespeare_char: 65 characters, sorted, "hii there" as its prepare.py would encode it."""
+    built = tokenizer.build(Config("characters"), EMBEDDED)
+    assert built.vocab_size == 65
+    assert built.alphabet == "\n !$&',-.3:;?" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abcdefghijklmnopqrstuvwxyz"
+    assert built.encode("hii there") == [46, 47, 47, 1, 58, 46, 43, 56, 43]
+
+
+def test_bytes_are_utf8(words):
+    assert words["bytes"].encode(ODD) == list(ODD.encode("utf-8"))
+
+
+def test_sentencepiece_is_the_librarys(words, vocabularies, shakespeare):
+    processor = sentencepiece.SentencePieceProcessor(model_file=vocabularies["sentencepiece"])
+    for text in (ODD, shakespeare[100_000:103_000]):
+        assert words["sentencepiece"].encode(text) == processor.encode(text)
+    assert (words["sentencepiece"].vocab_size, words["sentencepiece"].end_id) == (500, processor.eos_id())
+
+
+def reference(folder: str) -> tokenizers.Tokenizer:
+    """GPT-2's tokenizer as Hugging Face builds it from the two files."""
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(f"{folder}/vocab.json", f"{folder}/merges.txt"))
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    return bpe
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet=st.one_of(st.sampled_from("aeinst  \n\t'1.,!ü東👩"), st.characters(exclude_categories=["Cs"]))))
+def test_gpt2_splits_and_merges_as_hugging_face_does(words, vocabularies, text):
+    theirs = reference(vocabularies["gpt2"])
+    assert words["gpt2"].encode(text) == theirs.encode(text).ids
+    if "<|endoftext|>" not in text:
+        assert words["json"].encode(text) == theirs.encode(text).ids
+    assert words["gpt2"].decode(words["gpt2"].encode(text)) == text
+
+
+def test_the_end_of_text_written_out_is_text_to_gpt2_and_special_to_a_json_file_as_its_library_has_it(words):
+    for kind in ("gpt2", "json"):
+        assert words[kind].end_id == words[kind].vocab_size - 1
+    assert words["gpt2"].end_id not in words["gpt2"].encode(ODD)
+    assert words["json"].end_id in words["json"].encode(ODD)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_comes_back_and_so_does_the_tokenizer(words, kind):
+    built = words[kind]
+    ids = built.encode(ODD)
+    assert 0 <= min(ids) <= max(ids) < built.vocab_size
+    normalized = ODD if kind != "sentencepiece" else built.processor.normalize(ODD).replace("▁", " ").strip()
+    assert built.decode(ids) == normalized
+    again = tokenizer.from_json(built.to_json())
+    assert again.encode(ODD) == ids
+    assert (again.vocab_size, again.end_id) == (built.vocab_size, built.end_id)
+    assert tokenizer.fingerprint(again) == tokenizer.fingerprint(built)
+
+
+def test_fingerprints_tell_tokenizers_apart(words):
+    prints = {tokenizer.fingerprint(built) for built in [*words.values(), Characters("ab"), Characters("abc")]}
+    assert len(prints) == len(words) + 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sizes", [[1], [2], [7, 1, 3]])
+def test_growing_text_is_the_whole_text_and_never_half_a_character(words, kind, sizes):
+    ids, growing, pieces, place = words[kind].encode(ODD), GrowingText(words[kind]), [], 0
+    while place < len(ids):
+        size = sizes[len(pieces) % len(sizes)]
+        pieces.append(growing.push(ids[place : place + size]))
+        place += size
+    pieces.append(growing.flush())
+    assert "".join(pieces) == words[kind].decode(ids)
+    assert all("\ufffd" not in piece for piece in pieces)
+    if sizes == [1] and kind != "bytes":
+        assert sum(map(bool, pieces)) > len(ids) / 3, "text is shown as it grows"
+
+
+def test_half_a_character_at_the_end_is_shown_at_last(words):
+    growing = GrowingText(words["bytes"])
+    assert growing.push(list("é".encode())[:1]) == ""
+    assert growing.flush() == "\ufffd"
+
+
+@pytest.mark.parametrize("prompt", ["ROMEO:", "a"])
+def test_a_continuation_keeps_its_leading_space(words, prompt):
+    """SentencePiece drops a text's first space: what is written after a prompt must not lose its own."""
+    growing = GrowingText(words["sentencepiece"])
+    growing.push(words["sentencepiece"].encode(prompt))
+    space = next(i for i in range(500) if words["sentencepiece"].processor.id_to_piece(i) == "▁the")
+    assert growing.push([space]) == " the"
+
+
+def test_an_unknown_character_is_named_with_its_place():
+    with pytest.raises(DataError) as error:
+        Characters("abc").encode("abca☃")
+    assert all(part in str(error.value) for part in ("'☃'", "U+2603", "offset 4", "3: abc"))
+
+
+@pytest.mark.parametrize(
+    "kind, content, parts",
+    [
+        ("sentencepiece", None, ["no such file", ".model"]),
+        ("sentencepiece", "not a model", ["not a SentencePiece model"]),
+        ("json", None, ["no such file", "tokenizer.json"]),
+        ("json", "{}", ["not a tokenizer.json"]),
+        ("gpt2", None, ["vocab.json", "no such file", "merges.txt"]),
+    ],
+)
+def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, kind, content, parts):
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(DataError) as error:
+        tokenizer.build(Config(kind, str(file)), EMBEDDED)
+    said = str(error.value)
+    assert str(file) in said and "\n" not in said and all(part in said for part in parts), said
+
+
+def test_merges_that_are_not_the_vocabularys_are_refused(tmp_path, vocabularies):
+    for name in ("vocab.json", "merges.txt"):
+        lines = (Path(vocabularies["gpt2"]) / name).read_text(encoding="utf-8").split("\n")
+        if name == "merges.txt":
+            lines[5], lines[6] = lines[6], lines[5]
+        (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(DataError, match=r"is not token \d+ of vocab.json"):
+        tokenizer.build(Config("gpt2", str(tmp_path)), EMBEDDED)
