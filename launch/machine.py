@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ def cache() -> Path:
 
 def tuning():
     """launch/cpu where it is there: without it everything runs, more slowly on CPU."""
-    return importlib.import_module("launch.cpu") if importlib.util.find_spec("launch.cpu") else None
+    return importlib.import_module("launch.cpu") if (Path(__file__).parent / "cpu" / "__init__.py").is_file() else None
 
 
 def prepare(experiment: Experiment | None = None) -> None:

@@ -1,0 +1,193 @@
+"""The loss and the step: against float64, against themselves cut another way, and against broken rows."""
+
+import math
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from data.rows import Rows
+from data.windows import score_rows
+from train import config as c
+from train import evaluate, loss, state, step
+
+
+def stepped(experiment, rows: Rows, steps: int = 1):
+    """(state, metrics) after `steps` dispatches of one step on rows [M, B, T]."""
+    made = jax.jit(lambda: state.create(experiment))()
+    run = jax.jit(lambda s, r: step.train_step(experiment, s, r))
+    for _ in range(steps):
+        made, metrics = run(made, rows)
+    return made, metrics
+
+
+def test_token_losses_in_float64():
+    random = np.random.default_rng(0)
+    logits, targets = 5 * random.standard_normal((3, 7, 11)), random.integers(0, 11, (3, 7))
+    shifted = logits - logits.max(-1, keepdims=True)
+    expected = np.log(np.exp(shifted).sum(-1)) - np.take_along_axis(shifted, targets[..., None], -1)[..., 0]
+    found = loss.token_losses(jnp.asarray(logits, jnp.float32), jnp.asarray(targets))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    large = jnp.asarray([[[1e4, 0.0]]])
+    np.testing.assert_allclose(loss.token_losses(large, jnp.asarray([[1]])), [[1e4]])
+
+
+def test_only_weighted_targets_count():
+    made = jax.jit(lambda: state.create(tiny.experiment()))()
+    rows = jax.tree.map(lambda x: x[0], tiny.one_step(tiny.rows(1)))
+    total, weight = loss.summed(made.model, rows)
+    each = loss.token_losses(made.model.logits(made.model.hidden(*rows[:1], *rows[2:4])), rows.targets)
+    assert weight == rows.weights.sum()
+    np.testing.assert_allclose(total, np.asarray(each)[rows.weights > 0].sum(), rtol=1e-5)
+    other = rows._replace(targets=np.where(rows.weights > 0, rows.targets, 0))
+    np.testing.assert_allclose(loss.summed(made.model, other)[0], total, rtol=1e-6)
+
+
+def test_documents_in_one_row_do_not_see_each_other():
+    made = jax.jit(lambda: state.create(tiny.experiment()))()
+    rows = jax.tree.map(lambda x: x[0], tiny.one_step(tiny.rows(1)))
+    first = rows._replace(weights=(rows.segments == 1).astype(np.float32))
+    second = first._replace(tokens=np.where(rows.segments == 1, rows.tokens, (rows.tokens + 1) % tiny.VOCAB))
+    np.testing.assert_allclose(loss.summed(made.model, first)[0], loss.summed(made.model, second)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("microbatches", [2, 8])
+def test_accumulated_gradients_are_those_of_the_whole_batch(microbatches):
+    """Also where microbatches hold different numbers of counted targets."""
+    whole = tiny.one_step(tiny.rows(1))
+    whole = whole._replace(weights=whole.weights * (np.arange(tiny.BATCH)[:, None] % 3 > 0))
+    parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, tiny.LENGTH), whole)
+    made = jax.jit(lambda: state.create(tiny.experiment()))()
+    one, many = (jax.jit(step.gradients, static_argnums=2)(made, rows, None) for rows in (whole, parts))
+    assert tiny.distance(many, one) < 1e-5
+
+
+def test_several_steps_in_a_dispatch_are_the_steps_one_by_one():
+    made, rows = tiny.experiment(optimizer=c.Optimizer(0.01, average=0.9)), tiny.rows(4)
+    one = many = jax.jit(lambda: state.create(made))()
+    each = []
+    for index in range(4):
+        one, metrics = jax.jit(lambda s, r: step.train_step(made, s, r))(one, jax.tree.map(lambda x: x[index], rows))  # noqa: B023
+        each.append(metrics)
+    many, metrics = jax.jit(lambda s, r: step.train_steps(made, s, r))(many, rows)
+    assert int(many.step) == 4
+    assert tiny.distance(many, one) < 1e-5
+    assert tiny.distance(metrics, jax.tree.map(lambda *x: np.stack(x), *each)) < 1e-5
+
+
+def test_the_average_follows_the_weights():
+    made = tiny.experiment(optimizer=c.Optimizer(0.01, average=0.75))
+    run = jax.jit(lambda s, r: step.train_step(made, s, r)[0])
+    now = jax.jit(lambda: state.create(made))()
+    expected = [np.asarray(x, np.float64) for x in jax.tree.leaves(now.model)]
+    rows = tiny.rows(3)
+    for index in range(3):
+        now = run(now, jax.tree.map(lambda x: x[index], rows))  # noqa: B023
+        weights = [np.asarray(x, np.float64) for x in jax.tree.leaves(now.model)]
+        expected = [0.75 * a + 0.25 * x for a, x in zip(expected, weights, strict=True)]
+    assert tiny.distance(now.average, expected) < 1e-6
+    assert now.best is now.average and now._replace(average=None).best is now.model
+
+
+def test_a_step_says_its_loss_norm_and_rate():
+    made, rows = tiny.experiment(optimizer=c.Optimizer(0.01, schedule=c.Schedule("linear", warmup=3))), tiny.rows(1)
+    begun = jax.jit(lambda: state.create(made))()
+    _, metrics = jax.jit(lambda s, r: step.train_step(made, s, r))(begun, tiny.one_step(rows))
+    value, gradient = step.gradients(begun, tiny.one_step(rows), None)
+    squares = sum((np.asarray(g, np.float64) ** 2).sum() for g in jax.tree.leaves(gradient))
+    assert float(metrics["train/loss"]) == pytest.approx(float(value), rel=1e-5)
+    assert float(metrics["grad_norm"]) == pytest.approx(squares**0.5, rel=1e-5)
+    assert float(metrics["rate"]) == pytest.approx(0.01 / 4)
+
+
+def test_rows_without_a_counted_target_change_nothing_but_decay():
+    made = tiny.experiment(optimizer=c.Optimizer(0.01, c.AdamW(weight_decay=0.0)))
+    begun = jax.jit(lambda: state.create(made))()
+    rows = tiny.one_step(tiny.rows(1))
+    after, metrics = stepped(made, rows._replace(weights=np.zeros_like(rows.weights)))
+    assert float(metrics["train/loss"]) == 0.0
+    assert tiny.distance(after.model, begun.model) == 0.0
+
+
+def test_dropout_differs_by_step_and_seed_and_is_off_in_evaluation():
+    block = replace(tiny.BLOCK, dropout=0.3)
+    made, rows = tiny.experiment(block, optimizer=c.Optimizer(0.0)), tiny.one_step(tiny.rows(1))
+    assert step.drops(made) and not step.drops(tiny.experiment())
+    begun = jax.jit(lambda: state.create(made))()
+    run = jax.jit(lambda s, r: step.train_step(made, s, r)[1]["train/loss"])
+    again = begun._replace(step=begun.step + 1)
+    assert run(begun, rows) == run(begun, rows) != run(again, rows)
+    other = replace(made, seed=1)
+    assert run(begun, rows) != jax.jit(lambda s, r: step.train_step(other, s, r)[1]["train/loss"])(begun, rows)
+    one_row = jax.tree.map(lambda x: x[0], rows)
+    assert loss.summed(begun.model, one_row)[0] == loss.summed(begun.model, one_row)[0]
+
+
+def test_accumulated_microbatches_draw_their_own_dropout():
+    """The same rows twice in a batch: with one mask for both, the gradient would be that of one."""
+    block = replace(tiny.BLOCK, dropout=0.5)
+    made = jax.jit(lambda: state.create(tiny.experiment(block)))()
+    half = jax.tree.map(lambda x: x[:, :4], tiny.one_step(tiny.rows(1)))
+    twice = jax.tree.map(lambda x: np.concatenate([x, x]), half)
+    run = jax.jit(step.gradients)
+    one, _ = run(made, half, jax.random.key(0))
+    both, _ = run(made, twice, jax.random.key(0))
+    keys = jax.random.split(jax.random.key(0))
+    each = [loss.summed(made.model, jax.tree.map(lambda x: x[0], half), key)[0] for key in keys]
+    assert each[0] != each[1]
+    np.testing.assert_allclose(both, sum(each) / (2 * half.weights.sum()), rtol=1e-5)
+    assert one != both
+
+
+def test_training_learns_what_can_be_learned():
+    """Every token has one successor: the loss falls from log(32) to nearly nothing."""
+    made = tiny.experiment(optimizer=c.Optimizer(0.03, c.Muon(adam_rate=0.3)), steps=80)
+    order = np.resize(np.random.default_rng(0).permutation(tiny.VOCAB), (tiny.BATCH, tiny.LENGTH + 1)).astype(np.int32)
+    ones = np.ones((tiny.BATCH, tiny.LENGTH), np.int32)
+    rows = Rows(order[:, :-1], order[:, 1:], ones, np.cumsum(ones, 1, dtype=np.int32) - 1, ones.astype(np.float32))
+    rows = jax.tree.map(lambda x: x[None], rows)
+    assert float(stepped(made, rows)[1]["train/loss"]) == pytest.approx(math.log(tiny.VOCAB), rel=0.2)
+    assert float(stepped(made, rows, 80)[1]["train/loss"]) < 0.1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parameters_gradients_and_memories_stay_float32(dtype):
+    made = tiny.experiment(optimizer=c.Optimizer(0.01, c.Muon(), average=0.9))
+    made = replace(made, execution=replace(made.execution, dtype=dtype))
+    after, metrics = stepped(made, tiny.one_step(tiny.rows(1)))
+    floats = [x for x in jax.tree.leaves((after, metrics)) if jnp.issubdtype(x.dtype, jnp.floating)]
+    assert {x.dtype for x in floats} == {jnp.dtype("float32")}
+    assert after.model.hidden(tiny.rows(1).tokens[0, 0]).dtype == jnp.dtype(dtype)
+
+
+def test_bfloat16_is_near_float32():
+    made = tiny.experiment()
+    low = replace(made, execution=replace(made.execution, dtype="bfloat16"))
+    rows = tiny.one_step(tiny.rows(1))
+    one, other = (float(stepped(e, rows)[1]["train/loss"]) for e in (made, low))
+    assert one != other and one == pytest.approx(other, rel=5e-3)
+
+
+def test_scoring_sums_every_token_once():
+    """Against each row's loss by itself, in float64."""
+    made = jax.jit(lambda: state.create(tiny.experiment()))()
+    tokens = np.random.default_rng(0).integers(0, tiny.VOCAB, 75)
+    value, count = evaluate.score(made.model, score_rows(tokens, 16, 16, 3))
+    assert count == 74
+    total = 0.0
+    for start in range(0, 74, 16):
+        piece = tokens[start : start + 17]
+        logits = np.asarray(made.model.logits(made.model.hidden(piece[None, :-1])), np.float64)[0]
+        shifted = logits - logits.max(-1, keepdims=True)
+        total += (np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(len(piece) - 1), piece[1:]]).sum()
+    assert value == pytest.approx(total / 74, rel=1e-5)
+
+
+def test_scores_by_hand():
+    found = evaluate.scores(2.0, 300, 1000)
+    assert found["bits_per_byte"] == pytest.approx(2.0 / np.log(2) * 300 / 1000)
+    assert found["perplexity"] == pytest.approx(np.exp(2.0))
+    assert (found["loss"], found["tokens"], found["bytes"]) == (2.0, 300, 1000)
