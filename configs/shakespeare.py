@@ -31,14 +31,14 @@ def default() -> Experiment:
         ),
         data=DATA,
         optimizer=Optimizer(
-            peak_rate=0.01,
-            rule=Muon(adam=AdamW(beta2=0.95, weight_decay=0.0), adam_rate=0.2),
+            peak_rate=0.015,
+            rule=Muon(iterations=4, adam=AdamW(beta2=0.95, weight_decay=0.0), adam_rate=0.2),
             schedule=Schedule("wsd", warmup=20, final=0.0, decay=0.5),
         ),
-        steps=2000,
-        batch_size=12,
-        evaluation=Evaluation(every=500),
-        checkpoints=Checkpoints(every=500),
+        steps=1000,
+        batch_size=24,
+        evaluation=Evaluation(every=250),
+        checkpoints=Checkpoints(every=250),
     )
 
 

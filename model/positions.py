@@ -33,15 +33,21 @@ def sinusoids(positions_BT: jax.Array, width: int, dtype: jnp.dtype) -> jax.Arra
 
 
 def rotation(rope: c.Rope, positions_BT: jax.Array, head_width: int) -> tuple[jax.Array, jax.Array]:
-    """Sine and cosine of every position's angles, float32 [B, T, 1, H/2]; computed once and shared by all layers."""
+    """Sine and cosine of every feature's angle, float32 [B, T, 1, H]; computed once and shared by all layers."""
     rate = rope.base ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
-    angle = positions_BT[..., None, None].astype(jnp.float32) * rate
+    angle = positions_BT[..., None, None].astype(jnp.float32) * jnp.tile(rate, 2)
     return jnp.sin(angle), jnp.cos(angle)
 
 
 def rotate(x_BTNH: jax.Array, turn: tuple[jax.Array, jax.Array]) -> jax.Array:
-    """Turns feature pairs (i, i + H/2) by the position's angle (Su et al. 2021, eq. 34; Llama's pairing)."""
+    """Turns feature pairs (i, i + H/2) by the position's angle (Su et al. 2021, eq. 34; Llama's pairing).
+
+    A feature's partner comes by a product with a matrix of 0 and ±1: exact in any dtype, and faster than cutting heads
+    in halves and joining them, on TPU and CPU.
+    """
     sin, cos = turn
-    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BTNH.dtype)
+    half = jnp.eye(x_BTNH.shape[-1] // 2, dtype=x_BTNH.dtype)
+    none = jnp.zeros_like(half)
+    partner_HH = jnp.block([[none, half], [-half, none]])
+    partner_BTNH = jnp.matmul(x_BTNH, partner_HH, precision=jax.lax.Precision.HIGHEST)
+    return (x_BTNH * cos + partner_BTNH * sin).astype(x_BTNH.dtype)
