@@ -47,19 +47,22 @@ class Attention(nnx.Module):
             turn = reading.turns[self.config.rope, self.config.head_width]
             query_BTNH, key_BTKH = rotate(query_BTNH, turn), rotate(key_BTKH, turn)
         query_BTNH = checkpoint_name(query_BTNH, "query")
-        key_BSKH, value_BSKH = checkpoint_name(key_BTKH, "key"), checkpoint_name(value_BTKH, "value")
+        key_BTKH, value_BTKH = checkpoint_name(key_BTKH, "key"), checkpoint_name(value_BTKH, "value")
+        # Kernels and memory want heads first: otherwise a batched matrix product copies what it reads.
+        query_BNTH, key_BKSH, value_BKSH = (jnp.swapaxes(x, 1, 2) for x in (query_BTNH, key_BTKH, value_BTKH))
         if memory is not None:
-            key_BKSH = cache.write(memory.key, key_BTKH, reading.start_B)
-            value_BKSH = cache.write(memory.value, value_BTKH, reading.start_B)
-            memory = KeyValues(key_BKSH, value_BKSH)
-            key_BSKH, value_BSKH = jnp.swapaxes(key_BKSH, 1, 2), jnp.swapaxes(value_BKSH, 1, 2)
+            memory = KeyValues(
+                cache.write(memory.key, key_BKSH, reading.start_B),
+                cache.write(memory.value, value_BKSH, reading.start_B),
+            )
+            key_BKSH, value_BKSH = memory
         # One sequence axis must be whole where every query looks for its keys.
-        key_BSKH = place(key_BSKH, "batch", None, "kv_heads", None)
-        value_BSKH = place(value_BSKH, "batch", None, "kv_heads", None)
-        context_BTNH = reading.kernel(
-            query_BTNH, key_BSKH, value_BSKH, reading.visible, self.scale, (self.config.dropout, reading.key("weights"))
+        key_BKSH = place(key_BKSH, "batch", "kv_heads", None, None)
+        value_BKSH = place(value_BKSH, "batch", "kv_heads", None, None)
+        context_BNTH = reading.kernel(
+            query_BNTH, key_BKSH, value_BKSH, reading.visible, self.scale, (self.config.dropout, reading.key("weights"))
         )
-        context_BTNH = checkpoint_name(context_BTNH, "context")
+        context_BTNH = checkpoint_name(jnp.swapaxes(context_BNTH, 1, 2), "context")
         out_BTD = project("BTNH,NHD->BTD", context_BTNH, self.output, "batch", "time", None)
         return biased(out_BTD, self.output_bias), memory
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 class KeyValues(NamedTuple):
     """Keys and values of every slot so far [B, K, S, H]; slots past a row's length hold what no query may see.
 
-    Heads come first because a batched matrix product wants them there: otherwise every token copies the whole memory.
+    Heads come first, as kernels read them: otherwise every token copies the whole memory.
     """
 
     key: jax.Array
@@ -36,14 +36,16 @@ class Cache(NamedTuple):
     layers: tuple[LayerCache, ...]
 
 
-def write(memory_BKSH: jax.Array, new_BTKH: jax.Array, start_B: jax.Array) -> jax.Array:
-    """Puts each row's new entries into its slots start .. start + T."""
+def write(memory_BKSH: jax.Array, new_BKTH: jax.Array, start_B: jax.Array) -> jax.Array:
+    """Puts each row's new entries into its slots start .. start + T.
 
-    def row(memory_KSH, new_TKH, start):
-        new_KTH = jnp.swapaxes(new_TKH, 0, 1).astype(memory_KSH.dtype)
-        return jax.lax.dynamic_update_slice(memory_KSH, new_KTH, (0, start, 0))
+    The barrier keeps this a step of its own, done in place: fused with what reads it, it would copy the memory first.
+    """
 
-    return jax.vmap(row)(memory_BKSH, new_BTKH, start_B)
+    def row(memory_KSH, new_KTH, start):
+        return jax.lax.dynamic_update_slice(memory_KSH, new_KTH.astype(memory_KSH.dtype), (0, start, 0))
+
+    return jax.lax.optimization_barrier(jax.vmap(row)(memory_BKSH, new_BKTH, start_B))
 
 
 def last(x_BTD: jax.Array, before_B1D: jax.Array, count_B: jax.Array) -> jax.Array:

@@ -13,18 +13,18 @@ from model.config import Execution
 from train.config import Experiment
 
 STEPS_PER_DISPATCH = 20  # a call's fixed cost is shared by so many steps
-PASSES = ("cse_barrier_expander", "tree_reduction_rewriter")  # the first drops barriers before fusion, the second
-# splits a sum over rows into many small ones
+DROPS_BARRIERS = "cse_barrier_expander"  # a pass of XLA's, before it fuses: in its absence barriers hold
+SPLITS_SUMS = "tree_reduction_rewriter"  # makes many small sums of one over rows
 
 
 def set_flags(experiment: Experiment | None) -> None:
-    """One XLA device a core for a training step; what the user's own XLA_FLAGS say stays."""
+    """Barriers hold; for a training step one XLA device a core. What the user's own XLA_FLAGS say stays."""
     given = os.environ.get("XLA_FLAGS", "")
-    flags = {}
+    flags = {"xla_disable_hlo_passes": DROPS_BARRIERS}
     if experiment is not None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         flags["xla_force_host_platform_device_count"] = str(devices(experiment, cores))
-        flags["xla_disable_hlo_passes"] = ",".join(PASSES)
+        flags["xla_disable_hlo_passes"] += f",{SPLITS_SUMS}"
     added = [f"--{name}={value}" for name, value in flags.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
 

@@ -1,7 +1,7 @@
 """SEAM 1: which program computes attention. model/attention.py calls `attention`; it alone knows a backend.
 
-A kernel takes query [B, T, N, H], key and value [B, S, K, H], a Visible, the score scale and dropout, and returns
-the context [B, T, N, H].
+A kernel takes query [B, N, T, H], key and value [B, K, S, H], a Visible, the score scale and dropout, and returns
+the context [B, N, T, H].
 """
 
 from __future__ import annotations

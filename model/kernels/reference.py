@@ -29,20 +29,19 @@ class Visible(NamedTuple):
         return seen
 
 
-def attention(query_BTNH, key_BSKH, value_BSKH, visible: Visible, scale: float, drop=(0.0, None)) -> jax.Array:
+def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, drop=(0.0, None)) -> jax.Array:
     """softmax(query . key * scale) . value over visible keys; softmax in float32 (Vaswani et al. 2017, eq. 1)."""
-    (*_, heads, head_width), kv_heads = query_BTNH.shape, key_BSKH.shape[2]
-    mask = visible.mask(key_BSKH.shape[1])
+    heads, (_, kv_heads, slots, _) = query_BNTH.shape[1], key_BKSH.shape
+    mask = visible.mask(slots)
     if kv_heads == heads:
-        scores = einsum("BTNH,BSNH->BNTS", query_BTNH, key_BSKH, "batch", "heads", "time", None)
-        weights = dropout(probabilities(scores, mask, scale), *drop).astype(value_BSKH.dtype)
-        return einsum("BNTS,BSNH->BTNH", weights, value_BSKH, "batch", "time", "heads", None)
-    groups = (*query_BTNH.shape[:2], kv_heads, heads // kv_heads, head_width)
-    query_BTKGH = place(query_BTNH.reshape(groups), "batch", "time", "kv_heads", None, None)
-    scores = einsum("BTKGH,BSKH->BKGTS", query_BTKGH, key_BSKH, "batch", "kv_heads", None, "time", None)
-    weights = dropout(probabilities(scores, mask[:, None], scale), *drop).astype(value_BSKH.dtype)
-    context = einsum("BKGTS,BSKH->BTKGH", weights, value_BSKH, "batch", "time", "kv_heads", None, None)
-    return merged(context, query_BTNH.shape)
+        scores = einsum("BNTH,BNSH->BNTS", query_BNTH, key_BKSH, "batch", "heads", "time", None)
+        weights = dropout(probabilities(scores, mask, scale), *drop).astype(value_BKSH.dtype)
+        return einsum("BNTS,BNSH->BNTH", weights, value_BKSH, "batch", "heads", "time", None)
+    query_BKGTH = grouped(query_BNTH, kv_heads)
+    scores = einsum("BKGTH,BKSH->BKGTS", query_BKGTH, key_BKSH, "batch", "kv_heads", None, "time", None)
+    weights = dropout(probabilities(scores, mask[:, None], scale), *drop).astype(value_BKSH.dtype)
+    context = einsum("BKGTS,BKSH->BKGTH", weights, value_BKSH, "batch", "kv_heads", None, "time", None)
+    return merged(context, query_BNTH.shape)
 
 
 def probabilities(scores: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
@@ -50,9 +49,16 @@ def probabilities(scores: jax.Array, mask: jax.Array, scale: float) -> jax.Array
     return jax.nn.softmax(jnp.where(mask, scores.astype(jnp.float32) * scale, -1e30), axis=-1)
 
 
-def merged(context_BTKGH: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """[B, T, K, G, H] -> [B, T, N, H]: query head n belongs to key-value head n // G."""
-    from_spec = jax.typeof(context_BTKGH).sharding.spec
+def grouped(query_BNTH: jax.Array, kv_heads: int) -> jax.Array:
+    """[B, N, T, H] -> [B, K, G, T, H]: query head n belongs to key-value head n // G."""
+    rows, heads, length, head_width = query_BNTH.shape
+    groups = (rows, kv_heads, heads // kv_heads, length, head_width)
+    return place(query_BNTH.reshape(groups), "batch", "kv_heads", None, "time", None)
+
+
+def merged(context_BKGTH: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """[B, K, G, T, H] -> [B, N, T, H]."""
     if jax.sharding.get_abstract_mesh().empty:
-        return context_BTKGH.reshape(shape)
-    return jnp.reshape(context_BTKGH, shape, out_sharding=jax.P(*from_spec[:3], None))
+        return context_BKGTH.reshape(shape)
+    batch, heads, _, time, _ = jax.typeof(context_BKGTH).sharding.spec
+    return jnp.reshape(context_BKGTH, shape, out_sharding=jax.P(batch, heads, time, None))

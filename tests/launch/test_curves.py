@@ -1,0 +1,58 @@
+"""The configs learn as their committed curves say: the beginning of a run always, whole runs with `-m slow`."""
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.curves import WINDOW, means
+
+pytestmark = pytest.mark.timeout(900)
+CURVES = Path(__file__).parents[2] / "configs" / "curves"
+BEGINNING = 5  # windows of a short run
+REACHED = {"shakespeare": 1.55, "shakespeare:nanogpt": 1.90}  # nats a token over the whole validation split
+
+
+def committed(name: str) -> dict:
+    return json.loads((CURVES / f"{name.replace(':', '-')}.json").read_text())
+
+
+def trained(folder: Path) -> list[dict]:
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_a_fresh_run_begins_on_its_curve(skald, tmp_path, name):
+    """Rounding differs between machines and grows with every step: the tolerance is a tenth of what seeds differ by
+    in the first window, and covers it in the last."""
+    process = skald.start("train", name, "--run-dir", tmp_path / "run", "--set", "evaluation.samples=0")
+    while process.poll() is None and len(trained(tmp_path / "run")) < BEGINNING * WINDOW:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 75, err
+    found, expected = means(trained(tmp_path / "run")), committed(name)["seeds"]["0"]["train/loss"]
+    assert found[0] == pytest.approx(expected[0], abs=0.003)
+    assert found[:BEGINNING] == pytest.approx(expected[:BEGINNING], abs=0.03)
+
+
+def test_the_committed_curves_reach_what_is_claimed():
+    for name, loss in REACHED.items():
+        ends = [list(seed["eval/loss"].values())[-1] for seed in committed(name)["seeds"].values()]
+        assert len(ends) >= 3 and sum(ends) / len(ends) <= loss
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REACHED)
+def test_a_whole_run_ends_where_its_curve_does(skald, tmp_path, name):
+    """A seed that is not among the committed ones; three of them ended within 0.02 of one another."""
+    run = tmp_path / "run"
+    process = skald.start("train", name, "--run-dir", run, "--seed", "1234", "--json")
+    out, err = process.communicate(timeout=800)
+    assert process.returncode == 0, err
+    ends = [list(seed["eval/loss"].values())[-1] for seed in committed(name)["seeds"].values()]
+    assert json.loads(out)["eval/loss"] == pytest.approx(sum(ends) / len(ends), abs=0.03)
+    assert json.loads(out)["eval/loss"] <= REACHED[name] + 0.01
