@@ -38,7 +38,7 @@ def pretraining(name: str, model: Model, data: Data, rate: float, batch_size: in
         batch_size=batch_size,
         evaluation=Evaluation(every=1000, rows=16, prompt="The"),
         checkpoints=Checkpoints(every=1000),
-        execution=Execution(dtype="bfloat16", remat="minimal"),
+        execution=Execution(dtype="auto", remat="minimal"),
     )
 
 
@@ -55,7 +55,7 @@ def tiny() -> Experiment:
     return replace(
         experiment,
         optimizer=replace(experiment.optimizer, schedule=schedule),
-        execution=Execution(),
+        execution=Execution(dtype="auto"),
         evaluation=Evaluation(every=500),
         checkpoints=Checkpoints(every=500),
     )

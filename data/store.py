@@ -88,13 +88,21 @@ def make(source: Source, words: tokenizer.Tokenizer, span: Span, place: Path, ab
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def encoded(words: tokenizer.Tokenizer, text: str, source: Source) -> list[int]:
+    """Raises DataError naming the source, where it holds what the tokenizer does not know."""
+    try:
+        return words.encode(text)
+    except DataError as error:
+        raise DataError(f"{source.path}: {error}") from None
+
+
 def write(source: Source, words: tokenizer.Tokenizer, span: Span, folder: Path) -> dict:
     """Encodes every document into the folder; returns what the manifest says of it."""
     dtype = "uint16" if words.vocab_size <= 1 << 16 else "uint32"
     offsets, size, characters = [0], 0, 0
     with (folder / "tokens.bin").open("wb") as out:
         for text in cut(source, span):
-            ids = np.asarray(words.encode(text), dtype)
+            ids = np.asarray(encoded(words, text, source), dtype)
             if words.end_id is not None:
                 ids = np.append(ids, np.asarray(words.end_id, dtype))
             out.write(ids.tobytes())

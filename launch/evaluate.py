@@ -11,6 +11,7 @@ import numpy as np
 
 from data import sources
 from data.config import Source
+from data.errors import DataError
 from data.pipeline import open_data
 from data.windows import score_rows
 from launch import machine
@@ -57,7 +58,17 @@ def validation_tokens(run: Checkpointed):
 
 def text_tokens(run: Checkpointed, path: str):
     """Every document of a file or folder, each scored by itself."""
-    texts = [document.text for document in sources.documents(Source(path))]
-    ids = [run.tokenizer.encode(text) for text in texts]
+    texts, ids = [], []
+    for document in sources.documents(Source(path)):
+        texts.append(document.text)
+        ids.append(encoded(run, document))
     offsets = np.cumsum([0, *map(len, ids)])
     return np.concatenate([np.asarray(i, np.int32) for i in ids]), offsets, sum(len(t.encode()) for t in texts)
+
+
+def encoded(run: Checkpointed, document: sources.Document) -> list[int]:
+    """Raises DataError naming the document, where it holds what the tokenizer does not know."""
+    try:
+        return run.tokenizer.encode(document.text)
+    except DataError as error:
+        raise DataError(f"{document.origin}: {error}") from None

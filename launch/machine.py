@@ -40,16 +40,26 @@ def fitted(experiment: Experiment) -> Experiment:
     """The experiment with what it leaves open chosen for this machine."""
     import jax  # after prepare
 
+    experiment = replace(experiment, execution=settled(experiment.execution))
     if jax.default_backend() == "cpu" and tuning():
         return tuning().fitted(experiment, len(jax.devices()))
     return experiment
+
+
+def settled(execution: Execution) -> Execution:
+    """With the number format this machine multiplies fastest, where the config leaves that open."""
+    import jax  # after prepare
+
+    if execution.dtype != "auto":
+        return execution
+    return replace(execution, dtype="float32" if jax.default_backend() == "cpu" else "bfloat16")
 
 
 def writing(execution: Execution) -> Execution:
     """How a decoder computes on this machine."""
     import jax  # after prepare
 
-    execution = replace(execution, remat="none")
+    execution = replace(settled(execution), remat="none")
     return tuning().writing(execution) if jax.default_backend() == "cpu" and tuning() else execution
 
 

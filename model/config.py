@@ -131,10 +131,11 @@ class Execution:
 
     `layers`: `scan` compiles one layer per stack, `unroll` all of them. `remat`: what the backward pass recomputes.
     `kernel`: the attention kernel, `auto` picks by backend (model/kernels). `dtype`: of activations and of the
-    weights as used; parameters stay float32. `turned`: a decoder keeps matrices with their outputs first.
+    weights as used, parameters stay float32; `auto` is settled before a model is built (launch/machine.py): float32 on
+    CPU, bfloat16 elsewhere. `turned`: a decoder keeps matrices with their outputs first.
     """
 
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     layers: Literal["scan", "unroll"] = "scan"
     remat: Literal["none", "minimal", "full"] = "none"
     kernel: Literal["auto", "reference"] = "auto"

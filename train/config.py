@@ -107,8 +107,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run. Changing `model`, `data`, `optimizer`, `seed` or `batch_size` makes it another run (train/identity.py);
-    the rest may change on resuming."""
+    """A run. Changing `model`, `data`, `optimizer`, `seed`, `batch_size` or `microbatches` makes it another run
+    (train/run.py); the rest may change on resuming."""
 
     name: str
     model: Model
@@ -122,4 +122,4 @@ class Experiment:
     microbatches: int = 1  # the batch is split into these, gradients summed
     steps_per_dispatch: int = 0  # steps compiled into one program call; 0: chosen for the machine
     mesh: Mesh = field(default_factory=Mesh)
-    execution: Execution = field(default_factory=Execution)
+    execution: Execution = field(default_factory=lambda: Execution(dtype="auto"))

@@ -1,7 +1,7 @@
 """What users get wrong: one clear line each, the right exit status, nothing lost."""
 
 import hashlib
-import os
+import shutil
 import subprocess
 
 import pytest
@@ -90,28 +90,46 @@ def test_a_run_folder_that_is_a_file_or_can_not_be_written(skald, tmp_path):
     refused(skald, 1, "can't write there", given=["train", skald.config, "--run-dir", file / "below"])
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_run_folder(skald, tmp_path):
-    tmp_path.chmod(0o500)
-    refused(skald, 1, "can't write there", given=["train", skald.config, "--run-dir", tmp_path / "run"])
+@pytest.fixture
+def disk(tmp_path):
+    """A small file system of its own: `disk("size=1m")` mounts it, or changes how it is mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mounted(options: str):
+        options = f"remount,{options}" if folder.is_mount() else options
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True)
+        if done.returncode:
+            pytest.skip("mounting a small file system needs root")
+        return folder
+
+    yield mounted
+    if folder.is_mount():
+        subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_room(skald, tmp_path):
+def test_a_read_only_run_folder(skald, trained, disk):
+    """Not even root may write there: neither a new run, nor the next steps of one that is there."""
+    folder = disk("size=50m")
+    shutil.copytree(trained, folder / "run")
+    before = digest(folder)
+    disk("ro")
+    for given in (["--run-dir", folder / "new"], ["--run-dir", folder / "run", "--set", "steps=60"]):
+        refused(skald, 1, "can't write there (Read-only file system)", given=["train", skald.config, *given])
+    assert digest(folder) == before
+    skald.json("evaluate", folder / "run")
+
+
+def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_room(skald, disk):
     """On a real file system too small for a checkpoint."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", disk], capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        given = ["train", skald.config, "--run-dir", disk / "run", "--set", "checkpoints.keep_last=9"]
-        err = refused(skald, 1, "free some and start the same command again", given=given)
-        assert len(err) < 2000, "no pages of tracebacks"
-        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
-        status, _, err = skald(*given)
-        assert status == 0, err
-        assert len((disk / "run" / "metrics.jsonl").read_text().splitlines()) == 40
-    finally:
-        subprocess.run(["umount", disk], check=True)
+    folder = disk("size=700k")
+    given = ["train", skald.config, "--run-dir", folder / "run", "--set", "checkpoints.keep_last=9"]
+    err = refused(skald, 1, "free some and start the same command again", given=given)
+    assert len(err) < 2000, "no pages of tracebacks"
+    disk("size=50m")
+    status, _, err = skald(*given)
+    assert status == 0, err
+    assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 40
 
 
 @pytest.mark.parametrize(
@@ -144,12 +162,15 @@ def test_a_checkpoint_that_is_not_there(skald, trained, name, parts):
     refused(skald, 2, *parts, given=["evaluate", f"{trained}{name}"])
 
 
-def test_windows_that_can_not_be(skald, trained, tmp_path):
+def test_windows_and_texts_that_can_not_be_scored(skald, trained, tmp_path):
     for given in (["--window", "33"], ["--stride", "33"], ["--window", "8", "--stride", "9"]):
         refused(skald, 2, "wanted 1 <= stride <= window <= context=32", given=["evaluate", trained, *given])
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     given = ["evaluate", trained, "--text", tmp_path / "latin.txt"]
     refused(skald, 1, "latin.txt: not UTF-8 at byte 3", given=given)
+    (tmp_path / "new.txt").write_text("a naïve text")
+    given = ["evaluate", trained, "--text", tmp_path / "new.txt"]
+    refused(skald, 1, "new.txt: character 'ï' (U+00EF) at offset 4", given=given)
 
 
 def test_arguments_that_are_none_show_the_usage(skald):

@@ -1,0 +1,71 @@
+"""Every field of an experiment matters: changing it changes the lowered step. And configs as JSON and by path."""
+
+import dataclasses
+from dataclasses import replace
+
+import jax
+import pytest
+import tiny
+
+from train import config as c
+from train import fields, state, step
+from train.config import Experiment
+
+SCHEDULE = c.Schedule("wsd", warmup=2, final=0.1, decay=0.5)
+CHANGES = {
+    c.AdamW: {"beta1": 0.5, "beta2": 0.5, "epsilon": 1e-3, "weight_decay": 0.3},
+    c.Muon: {
+        "momentum": 0.5, "nesterov": False, "iterations": 3, "weight_decay": 0.3, "adam": c.AdamW(beta1=0.1),
+        "adam_rate": 0.7,
+    },
+    c.Lion: {"beta1": 0.5, "beta2": 0.5, "weight_decay": 0.3},
+    c.Adafactor: {"decay": 0.5, "weight_decay": 0.3},
+    c.Schedule: {"shape": "linear", "warmup": 5, "final": 0.4, "decay": 0.9},
+    c.Optimizer: {
+        "peak_rate": 0.5, "rule": c.Lion(), "schedule": c.Schedule("constant"), "clip": None, "average": 0.9,
+    },
+}  # fmt: skip
+
+
+def lowered(experiment: Experiment) -> str:
+    """The program of a run's birth and its first step."""
+
+    def program(rows):
+        return step.train_step(experiment, state.create(experiment), rows)
+
+    return jax.jit(program).lower(tiny.one_step(tiny.rows(1, experiment.microbatches))).as_text()
+
+
+def with_part(part) -> Experiment:
+    """An experiment that holds this optimizer, rule or schedule."""
+    if isinstance(part, c.Optimizer):
+        return tiny.experiment(optimizer=part)
+    place = "schedule" if isinstance(part, c.Schedule) else "rule"
+    return tiny.experiment(optimizer=replace(c.Optimizer(0.01, schedule=SCHEDULE), **{place: part}))
+
+
+@pytest.mark.parametrize("kind", CHANGES, ids=lambda kind: kind.__name__)
+def test_every_field_of_an_optimizer_matters(kind):
+    assert set(CHANGES[kind]) == {f.name for f in dataclasses.fields(kind)}
+    base = {c.Optimizer: c.Optimizer(0.01), c.Schedule: SCHEDULE}.get(kind) or kind()
+    before = lowered(with_part(base))
+    idle = [n for n, value in CHANGES[kind].items() if lowered(with_part(replace(base, **{n: value}))) == before]
+    assert not idle
+
+
+def test_seed_steps_and_microbatches_matter():
+    made = tiny.experiment(optimizer=c.Optimizer(0.01, schedule=SCHEDULE))
+    changes = {"seed": 1, "steps": 50, "microbatches": 2, "model": replace(made.model, width=16)}
+    assert not [n for n, value in changes.items() if lowered(replace(made, **{n: value})) == lowered(made)]
+
+
+def test_a_config_comes_back_from_json_and_differs_where_it_was_changed():
+    made = tiny.experiment(optimizer=c.Optimizer(0.01, c.Muon()))
+    assert fields.from_json(Experiment, fields.to_json(made)) == made
+    other = fields.replaced(fields.replaced(made, "optimizer.rule.adam.beta2", "0.5"), "model.width", "64")
+    assert fields.differences(made, made) == []
+    assert fields.differences(made, other) == [("model.width", 32, 64), ("optimizer.rule.adam.beta2", 0.95, 0.5)]
+    assert fields.replaced(made, "optimizer.rule", "lion").optimizer.rule == c.Lion()
+    assert fields.replaced(made, "optimizer.clip", "None").optimizer.clip is None
+    deeper = fields.replaced(made, "model.layers.0.pattern.0.mixer.heads", "8")
+    assert deeper.model.layers[0].pattern[0].mixer.heads == 8
