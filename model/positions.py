@@ -15,7 +15,7 @@ class LearnedPositions(nnx.Module):
     """A table of `context` vectors (GPT-2)."""
 
     def __init__(self, context: int, width: int, declare: Declare):
-        self.table = declare(("position", "width"), (context, width), normal(declare.init.embedding))
+        self.table = declare(("position", "width"), (context, width), normal(declare.init.embedding), inputs=1)
 
     def __call__(self, positions_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """int [B, T] -> [B, T, D]. Positions past the table read its last row: callers check lengths at the door."""
