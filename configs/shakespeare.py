@@ -1,9 +1,14 @@
 """Characters of Shakespeare: the quick start. tinyshakespeare ships with the project, nothing is downloaded.
 
-bash launch/local.sh train shakespeare
+    bash launch/local.sh train shakespeare
+
+Losses are nats a token over the whole validation split (the text's last tenth), in windows of 64 that do not overlap;
+figures are means of three seeds, with their curves in configs/curves/. Times are of a busy machine with two cores.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from data.config import Data, Source, Tokenizer
 from model.config import MLP, Attention, Block, Init, Learned, Model, Norm, Rope, Stack
@@ -14,7 +19,11 @@ DATA = Data(Source("embedded:shakespeare"), Tokenizer("characters"), length=64)
 
 
 def default() -> Experiment:
-    """The quick start: 0.80 M parameters, 1.54 M tokens, a minute or two on a laptop's CPU."""
+    """The quick start: 0.80 M parameters, 1.54 M tokens, a minute or two on a laptop's CPU.
+
+    skald train shakespeare: 1.541 (seeds 0, 1, 2: 1.535, 1.544, 1.543), 130 to 138 seconds. Tuned on the last tenth
+    of the training part.
+    """
     block = Block(
         mixer=Attention(heads=4, kv_heads=4, head_width=32, rope=Rope(), query_key_norm=Norm()),
         feed_forward=MLP(width=512, activation="relu_squared"),
@@ -42,8 +51,28 @@ def default() -> Experiment:
     )
 
 
+def quick() -> Experiment:
+    """The first loss below nanoGPT's 1.898 in half a minute: 0.15 of the quick start's tokens.
+
+    skald train shakespeare:quick: @QUICK@
+    """
+    base = default()
+    optimizer = replace(base.optimizer, schedule=replace(base.optimizer.schedule, decay=0.6))
+    return replace(
+        base,
+        name="shakespeare:quick",
+        optimizer=optimizer,
+        steps=150,
+        evaluation=replace(base.evaluation, every=150),
+        checkpoints=replace(base.checkpoints, every=150),
+    )
+
+
 def nanogpt() -> Experiment:
-    """nanoGPT's CPU recipe to the letter, to compare with: characters, 4 layers of 128, 2000 steps."""
+    """nanoGPT's CPU recipe to the letter, to compare with: characters, 4 layers of 128, 2000 steps.
+
+    skald train shakespeare:nanogpt: @NANO@
+    """
     layers, width = 4, 128
     norm = Norm("layer")  # nanoGPT's bias=False leaves norms and matrices without one
     block = Block(

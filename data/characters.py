@@ -15,7 +15,7 @@ class Characters:
     def __init__(self, alphabet: str):
         self.alphabet = alphabet
         self.vocab_size = len(alphabet)
-        points = np.array([ord(c) for c in alphabet])
+        points = np.array([ord(c) for c in alphabet], np.int64)
         self.ids = np.full(int(points.max(initial=0)) + 1, -1, np.int32)
         self.ids[points] = np.arange(len(alphabet))
 

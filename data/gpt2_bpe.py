@@ -13,6 +13,7 @@ from data.errors import DataError
 # Words, numbers, punctuation and white space, as GPT-2 splits text before merging (Radford et al. 2019, 2.2).
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 END = "<|endoftext|>"
+LARGEST = 1 << 24  # no vocabulary comes near it; an id beyond is a mistake that would fill the memory
 
 
 @functools.cache
@@ -38,30 +39,62 @@ class GPT2:
         return self.encoding.decode(ids)
 
     def to_json(self) -> dict:
-        ordered = sorted(self.ranks, key=self.ranks.__getitem__)
-        return {"kind": "gpt2", "tokens": [t.hex() for t in ordered], "end_id": self.end_id}
+        """`tokens` by id, None where an id has no token."""
+        tokens: list[str | None] = [None] * (max(self.ranks.values()) + 1)
+        for token, rank in self.ranks.items():
+            tokens[rank] = token.hex()
+        return {"kind": "gpt2", "tokens": tokens, "end_id": self.end_id}
 
 
 def load(path: str) -> GPT2:
     """From a folder with vocab.json and merges.txt. A merge's rank is its id, as in GPT-2's own files."""
     folder = Path(path).expanduser()
-    for name in ("vocab.json", "merges.txt"):
-        if not (folder / name).is_file():
-            raise DataError(
-                f"{folder / name}: no such file; a gpt2 tokenizer's path is a folder with vocab.json and merges.txt"
-            )
-    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    vocabulary, merges = read_vocabulary(folder / "vocab.json"), read_merges(folder / "merges.txt")
     back = byte_of()
     ranks = {bytes(back[c] for c in token): id_ for token, id_ in vocabulary.items() if token != END}
-    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    for (left, right), rank in zip(merges, range(256, 256 + len(merges)), strict=True):
+    for rank, (left, right) in enumerate(merges, 256):
         if vocabulary.get(left + right) != rank:
             raise DataError(
                 f"{folder}: merge {left} {right} is not token {rank} of vocab.json; try the tokenizer.json instead"
             )
-    return GPT2(ranks, vocabulary.get(END, len(ranks)))
+    return GPT2(ranks, vocabulary.get(END, max(ranks.values()) + 1))
+
+
+def read_vocabulary(file: Path) -> dict[str, int]:
+    """Ids by token. Raises DataError for all that tiktoken would panic at."""
+    try:
+        vocabulary = json.loads(read(file))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DataError(f"{file}: not JSON ({error}); a vocab.json is an object of ids by token") from None
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else [None]
+    if not all(isinstance(i, int) and 0 <= i < LARGEST for i in ids) or len(set(ids)) < len(ids):
+        raise DataError(f"{file}: not an object of ids by token, each a number of its own from 0 to {LARGEST - 1}")
+    if absent := sorted(byte_of().keys() - vocabulary.keys()):
+        raise DataError(f"{file}: no token for byte {absent[0]!r}; a gpt2 vocabulary has all 256")
+    if strange := [token for token in vocabulary if token != END and not set(token) <= byte_of().keys()]:
+        raise DataError(f"{file}: token {strange[0]!r} is not written in bytes; try the tokenizer.json instead")
+    return vocabulary
+
+
+def read_merges(file: Path) -> list[list[str]]:
+    """Pairs, first merged first. Raises DataError naming the line that is none."""
+    lines = enumerate(read(file).split("\n"), 1)
+    merges = {number: line.split(" ") for number, line in lines if line and not line.startswith("#version")}
+    for number, words in merges.items():
+        if len(words) != 2:
+            raise DataError(f"{file}:{number}: {' '.join(words)[:80]!r} is not two tokens with a space between them")
+    return list(merges.values())
+
+
+def read(file: Path) -> str:
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; a gpt2 tokenizer's path is a folder with vocab.json and merges.txt")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 at byte {error.start}") from None
 
 
 def from_json(stored: dict) -> GPT2:
-    return GPT2({bytes.fromhex(token): rank for rank, token in enumerate(stored["tokens"])}, stored["end_id"])
+    ranks = {bytes.fromhex(token): rank for rank, token in enumerate(stored["tokens"]) if token is not None}
+    return GPT2(ranks, stored["end_id"])

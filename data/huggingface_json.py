@@ -15,9 +15,10 @@ class HuggingFace:
     def __init__(self, content: str):
         self.content = content
         self.tokenizer = tokenizers.Tokenizer.from_str(content)
-        self.vocab_size = self.tokenizer.get_vocab_size(with_added_tokens=True)
-        ids = (self.tokenizer.token_to_id(name) for name in ENDS)
-        self.end_id = next((i for i in ids if i is not None), None)
+        ids = self.tokenizer.get_vocab(with_added_tokens=True).values()
+        self.vocab_size = max(ids, default=-1) + 1  # not their count: added tokens may leave holes
+        ends = (self.tokenizer.token_to_id(name) for name in ENDS)
+        self.end_id = next((i for i in ends if i is not None), None)
 
     def encode(self, text: str) -> list[int]:
         """A special token written out in a text is that token, as everywhere with such files."""

@@ -14,6 +14,7 @@ from data import packing, tokenizer
 from data.config import Data
 from data.rows import Rows
 from data.store import Store, prepare
+from data.windows import check_targets
 
 
 class Pipeline:
@@ -70,8 +71,14 @@ def open_data(
     words: tokenizer.Tokenizer | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> Pipeline:
-    """Reads the tokenizer (or takes a checkpoint's), prepares both stores where the cache lacks them."""
+    """Reads the tokenizer (or takes a checkpoint's), prepares both stores where the cache lacks them.
+
+    Raises DataError for bad text, too little to cut a row from, or none to score.
+    """
     words = words or tokenizer.build(config.tokenizer, config.source)
     train = prepare(config.source, words, config.train, cache, report)
     validation = prepare(config.validation_source or config.source, words, config.validation, cache, report)
-    return Pipeline(config, words, train, validation, batch, seed)
+    opened = Pipeline(config, words, train, validation, batch, seed)
+    part = f"{config.validation.start:g} to {config.validation.stop:g}"
+    check_targets(validation.offsets, f"{(config.validation_source or config.source).path}, data.validation {part}")
+    return opened

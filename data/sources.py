@@ -6,6 +6,7 @@ import difflib
 import glob
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,18 +26,28 @@ def files(source: Source) -> list[Path]:
     """The files a source names, in a fixed order. Raises DataError where there is none."""
     if source.path in EMBEDDED:
         return [EMBEDDED[source.path]]
+    if not source.path:
+        raise DataError(f"a source's path is empty; use a file, a folder, a glob or {', '.join(EMBEDDED)}")
     if ":" in source.path.split("/")[0]:
         raise DataError(f"{source.path}: unknown kind of source; use a file, a folder, a glob or {', '.join(EMBEDDED)}")
     path = Path(source.path).expanduser()
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+        found = sorted(p for p in path.rglob("*") if p.is_file() and not hidden(p.relative_to(path)))
     else:
         found = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
     if not found:
         raise DataError(f"{source.path}: {'the folder holds no file' if path.is_dir() else missing(path)}")
-    return found
+    full = [p for p in found if p.stat().st_size]
+    if not full:
+        raise DataError(f"{source.path}: every file there is empty")
+    return full
+
+
+def hidden(path: Path) -> bool:
+    """Whether a part of it starts with a dot: .git, .ipynb_checkpoints hold no text of the user's."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def missing(path: Path) -> str:
@@ -48,8 +59,7 @@ def missing(path: Path) -> str:
 def documents(source: Source) -> Iterator[Document]:
     """Every document of a source, in file order. Raises DataError naming file and place."""
     for path in files(source):
-        read = {".jsonl": json_lines, ".parquet": parquet}.get(path.suffix, text_file)
-        yield from read(path, source.field)
+        yield from READERS.get(path.suffix, text_file)(path, source.field)
 
 
 def text_file(path: Path, field: str) -> Iterator[Document]:
@@ -58,7 +68,8 @@ def text_file(path: Path, field: str) -> Iterator[Document]:
     if not content:
         raise DataError(f"{path}: the file is empty")
     try:
-        yield Document(content.decode("utf-8"), str(path))
+        # The mark some editors put first is no text; codec utf-8-sig would count an error's bytes from after it.
+        yield Document(content.decode("utf-8").removeprefix("\ufeff"), str(path))
     except UnicodeDecodeError as error:
         byte = content[error.start]
         raise DataError(
@@ -73,13 +84,18 @@ def json_lines(path: Path, field: str) -> Iterator[Document]:
                 continue
             try:
                 record = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number}: not a JSON value in UTF-8 ({error})") from None
             if not isinstance(record, dict) or field not in record:
                 there = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
                 raise DataError(f"{path}:{number}: no field {field!r}; there: {there}; set data.source.field")
             if not isinstance(record[field], str):
                 raise DataError(f"{path}:{number}: field {field!r} is {type(record[field]).__name__}, not text")
+            if half := re.search("[\ud800-\udfff]", record[field]):  # JSON can write it, UTF-8 can't
+                raise DataError(
+                    f"{path}:{number}: field {field!r} holds \\u{ord(half[0]):04x}, half of a surrogate pair, at "
+                    f"offset {half.start()}; write both halves or the character itself"
+                )
             yield Document(record[field], f"{path}:{number}")
 
 
@@ -102,9 +118,13 @@ def parquet(path: Path, field: str) -> Iterator[Document]:
             row += 1
 
 
+READERS = {".jsonl": json_lines, ".parquet": parquet}  # by suffix; anything else is a text
+
+
 def fingerprint(source: Source) -> str:
-    """sha256 over the content of every file, in order, and the field read from them."""
+    """sha256 over the content of every file, in order, how each is read, and the field read from them."""
     digest = hashlib.sha256(source.field.encode())
     for path in files(source):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(path.suffix.encode() if path.suffix in READERS else b"")
     return digest.hexdigest()

@@ -20,7 +20,7 @@ from data import sources, tokenizer
 from data.config import Source, Span
 from data.errors import DataError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Store:
@@ -36,18 +36,19 @@ class Store:
         return len(self.offsets) - 1
 
 
-def cut(source: Source, span: Span) -> Iterator[str]:
+def cut(source: Source, span: Span) -> Iterator[sources.Document]:
     """The source's text from span.start to span.stop of its characters; documents are cut where the borders fall."""
     if (span.start, span.stop) == (0.0, 1.0):
-        yield from (document.text for document in sources.documents(source))
+        yield from sources.documents(source)
         return
     total = sum(len(document.text) for document in sources.documents(source))
     first, last, seen = int(total * span.start), int(total * span.stop), 0
     for document in sources.documents(source):
-        text = document.text[max(0, first - seen) : max(0, last - seen)]
+        start = max(0, first - seen)
+        text = document.text[start : max(0, last - seen)]
         seen += len(document.text)
         if text:
-            yield text
+            yield sources.Document(text, document.origin + (f" from offset {start}" if start else ""))
 
 
 def prepare(
@@ -88,12 +89,12 @@ def make(source: Source, words: tokenizer.Tokenizer, span: Span, place: Path, ab
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def encoded(words: tokenizer.Tokenizer, text: str, source: Source) -> list[int]:
-    """Raises DataError naming the source, where it holds what the tokenizer does not know."""
+def encoded(words: tokenizer.Tokenizer, document: sources.Document) -> list[int]:
+    """Raises DataError naming the document, where it holds what the tokenizer does not know."""
     try:
-        return words.encode(text)
+        return words.encode(document.text)
     except DataError as error:
-        raise DataError(f"{source.path}: {error}") from None
+        raise DataError(f"{document.origin}: {error}") from None
 
 
 def write(source: Source, words: tokenizer.Tokenizer, span: Span, folder: Path) -> dict:
@@ -101,13 +102,13 @@ def write(source: Source, words: tokenizer.Tokenizer, span: Span, folder: Path) 
     dtype = "uint16" if words.vocab_size <= 1 << 16 else "uint32"
     offsets, size, characters = [0], 0, 0
     with (folder / "tokens.bin").open("wb") as out:
-        for text in cut(source, span):
-            ids = np.asarray(encoded(words, text, source), dtype)
+        for document in cut(source, span):
+            ids = np.asarray(encoded(words, document), dtype)
             if words.end_id is not None:
                 ids = np.append(ids, np.asarray(words.end_id, dtype))
             out.write(ids.tobytes())
             offsets.append(offsets[-1] + len(ids))
-            size, characters = size + len(text.encode("utf-8")), characters + len(text)
+            size, characters = size + len(document.text.encode("utf-8")), characters + len(document.text)
         out.flush()
         os.fsync(out.fileno())
     if not offsets[-1]:

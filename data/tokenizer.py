@@ -10,6 +10,7 @@ from typing import Protocol
 from data import sources
 from data.config import Source
 from data.config import Tokenizer as Config
+from data.errors import DataError
 
 
 class Tokenizer(Protocol):
@@ -37,10 +38,16 @@ MODULES = {  # imported where they are asked for: each brings a library of its o
 
 
 def build(config: Config, source: Source) -> Tokenizer:
-    """The tokenizer of a config; `characters` learns its vocabulary from all of the source's text."""
+    """The tokenizer of a config; `characters` learns its vocabulary from all of the source's text.
+
+    Raises DataError for a file that is no tokenizer, and where `characters` finds no text.
+    """
     module = importlib.import_module(MODULES[config.kind])
     if config.kind == "characters":
-        return module.Characters.of(document.text for document in sources.documents(source))
+        words = module.Characters.of(document.text for document in sources.documents(source))
+        if not words.vocab_size:
+            raise DataError(f"{source.path}: no text in it to take a vocabulary of characters from")
+        return words
     return module.load(config.path)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from data.errors import DataError
 from data.rows import Rows
 
 
@@ -26,6 +27,12 @@ def score_rows(
     ]
     for place in range(0, len(pieces), batch):
         yield padded(tokens, pieces[place : place + batch], length, batch)
+
+
+def check_targets(offsets: np.ndarray, origin: str) -> None:
+    """Raises DataError where no document has a second token: its first is never a target."""
+    if np.diff(offsets).max(initial=0) < 2:
+        raise DataError(f"{origin}: nothing to score; give a text of two tokens or more in one document")
 
 
 def window_starts(first: int, stop: int, length: int, stride: int) -> range:

@@ -14,6 +14,7 @@ import numpy as np  # noqa: E402
 from launch import evaluate, generate  # noqa: E402
 from launch.checkpointed import Checkpointed  # noqa: E402
 from launch.writing import SAMPLER, Writer  # noqa: E402
+from model.decode.generate import PromptError, PromptTooLong  # noqa: E402
 
 
 class LoadedRun(Checkpointed):
@@ -31,11 +32,11 @@ class LoadedRun(Checkpointed):
         max_new_tokens: int = 300,
         seed: int = 0,
         num_samples: int = 1,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
     ) -> list[dict]:
         """Samples with the keys of `skald generate --json`. Raises PromptError, SamplerError, DataError."""
         texts = self.writer.write([prompt], sampler=sampler, max_new_tokens=max_new_tokens, seed=seed,
-                                  samples=num_samples, stops=stop)  # fmt: skip
+                                  samples=num_samples, stops=[stop] if isinstance(stop, str) else stop)  # fmt: skip
         return [generate.sample(text, logprobs=True) for text in texts]
 
     def evaluate(self, text: str | None = None, window: int | None = None, stride: int | None = None) -> dict:
@@ -43,9 +44,33 @@ class LoadedRun(Checkpointed):
         return evaluate.evaluate(self, text, window, stride)
 
     def logits(self, tokens) -> np.ndarray:
-        """int [B, T] -> float32 [B, T, V]: of each token's successor, for the tokenizer's V ids."""
-        logits_BTV = self.forward(self.model, np.asarray(tokens, np.int32))
+        """int [B, T] -> float32 [B, T, V]: of each token's successor, for the tokenizer's V ids.
+
+        Raises PromptError, PromptTooLong.
+        """
+        tokens_BT = checked(tokens, self.tokenizer.vocab_size, self.config.model.context)
+        logits_BTV = self.forward(self.model, tokens_BT)
         return np.asarray(logits_BTV, np.float32)[..., : self.tokenizer.vocab_size]
+
+
+def checked(tokens, vocab_size: int, context: int) -> np.ndarray:
+    """int32 [B, T]. An embedding would clip what is out of its range and say nothing."""
+    try:
+        tokens_BT = np.asarray(tokens)
+    except ValueError:
+        raise PromptError(
+            "the rows of tokens differ in length; pad them on the right, or ask for one at a time"
+        ) from None
+    if tokens_BT.ndim != 2 or not tokens_BT.size or tokens_BT.dtype.kind not in "iu":
+        raise PromptError(
+            f"tokens are {tokens_BT.dtype} of shape {tokens_BT.shape}; they must be integers [B, T], as [[5, 9]]"
+        )
+    odd = tokens_BT[(tokens_BT < 0) | (tokens_BT >= vocab_size)]
+    if odd.size:
+        raise PromptError(f"tokens hold the id {odd[0]}; ids go from 0 to {vocab_size - 1}")
+    if tokens_BT.shape[1] > context:
+        raise PromptTooLong(f"rows have {tokens_BT.shape[1]} tokens and the model's context is {context}; shorten them")
+    return tokens_BT.astype(np.int32)
 
 
 def load(name: str) -> LoadedRun:

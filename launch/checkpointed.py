@@ -13,11 +13,14 @@ from train.config import Experiment
 
 
 class Checkpointed:
-    """`step`, `config` (the Experiment), `tokenizer` and `model` of the checkpoint of that name."""
+    """`step`, `config` (the Experiment), `tokenizer` and `model` of the checkpoint of that name.
+
+    `about` is all that the checkpoint says of itself.
+    """
 
     def __init__(self, name: str):
         found = find(name)
-        self.name, self.step, self.folder = name, found.step, found.folder
+        self.name, self.step, self.folder, self.about = name, found.step, found.folder, found.about
         self.config: Experiment = fields.from_json(Experiment, found.about["config"])
         self.tokenizer = tokenizer.from_json(found.about["tokenizer"])
         execution = machine.writing(self.config.execution)

@@ -9,6 +9,7 @@ import os
 import sys
 import textwrap
 import threading
+import traceback
 
 from launch import experiments, machine
 
@@ -114,13 +115,13 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except Exception as error:
         if arguments.debug:
-            raise
+            traceback.print_exc()
         name = type(error).__name__
         line = " ".join(str(error).split())
         if name in EXPECTED:
             print(f"skald: {line}", file=sys.stderr)
             return 2 if name in WRONG_INPUT else 1
-        print(f"skald: {explained(error, line)} (--debug shows where)", file=sys.stderr)
+        print(f"skald: {explained(error, line)}{'' if arguments.debug else ' (--debug shows where)'}", file=sys.stderr)
         return 1
 
 

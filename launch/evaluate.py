@@ -13,7 +13,8 @@ from data import sources
 from data.config import Source
 from data.errors import DataError
 from data.pipeline import open_data
-from data.windows import score_rows
+from data.store import encoded
+from data.windows import check_targets, score_rows
 from launch import machine
 from launch.checkpointed import Checkpointed
 from train.evaluate import score, scores
@@ -42,33 +43,34 @@ def evaluate(run: Checkpointed, text: str | None = None, window: int | None = No
     if not 1 <= stride <= window <= run.config.model.context:
         context = run.config.model.context
         raise ConfigError(f"--window {window} --stride {stride}: wanted 1 <= stride <= window <= context={context}")
-    tokens, offsets, size = text_tokens(run, text) if text else validation_tokens(run)
+    tokens, offsets, size = text_tokens(run, text) if text is not None else validation_tokens(run)
     batches = score_rows(tokens, window, stride, run.config.evaluation.rows, offsets)
     found = scores(*score(run.model, batches), size)
     return {"step": run.step, **found, "window": window, "stride": stride, "tasks": {}}
 
 
 def validation_tokens(run: Checkpointed):
-    """The run's own validation split: its tokens, offsets of documents, and bytes of text."""
+    """The run's own validation split: its tokens, offsets of documents, and bytes of text.
+
+    Raises DataError where the text is not the one the run was scored on.
+    """
     e = run.config
     say = functools.partial(print, file=sys.stderr)
-    store = open_data(e.data, e.batch_size, e.seed, machine.cache(), run.tokenizer, say).validation
+    opened = open_data(e.data, e.batch_size, e.seed, machine.cache(), run.tokenizer, say)
+    if opened.fingerprints["validation"] != run.about["data"]["validation"]:
+        path = (e.data.validation_source or e.data.source).path
+        raise DataError(
+            f"{path}: not the validation text that {run.name} was trained with; put that text back, or name another "
+            "with --text FILE"
+        )
+    store = opened.validation
     return store.tokens, store.offsets, store.manifest["bytes"]
 
 
 def text_tokens(run: Checkpointed, path: str):
-    """Every document of a file or folder, each scored by itself."""
-    texts, ids = [], []
-    for document in sources.documents(Source(path)):
-        texts.append(document.text)
-        ids.append(encoded(run, document))
+    """Every document of a file or folder, each scored by itself. Raises DataError where there is nothing to score."""
+    documents = list(sources.documents(Source(path)))
+    ids = [np.asarray(encoded(run.tokenizer, document), np.int32) for document in documents]
     offsets = np.cumsum([0, *map(len, ids)])
-    return np.concatenate([np.asarray(i, np.int32) for i in ids]), offsets, sum(len(t.encode()) for t in texts)
-
-
-def encoded(run: Checkpointed, document: sources.Document) -> list[int]:
-    """Raises DataError naming the document, where it holds what the tokenizer does not know."""
-    try:
-        return run.tokenizer.encode(document.text)
-    except DataError as error:
-        raise DataError(f"{document.origin}: {error}") from None
+    check_targets(offsets, path)
+    return np.concatenate(ids), offsets, sum(len(document.text.encode()) for document in documents)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import configs
@@ -32,16 +34,36 @@ def variants(module) -> dict[str, Callable[[], Experiment]]:
 
 
 def load(name: str) -> Experiment:
-    """Raises ConfigError listing what there is."""
+    """Raises ConfigError listing what there is, or saying what a config's own code raised."""
     place, _, variant = name.partition(":")
     module = from_file(Path(place)) if place.endswith(".py") else from_configs(place)
     found = variants(module)
+    if not found:
+        raise ConfigError(f"config {place!r}: no function of the file is annotated `-> Experiment`; one makes a config")
     if not variant and DEFAULT not in found:
         raise ConfigError(f"config {place!r} needs a variant: {', '.join(f'{place}:{v}' for v in found)}")
     if (variant or DEFAULT) not in found:
         close = fields.nearest(variant, found)
         raise ConfigError(f"config {place!r} has no variant {variant!r}{close}; there are {', '.join(found)}")
-    return found[variant or DEFAULT]()
+    with own_code(module.__file__):
+        experiment = found[variant or DEFAULT]()
+    if not isinstance(experiment, Experiment):
+        returned = type(experiment).__name__
+        raise ConfigError(f"config {place!r}: {variant or DEFAULT}() returned {returned}, not an Experiment")
+    return experiment
+
+
+@contextlib.contextmanager
+def own_code(file: str) -> Iterator[None]:
+    """Whatever a config file's code raises becomes a ConfigError that names the file's last line on the way."""
+    try:
+        yield
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        if isinstance(error, SyntaxError) and error.filename == file:
+            lines.append(error.lineno)
+        where = f"{file}:{lines[-1]}" if lines else file
+        raise ConfigError(f"{where}: {type(error).__name__}: {getattr(error, 'msg', error)}") from error
 
 
 def from_configs(name: str):
@@ -57,7 +79,8 @@ def from_file(path: Path):
         raise ConfigError(f"{path}: no such config file")
     specification = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    with own_code(module.__file__):
+        specification.loader.exec_module(module)
     return module
 
 

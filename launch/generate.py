@@ -25,13 +25,12 @@ def command(arguments: Namespace) -> int:
     prompts = read_prompts(Path(arguments.prompts)) if arguments.prompts else [arguments.prompt]
     run = Checkpointed(arguments.run)
     writer = Writer(run.model, run.tokenizer)
-    if arguments.prompts:
-        for prompt in prompts:
-            for text in writer.write([prompt], **request):
-                print(json.dumps(sample(text, arguments.logprobs), ensure_ascii=False), flush=True)
-    elif arguments.json:
-        found = [sample(text, arguments.logprobs) for text in writer.write(prompts, **request)]
-        print(json.dumps({"step": run.step, "samples": found}, ensure_ascii=False))
+    found = (sample(text, arguments.logprobs) for p in prompts for text in writer.write([p], **request))
+    if arguments.json:
+        print(json.dumps({"step": run.step, "samples": list(found)}, ensure_ascii=False))
+    elif arguments.prompts:
+        for written in found:
+            print(json.dumps(written, ensure_ascii=False), flush=True)
     else:
         show(writer, prompts, request)
     return 0
@@ -57,16 +56,23 @@ def sample(text: Text, logprobs: bool = False) -> dict:
 
 
 def read_prompts(file: Path) -> list[str]:
-    """A JSON object a line, its text under `prompt`; or a JSON string a line."""
+    """A JSON object a line, its text under `prompt`; or a JSON string a line. Raises DataError."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # a JSON string may hold U+2028, where splitlines cuts
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: can't read prompts ({error})") from None
-    prompts = []
-    for number, line in enumerate(lines, 1):
-        try:
-            value = json.loads(line)
-            prompts.append(value if isinstance(value, str) else value["prompt"])
-        except (json.JSONDecodeError, KeyError, TypeError):
-            raise DataError(f'{file}:{number}: each line is {{"prompt": "…"}} or a JSON string') from None
+    prompts = [read_prompt(line, f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not prompts:
+        raise DataError(f'{file}: no prompts in it; each line is {{"prompt": "…"}} or a JSON string')
     return prompts
+
+
+def read_prompt(line: str, place: str) -> str:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError:
+        value = None
+    prompt = value.get("prompt") if isinstance(value, dict) else value
+    if not isinstance(prompt, str):
+        raise DataError(f'{place}: each line is {{"prompt": "…"}} or a JSON string, not {line.strip()[:60]}')
+    return prompt

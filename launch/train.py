@@ -14,18 +14,20 @@ from data.pipeline import open_data
 from launch import experiments, machine, writing
 from model import cost
 from train import fields
+from train.check import check
 from train.checkpoint import Checkpoints, about, find, published
 from train.config import Experiment
 from train.lease import Lease
 from train.listeners.checkpoints import Saving
 from train.listeners.console import ConsoleLines
 from train.listeners.evaluation import evaluation
-from train.listeners.metrics import Metrics
+from train.listeners.finite import finite
+from train.listeners.metrics import Metrics, read
 from train.listeners.preemption import Preemption
 from train.listeners.samples import Samples
 from train.listeners.tensorboard import TensorBoard
 from train.loop import train
-from train.run import Run, RunError, check, check_data, check_identity, read_config
+from train.run import Run, RunError, check_data, check_identity, read_config, write_config
 from train.state import State
 
 VERSION = "0.1.0"
@@ -36,7 +38,10 @@ def command(arguments: Namespace) -> int:
     folder = Path(arguments.run_dir) if arguments.run_dir else experiments.default_folder(arguments.config)
     log = sys.stderr.write
     run, checkpoints = open_run(arguments.experiment, folder, lambda line: log(line + "\n"), arguments.start_from)
-    reason = train(run)
+    try:
+        reason = train(run)
+    finally:
+        run.close()
     checkpoints.close()
     if arguments.json:
         last = run.scores.get(run.step, {})
@@ -51,21 +56,30 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     """
     if folder.is_file():
         raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
-    saved = read_config(folder)
-    changed = check_identity(saved, experiment, folder) if saved else []
-    source = find(start_from) if start_from else None
-    words = tokenizer.from_json(source.about["tokenizer"]) if source else None  # weights know their own tokens only
-    data = open_data(experiment.data, experiment.batch_size, experiment.seed, machine.cache(), words, report)
+    same_run(experiment, folder)
+    source = find(start_from) if start_from and not published(folder) else None
+    data = open_data(
+        experiment.data,
+        experiment.batch_size,
+        experiment.seed,
+        machine.cache(),
+        known_words(folder, start_from),
+        report,
+    )
     check(experiment, data.tokenizer.vocab_size)
+    writing.check_samples(experiment, data.tokenizer)
+    if source:
+        source.check_fits(experiment.model)
     run = Run(machine.fitted(experiment), folder, data, [], machine.tuned)
+    run.check_fits()
     run.lease = claim(folder)  # held as long as the run
-    for line in changed:
+    for line in same_run(experiment, folder):  # again: another first start may have been a moment ahead
         report(f"changed since the run began: {line}")
     checkpoints = Checkpoints(folder, experiment.checkpoints.keep_last, experiment.checkpoints.keep_best)
     run.state = first_state(run, checkpoints, source, report)
     run.step = int(run.state.step)
     stored = fields.to_json(experiment)
-    (folder / "config.json").write_text(json.dumps({"version": VERSION, "experiment": stored}, indent=1) + "\n")
+    write_config(folder, VERSION, stored)
     itself = {
         "version": VERSION,
         "config": stored,
@@ -74,6 +88,28 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     }
     run.listeners = listeners(run, checkpoints, itself)
     return run, checkpoints
+
+
+def same_run(experiment: Experiment, folder: Path) -> list[str]:
+    """What differs from the run that is in the folder and may. Raises RunError where it is another run, or none."""
+    steps, lines = published(folder), read(folder / "metrics.jsonl")
+    saved = read_config(folder) or (about(folder, steps[-1])["config"] if steps else None)
+    if saved is None and lines:
+        raise RunError(f"{folder} holds a metrics.jsonl and no run; take another --run-dir")
+    if saved and not steps and len(lines) > 2 * saved["checkpoints"]["every"]:  # one at least was whole by then
+        raise RunError(
+            f"{folder}: metrics.jsonl goes to step {lines[-1]['step']} and no whole checkpoint is there; put one back, "
+            f"or move the folder away to begin anew"
+        )
+    return check_identity(saved, experiment, folder) if saved else []
+
+
+def known_words(folder: Path, start_from: str | None) -> tokenizer.Tokenizer | None:
+    """Another run's tokenizer where its weights are gone on from: they know their own tokens only."""
+    if not start_from:
+        return None
+    steps = published(folder)
+    return tokenizer.from_json((about(folder, steps[-1]) if steps else find(start_from).about)["tokenizer"])
 
 
 def claim(folder: Path) -> Lease:
@@ -87,13 +123,15 @@ def claim(folder: Path) -> Lease:
 
 def first_state(run: Run, checkpoints: Checkpoints, source, report) -> State:
     """The newest checkpoint's state, else a new one, with another run's weights where `source` names one."""
-    steps = published(run.folder)
-    if steps:
-        report(f"going on from step {steps[-1]}")
-        said = about(run.folder, steps[-1])
-        check_data(said["data"], run.data.fingerprints, run.folder)
-        run.scores = {steps[-1]: said["scores"]} if said["scores"] else {}
-        return checkpoints.restore(steps[-1], run.abstract_state())
+    for step in published(run.folder)[-1:]:
+        check_data(about(run.folder, step)["data"], run.data.fingerprints, run.folder)
+    found = checkpoints.newest(run.abstract_state(), report)
+    if found:
+        step = int(found.step)
+        report(f"going on from step {step}")
+        said = about(run.folder, step)
+        run.scores = {step: said["scores"]} if said["scores"] else {}
+        return found
     state = run.create_state()
     if source is None:
         return state
@@ -105,17 +143,18 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> State:
 
 
 def listeners(run: Run, checkpoints: Checkpoints, itself: dict) -> list:
-    """In the order they are told: scores before samples before lines before saving."""
+    """In the order they are told: guards, then scores before samples before lines before saving."""
     e, device = run.experiment, run.mesh.devices.flat[0]
     one = cost.PEAK_BFLOAT16.get(device.device_kind)
     peak = one * run.mesh.devices.size if one else None
     flops = cost.training_flops(e.model, e.data.length)
     return [
-        Preemption(),
+        finite,
         evaluation,
         Samples(run.folder / "samples", lambda model, e: writing.samples(model, e, run.data.tokenizer)),
         Metrics(run.folder / "metrics.jsonl", peak),
         TensorBoard(run.folder / "tensorboard"),
         Saving(checkpoints, itself),
         ConsoleLines(lambda speed: speed * flops / peak if peak else None),
+        Preemption(),  # last: signals are its own until everything is saved
     ]

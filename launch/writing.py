@@ -5,20 +5,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from data.errors import DataError
 from data.streaming import GrowingText
 from model.decode import chain as chains
 from model.decode.generate import Generator, PromptError, PromptTooLong
 from train.config import Experiment
+from train.fields import ConfigError
 
 SAMPLER = "temperature=0.8,top_p=0.95"  # what writes where nobody says how
 
 
 @dataclass
 class Text:
-    """One sample, as it grows: `text` never holds half a character, and ends before a stop text."""
+    """One sample, as it grows: `text` never holds half a character, and ends before a stop text; so do `tokens`."""
 
     prompt: str
     sampler: str
@@ -41,6 +44,14 @@ class Text:
         places = [place for stop in stops if (place := self.text.find(stop)) >= 0]
         if places:
             self.text, self.finish_reason = self.text[: min(places)], "stop"
+            self.cut()
+
+    def cut(self) -> None:
+        """Drops the tokens behind the text: a dispatch goes on past a stop text, by more or less with its chunk."""
+        kept = len(self.tokens)
+        while kept and self.growing.tokenizer.decode(self.tokens[: kept - 1]).startswith(self.text):
+            kept -= 1
+        del self.tokens[kept:], self.logprobs[kept:]
 
     def shown(self, stops: Sequence[str]) -> str:
         """The part that may be printed: what could still become a stop text is held back."""
@@ -71,6 +82,10 @@ class Writer:
         Raises PromptError, SamplerError, DataError (a character the tokenizer does not know).
         """
         chain = chains.parse(sampler)
+        if "" in stops:
+            raise PromptError(
+                "a stop text is empty, and would end every text at once; leave it out, or write some text"
+            )
         end = self.tokenizer.end_id
         texts = [
             Text(prompt, chains.text(chain), seed, GrowingText(self.tokenizer))
@@ -78,7 +93,7 @@ class Writer:
             for _ in range(samples)
         ]
         dispatches = self.generator.stream(
-            [self.read(prompt) for prompt in prompts],
+            [read(prompt, self.tokenizer, self.context) for prompt in prompts],
             chain=chain,
             max_new_tokens=max_new_tokens,
             seed=seed,
@@ -92,24 +107,46 @@ class Writer:
             if all(text.finish_reason for text in texts):
                 return
 
-    def read(self, prompt: str) -> list[int]:
-        """A prompt's ids. An empty one begins where documents do."""
-        ids = self.tokenizer.encode(prompt)
-        if not ids and self.tokenizer.end_id is not None:
-            return [self.tokenizer.end_id]
-        if not ids:
-            raise PromptError("the prompt is empty, and the tokenizer has no token that begins a text; write one")
-        if len(ids) >= self.context:
-            raise PromptTooLong(
-                f"the prompt has {len(ids)} tokens and the model's context is {self.context}: "
-                f"{self.context - 1} at most leave room to write; shorten it"
-            )
-        return ids
-
     def write(self, prompts: Sequence[str], **request) -> list[Text]:
         """`stream`'s last answer."""
         *_, texts = self.stream(prompts, **request)
         return texts
+
+
+def read(prompt: str, tokenizer, context: int) -> list[int]:
+    """A prompt's ids. An empty one begins where documents do. Raises PromptError, PromptTooLong, DataError."""
+    if half := re.search("[\ud800-\udfff]", prompt):  # from bytes that are not UTF-8, or half a pair of JSON escapes
+        raise PromptError(
+            f"{half[0]!r} at offset {half.start()} of the prompt is no character; write the text as UTF-8"
+        )
+    ids = tokenizer.encode(prompt) or ([] if tokenizer.end_id is None else [tokenizer.end_id])
+    if not ids:
+        raise PromptError("the prompt is empty, and the tokenizer has no token that begins a text; write one")
+    if len(ids) >= context:
+        raise PromptTooLong(
+            f"the prompt has {len(ids)} tokens and the model's context is {context}: "
+            f"{context - 1} at most leave room to write; shorten it"
+        )
+    return ids
+
+
+def check_samples(experiment: Experiment, tokenizer) -> None:
+    """Whether `samples` will work, known before training begins. Raises ConfigError."""
+    asked = experiment.evaluation
+    least_of = {"rows": 1, "samples": 0} | ({"sample_tokens": 1} if asked.samples else {})
+    for name, least in least_of.items():
+        if getattr(asked, name) < least:
+            raise ConfigError(f"evaluation.{name}: must be at least {least}, got {getattr(asked, name)}")
+    if not asked.samples:
+        return
+    try:
+        chains.parse(asked.sampler)
+    except chains.SamplerError as error:
+        raise ConfigError(f"evaluation.sampler: {error}") from None
+    try:
+        read(asked.prompt, tokenizer, experiment.model.context)
+    except (PromptError, DataError) as error:
+        raise ConfigError(f"evaluation.prompt: {error}; set another with --set evaluation.prompt=…") from None
 
 
 def samples(model, experiment: Experiment, tokenizer) -> list[str]:

@@ -59,13 +59,15 @@ def make_mesh(sizes: dict[str, int], devices: list | None = None) -> jax.shardin
     free = [axis for axis, size in shape.items() if size == 0]
     fixed = math.prod(size for size in shape.values() if size)
     said = " x ".join(f"{axis}={size}" for axis, size in shape.items() if size not in (0, 1)) or "1"
+    if min(shape.values()) < 0:
+        raise ShardingError(f"mesh: {said}: sizes are at least 1, or 0 for the rest")
     if len(free) > 1:
         raise ShardingError(f"mesh: only one axis may be 0 (the rest), not {' and '.join(free)}")
     if len(devices) % fixed or (not free and fixed != len(devices)):
-        near = max(d for d in range(1, len(devices) + 1) if len(devices) % d == 0 and d <= fixed)
+        fits = [d for d in range(1, len(devices) + 1) if len(devices) % d == 0] if free else [len(devices)]
         raise ShardingError(
             f"mesh: {said} needs {fixed} devices and there are {len(devices)}; "
-            f"sizes that multiply to {near} fit, or set mesh.data=0 for the rest"
+            f"sizes that multiply to {' or '.join(map(str, fits))} fit, or set mesh.data=0 for the rest"
         )
     if free:
         shape[free[0]] = len(devices) // fixed

@@ -6,9 +6,12 @@ config, tokenizer, data fingerprints, scores. Names RUN, RUN@STEP, RUN@latest, R
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +19,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from model.config import Model
+from model.transformer import Transformer
+from train import fields
 from train.run import RunError
 from train.state import State
 
-METADATA = 1_000_000  # bytes: more than all that a checkpoint holds besides its arrays
+OVERHEAD = 1_000_000  # bytes: more than Orbax writes besides the arrays and what we say of them
+ABOUT = "about/metadata"  # in a checkpoint's folder: what it says of itself, as JSON
 
 
 class CheckpointError(ValueError):
@@ -72,13 +79,17 @@ class Checkpoints:
     """The checkpoints of one run, for its trainer. The best are those of the lowest eval/loss."""
 
     def __init__(self, run: Path, keep_last: int, keep_best: int):
-        self.folder, self.keep = run / "checkpoints", Keep(run, max(1, keep_last), keep_best)
+        self.folder, self.keep = run / "checkpoints", Keep(run, keep_last, keep_best)
+        for step in unfinished(run):
+            set_aside(self.folder / str(step))  # Orbax goes by names: it would save nothing up to such a step
         options = ocp.CheckpointManagerOptions(preservation_policy=self.keep)
         self.manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
 
     def save(self, step: int, state: State, about: dict, scores: dict | None) -> None:
         """Starts saving; returns once the arrays are copied off. Errors of an earlier save are raised here."""
-        needed = METADATA + sum(x.nbytes for arrays in items(state).values() for x in arrays.values())
+        about = {**about, "step": step, "saved": time.time(), "scores": scores or {}}
+        needed = OVERHEAD + 2 * len(json.dumps(about))
+        needed += sum(x.nbytes for arrays in items(state).values() for x in arrays.values())
         free = shutil.disk_usage(self.folder).free
         if free < needed:  # Orbax would find out too, with pages of tracebacks and an unfinished folder
             raise RunError(
@@ -86,9 +97,19 @@ class Checkpoints:
                 f"free some and start the same command again"
             )
         args = {name: ocp.args.StandardSave(arrays) for name, arrays in items(state).items()}
-        args["about"] = ocp.args.JsonSave({**about, "step": step, "saved": time.time(), "scores": scores or {}})
-        self.keep.losses[step] = (scores or {}).get("eval/loss")
-        self.manager.save(step, args=ocp.args.Composite(**args))
+        args["about"] = ocp.args.JsonSave(about)
+        self.keep.losses[step] = about["scores"].get("eval/loss")
+        if not self.manager.save(step, args=ocp.args.Composite(**args)):
+            raise RunError(f"{self.folder}: step {step} was not saved; is another program writing there?")
+
+    def score(self, step: int, scores: dict) -> None:
+        """Writes into a published checkpoint how it scored: it was saved before that was known."""
+        self.wait()
+        self.keep.losses[step] = scores.get("eval/loss")
+        file = self.folder / str(step) / ABOUT
+        beside = file.with_name("metadata.scored")
+        beside.write_text(json.dumps({**json.loads(file.read_text()), "scores": scores}))
+        beside.replace(file)
 
     def published(self) -> bool:
         """Whether nothing is being saved any more. Raises what made the last save fail."""
@@ -102,6 +123,30 @@ class Checkpoints:
 
     def close(self) -> None:
         self.manager.close()
+
+    def newest(self, state: State, report: Callable[[str], None]) -> State | None:
+        """The newest checkpoint that can be read; None where there is none. Newer ones that can't are put aside.
+
+        Raises CheckpointError where none of those that are there can be read.
+        """
+        damaged: list[int] = []
+        for step in reversed(published(self.folder.parent)):
+            try:
+                found = self.restore(step, state)
+            except Exception as error:  # Orbax, TensorStore and the file system have an error each for every damage
+                damaged.append(step)
+                report(f"checkpoint {step} can't be read ({textwrap.shorten(str(error), 120)})")
+                continue
+            for bad in damaged:
+                report(f"put aside as {set_aside(self.folder / str(bad))}")
+            self.manager.reload()
+            return found
+        if damaged:
+            raise CheckpointError(
+                f"{self.folder}: none of the checkpoints {damaged} can be read; put whole ones back, or take another "
+                f"--run-dir"
+            )
+        return None
 
     def restore(self, step: int, state: State) -> State:
         """The saved state of `step`, in the types and shardings of `state`, arrays or their shapes."""
@@ -123,6 +168,14 @@ class Found(NamedTuple):
     step: int
     about: dict
 
+    def check_fits(self, model: Model) -> None:
+        """Raises CheckpointError naming what differs, where a model of this config can't take these weights."""
+        there = fields.from_json(Model, self.about["config"]["model"])
+        sizes = [{name: x.shape for name, x in flat(abstract(config)).items()} for config in (there, model)]
+        if sizes[0] != sizes[1]:
+            differ = "; ".join(f"{p}: {old!r} there, {new!r} here" for p, old, new in fields.differences(there, model))
+            raise CheckpointError(f"{self.folder}: its weights do not fit this model ({differ})")
+
     def weights(self, model):
         """The weights to write with (the average where one was kept), in the types and shardings of `model`."""
         name = "average" if (self.folder / "average").is_dir() else "model"
@@ -132,13 +185,43 @@ class Found(NamedTuple):
 
 def published(run: Path) -> list[int]:
     """Steps of a run's whole checkpoints, in order. What a killed save left behind is none."""
+    return [step for step in numbered(run) if whole(run / "checkpoints" / str(step))]
+
+
+def unfinished(run: Path) -> list[int]:
+    """Steps whose folders lack a part."""
+    return [step for step in numbered(run) if not whole(run / "checkpoints" / str(step))]
+
+
+def numbered(run: Path) -> list[int]:
     folder = run / "checkpoints"
-    names = folder.iterdir() if folder.is_dir() else ()
-    return sorted(int(p.name) for p in names if p.name.isdigit() and (p / "about" / "metadata").is_file())
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
+def whole(folder: Path) -> bool:
+    """Whether all items are there and it can say what it is."""
+    try:
+        scores = json.loads((folder / ABOUT).read_text())["scores"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return isinstance(scores, dict) and (folder / "model").is_dir()
+
+
+def set_aside(folder: Path) -> Path:
+    """Gives a damaged checkpoint a name that nothing reads; nothing is deleted."""
+    for number in itertools.count(1):
+        place = folder.with_name(f"{folder.name}.damaged-{number}")
+        if not place.exists():
+            return folder.rename(place)
 
 
 def about(run: Path, step: int) -> dict:
-    return json.loads((run / "checkpoints" / str(step) / "about" / "metadata").read_text())
+    return json.loads((run / "checkpoints" / str(step) / ABOUT).read_text())
+
+
+def abstract(model: Model) -> Transformer:
+    """Shapes of a model's parameters."""
+    return jax.eval_shape(lambda: Transformer(model, jax.random.key(0)))
 
 
 def find(name: str) -> Found:

@@ -1,4 +1,4 @@
-"""Config dataclasses as data: to and from JSON, by dotted path, compared. Used by launch/ and train/checkpoint.py.
+"""Config dataclasses as data: to and from JSON, by dotted path, compared. Used by launch/ and train/.
 
 A field that may hold one of several dataclasses (optimizer.rule, model.positions) carries its class name under `is`.
 """
@@ -13,6 +13,7 @@ import math
 import sys
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 PYTHON = {"None": "null", "True": "true", "False": "false"}  # as people write them on a command line
@@ -67,14 +68,15 @@ def build(kind: type, given: dict, path: str):
         if name not in types_:
             raise ConfigError(f"{path or kind.__name__}: no field {name!r}{nearest(name, types_)}")
     made = {name: from_json(types_[name], value, f"{path}.{name}".lstrip(".")) for name, value in given.items()}
-    missing = [
-        f.name
-        for f in dataclasses.fields(kind)
-        if f.name not in made and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{path or kind.__name__}: {kind.__name__} needs {', '.join(missing)}")
+    if lacking := missing(kind, made):
+        raise ConfigError(f"{path or kind.__name__}: {kind.__name__} needs {', '.join(lacking)}")
     return kind(**made)
+
+
+def missing(kind: type, given) -> list[str]:
+    """Fields that have no default and are not given."""
+    nothing, fields = dataclasses.MISSING, dataclasses.fields(kind)
+    return [f.name for f in fields if f.name not in given and f.default is nothing and f.default_factory is nothing]
 
 
 def scalar(choices: tuple, value, path: str):
@@ -110,16 +112,27 @@ def nearest(name, known) -> str:
 
 
 def replaced(config, path: str, text: str):
-    """`config` with the field at `path` set from a person's text (JSON, or a bare word). Raises ConfigError."""
+    """`config` with the field at `path` set from a person's text (JSON, or a bare word). Raises ConfigError.
+
+    A field below a null one makes the dataclass, where the declared type leaves no choice and nothing else is needed.
+    """
     try:
         value = json.loads(PYTHON.get(text, text))
-    except json.JSONDecodeError:
+    except ValueError:
         value = text
 
     def inside(part, steps: list[str], declared):
         if not steps:
-            return from_json(declared, value, path)
+            bare = options(declared) == (str,) and not isinstance(value, str)  # 2024 may be a file's name
+            return from_json(declared, text if bare else value, path)
         name, *rest = steps
+        classes = [c for c in options(declared) if dataclasses.is_dataclass(c)]
+        if part is None and classes:
+            here = path.removesuffix("." + ".".join(steps))
+            if len(classes) > 1 or name not in fields_of(classes[0]) or missing(classes[0], [name]):
+                raise ConfigError(f"--set {path}: {unset(here, name, classes)}")
+            made = inside(None, rest, fields_of(classes[0])[name])
+            return build(classes[0], {name: to_json(made)}, here)
         if isinstance(part, tuple) and name.isdigit() and int(name) < len(part):
             inner = typing.get_args(options(declared)[0])[0]
             return tuple(inside(p, rest, inner) if i == int(name) else p for i, p in enumerate(part))
@@ -128,6 +141,14 @@ def replaced(config, path: str, text: str):
         return dataclasses.replace(part, **{name: inside(getattr(part, name), rest, fields_of(type(part))[name])})
 
     return inside(config, path.split("."), type(config))
+
+
+def unset(path: str, name: str, classes: Sequence[type]) -> str:
+    """What to say where a field of null was to be set: how to set the whole, and the nearest field."""
+    close = nearest(name, [field for c in classes for field in fields_of(c)])
+    wholes = [{"is": c.__name__} | dict.fromkeys(missing(c, ()), "…") for c in classes]
+    ways = " or ".join(f"--set {path}='{json.dumps(whole, ensure_ascii=False)}'" for whole in wholes)
+    return f"{path} is null; set it first, as {ways}{'' if name in close else close}"
 
 
 def suggestion(path: str, known) -> str:

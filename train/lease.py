@@ -11,6 +11,14 @@ from pathlib import Path
 from train.run import RunError
 
 
+def said(text: str) -> dict:
+    """What a lease tells of its holder; what is no lease tells nothing."""
+    try:
+        return {"attempt": 0, **json.loads(text)}
+    except (ValueError, TypeError):
+        return {"attempt": 0}
+
+
 class Lease:
     """Held from construction to the end of the process, however it ends: the kernel lets go of the lock.
 
@@ -20,8 +28,7 @@ class Lease:
     def __init__(self, folder: Path):
         self.file = (folder / "lease.json").open("a+")
         self.file.seek(0)
-        text = self.file.read()
-        held = json.loads(text) if text.strip() else {"attempt": 0}
+        held = said(self.file.read())
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

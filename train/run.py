@@ -12,13 +12,14 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data.pipeline import Pipeline
-from model.sharding import make_mesh
+from model.sharding import make_mesh, spec
 from train import fields, state, step
 from train.config import Experiment
 from train.events import Event
-from train.feed import training_rows
+from train.feed import ROW_AXES, training_rows
 
 IDENTITY = ("model", "data", "optimizer", "seed", "batch_size", "microbatches")
+PLACES = ("data.source.path", "data.validation_source.path", "data.tokenizer.path")  # may move: fingerprints tell
 
 
 class RunError(ValueError):
@@ -57,6 +58,13 @@ class Run:
 
         return jax.tree.map(here, shapes)
 
+    def check_fits(self) -> None:
+        """Raises ShardingError where parameters or rows do not divide over the mesh."""
+        e = self.experiment
+        self.abstract_state()
+        with jax.set_mesh(self.mesh):
+            spec(ROW_AXES, (e.batch_size // e.microbatches, e.data.length), "compute")
+
     def create_state(self) -> state.State:
         with jax.set_mesh(self.mesh):
             return jax.jit(lambda: state.create(self.experiment))()
@@ -68,27 +76,27 @@ class Run:
     def next_count(self) -> int:
         """Steps of the next dispatch: up to the next pause, at most steps_per_dispatch."""
         e = self.experiment
-        nearest = min(every - self.step % every for every in pauses(e))
+        nearest = min(every - self.step % every for every in (e.evaluation.every, e.checkpoints.every))
         return min(e.steps_per_dispatch or 1, nearest, e.steps - self.step)
 
     def pauses_at(self, step: int) -> bool:
-        return step >= self.experiment.steps or any(step % every == 0 for every in pauses(self.experiment))
+        e = self.experiment
+        return step >= e.steps or not step % e.evaluation.every or not step % e.checkpoints.every
 
     def tell(self, event: Event) -> None:
         for listener in self.listeners:
             listener(self, event)
 
-
-def pauses(experiment: Experiment) -> list[int]:
-    return [every for every in (experiment.evaluation.every, experiment.checkpoints.every) if every] or [
-        experiment.steps
-    ]
+    def close(self) -> None:
+        """However the loop ended: what a listener has open is closed."""
+        for listener in self.listeners:
+            getattr(listener, "close", lambda: None)()
 
 
 def check_identity(saved: dict, experiment: Experiment, folder: Path) -> list[str]:
     """Lines for what may change and did. Raises RunError naming every identity field that differs."""
     changed = fields.differences(saved, experiment)
-    mine = [(path, old, new) for path, old, new in changed if path.split(".")[0] in IDENTITY]
+    mine = [c for c in changed if c[0].split(".")[0] in IDENTITY and c[0] not in PLACES]
     if mine:
         shown = "; ".join(f"{path}: {old!r} there, {new!r} here" for path, old, new in mine[:8])
         more = f" and {len(mine) - 8} more" if len(mine) > 8 else ""
@@ -106,55 +114,21 @@ def check_data(saved: dict, here: dict, folder: Path) -> None:
         )
 
 
-def check(experiment: Experiment, vocab_size: int) -> None:
-    """What no single dataclass can see. Raises ConfigError naming paths and values that would work."""
-    e, m = experiment, experiment.model
-    if m.vocab_size < vocab_size:
-        raise fields.ConfigError(
-            f"model.vocab_size: {m.vocab_size} is smaller than the tokenizer's {vocab_size}; "
-            f"set model.vocab_size={vocab_size} (a little more is allowed)"
-        )
-    if e.data.length > m.context:
-        raise fields.ConfigError(f"data.length: {e.data.length} is longer than model.context={m.context}; set either")
-    for path in ("steps", "batch_size", "microbatches", "data.length", "evaluation.every", "checkpoints.every"):
-        value = functools.reduce(getattr, path.split("."), e)
-        if value < 1:
-            raise fields.ConfigError(f"{path}: must be at least 1, got {value}")
-    if e.batch_size % e.microbatches:
-        near = max(d for d in range(1, e.microbatches + 1) if e.batch_size % d == 0)
-        raise fields.ConfigError(
-            f"microbatches: {e.microbatches} does not divide batch_size={e.batch_size}; try {near}"
-        )
-    for place, stack in enumerate(m.layers):
-        for number, block in enumerate(stack.pattern):
-            check_block(f"model.layers.{place}.pattern.{number}", block, m.width)
-
-
-def check_block(path: str, block, width: int) -> None:
-    mixer = block.mixer
-    if mixer.heads < 1 or mixer.kv_heads < 1 or mixer.heads % mixer.kv_heads:
-        fits = [d for d in range(1, mixer.heads + 1) if mixer.heads % d == 0]
-        raise fields.ConfigError(
-            f"{path}.mixer.kv_heads: {mixer.kv_heads} does not divide heads={mixer.heads}; try {fits}"
-        )
-    if mixer.heads * mixer.head_width != width and width % mixer.heads:
-        fits = [d for d in range(1, width + 1) if width % d == 0 and d <= 4 * mixer.heads]
-        raise fields.ConfigError(
-            f"{path}.mixer.heads: {mixer.heads} does not divide model.width={width}; try one of {fits}"
-        )
-    if mixer.rope and mixer.head_width % 2:
-        raise fields.ConfigError(
-            f"{path}.mixer.head_width: rotary positions need an even width, not {mixer.head_width}"
-        )
-    if not 0 <= block.token_shift <= 1:
-        raise fields.ConfigError(f"{path}.token_shift: a share between 0 and 1, not {block.token_shift}")
-
-
 def parameters(tree) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
 def read_config(folder: Path) -> dict | None:
-    """RUN/config.json's experiment, or None where there is none."""
+    """RUN/config.json's experiment, or None where there is none. Raises RunError where the file is something else."""
     file = folder / "config.json"
-    return json.loads(file.read_text())["experiment"] if file.is_file() else None
+    try:
+        return json.loads(file.read_text())["experiment"] if file.is_file() else None
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"{file} is not a run's config; move it away, or take another --run-dir") from None
+
+
+def write_config(folder: Path, version: str, stored: dict) -> None:
+    """RUN/config.json, whole or not at all."""
+    beside = folder / "config.json.written"
+    beside.write_text(json.dumps({"version": version, "experiment": stored}, indent=1) + "\n")
+    beside.replace(folder / "config.json")

@@ -94,7 +94,8 @@ def main() -> None:
         import torch
         import transformers
     except ImportError as error:
-        print(f"error: {error.name} is not installed here; pip install torch transformers", flush=True)
+        install = "python3 -m pip --python .venv/bin/python install torch transformers"  # .venv holds no pip
+        print(f"error: {error.name} is not installed here; {install}", flush=True)
         return
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     transformers.logging.set_verbosity_error()

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from data.pipeline import open_data
 from launch import machine
 from model import cost
+from train.check import check
 from train.config import Experiment
 from train.loop import train
-from train.run import Run, check
+from train.run import Run
 
 SECONDS = 4.0  # of a counted run, about
 

@@ -1,6 +1,6 @@
 """What makes training and writing fast on a CPU, and nothing else: delete this folder and only speed changes.
 
-launch/machine.py calls it where it is there. Figures: README, "Speed".
+launch/machine.py calls it where it is there. Figures: README, "What was measured".
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ def set_flags(experiment: Experiment | None) -> None:
 
 def devices(experiment: Experiment, cores: int) -> int:
     """As many as the cores carry of those over which mesh and rows divide."""
-    asked = math.prod(size for size in vars(experiment.mesh).values() if size)
+    asked = max(1, math.prod(size for size in vars(experiment.mesh).values() if size))
+    if 0 not in vars(experiment.mesh).values():
+        return min(asked, cores)
     rows = experiment.batch_size // max(1, experiment.microbatches)
-    fits = [n for n in range(asked, cores + 1, asked) if rows % n == 0]
-    return max(fits, default=cores) if 0 in vars(experiment.mesh).values() else cores
+    return max((n for n in range(asked, cores + 1, asked) if rows % n == 0), default=cores)
 
 
 def fitted(experiment: Experiment, devices: int) -> Experiment:

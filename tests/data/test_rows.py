@@ -161,11 +161,22 @@ def test_training_never_sees_the_validation_text(pipeline):
 @pytest.mark.parametrize("rows", ["concatenate", "windows"])
 def test_a_text_shorter_than_a_row_says_what_would_fit(tmp_path, rows):
     (tmp_path / "a.txt").write_text("0123456789")
-    config = Data(Source(str(tmp_path / "a.txt")), Config("bytes"), 9, rows)
-    with pytest.raises(DataError, match=r"a.txt: 9 tokens are fewer than a row of data.length=9 .*data.length=8 would"):
+    halves = {"rows": rows, "train": Span(0.0, 0.5), "validation": Span(0.5, 1.0)}
+    config = Data(Source(str(tmp_path / "a.txt")), Config("bytes"), 5, **halves)
+    with pytest.raises(DataError, match=r"a.txt: 5 tokens are fewer than a row of data.length=5 .*data.length=4 would"):
         open_data(config, 1, 0, tmp_path)
-    eight = Data(Source(str(tmp_path / "a.txt")), Config("bytes"), 8, rows)
-    assert open_data(eight, 1, 0, tmp_path).rows(0, 0, 1).tokens.shape == (1, 8)
+    four = Data(Source(str(tmp_path / "a.txt")), Config("bytes"), 4, **halves)
+    assert open_data(four, 1, 0, tmp_path).rows(0, 0, 1).tokens.shape == (1, 4)
+
+
+def test_a_validation_split_without_a_target_is_refused(tmp_path):
+    """Ten documents of a character: a document's first token is predicted from nothing."""
+    (tmp_path / "train.txt").write_text("0123456789")
+    (tmp_path / "one.jsonl").write_text('{"text": "a"}\n' * 10)
+    sources = Source(str(tmp_path / "train.txt")), Source(str(tmp_path / "one.jsonl"))
+    config = Data(sources[0], Config("bytes"), 4, validation=Span(0.5, 1.0), validation_source=sources[1])
+    with pytest.raises(DataError, match=r"one.jsonl, data.validation 0.5 to 1: nothing to score.*two tokens"):
+        open_data(config, 1, 0, tmp_path)
 
 
 # Scoring

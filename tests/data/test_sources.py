@@ -59,6 +59,24 @@ def test_files_folders_and_globs(tmp_path):
     assert texts(tmp_path / "**" / "*.md") == ["three"]
 
 
+def test_hidden_folders_and_empty_files_of_a_folder_are_not_read(tmp_path):
+    place = tmp_path / ".mine"  # above the folder: its own affair
+    written(place, {".git/HEAD": "ref", "a/.ipynb_checkpoints/b.txt": "old", "a/b.txt": "new", "__init__.py": ""})
+    assert texts(place) == ["new"]
+    written(tmp_path / "none", {"a.txt": "", "b.jsonl": ""})
+    with pytest.raises(DataError, match="none: every file there is empty"):
+        texts(tmp_path / "none")
+
+
+def test_a_byte_order_mark_is_no_text_and_line_ends_are(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    written(tmp_path, {"a.txt": mark + b"one\r\n", "b.jsonl": mark + b'{"text": "two"}', "c.txt": mark + b"ab\xff"})
+    assert texts(tmp_path / "a.txt") == ["one\r\n"]
+    assert texts(tmp_path / "b.jsonl") == ["two"]
+    with pytest.raises(DataError, match=r"c.txt: not UTF-8 at byte 5 \(0xff\)"):
+        texts(tmp_path / "c.txt")
+
+
 def test_json_lines_and_parquet(tmp_path):
     written(tmp_path, {"a.jsonl": '{"text": "one\\n", "body": "eins"}\n\n{"text": "zwö", "body": "zwei"}'})
     assert texts(tmp_path / "a.jsonl") == ["one\n", "zwö"]
@@ -78,6 +96,8 @@ def test_json_lines_and_parquet(tmp_path):
         ("a.jsonl", b'{"text": 3}', "text", ["a.jsonl:1", "is int, not text"]),
         ("a.jsonl", b'{"text": "\xff"}', "text", ["a.jsonl:1", "UTF-8"]),
         ("a.jsonl", b"[1]", "text", ["a.jsonl:1", "no field", "list"]),
+        ("a.jsonl", b'\n{"text": "x\\ud83d"}', "text", ["a.jsonl:2", "'text'", r"\ud83d", "offset 1"]),
+        ("a.jsonl", b"[" * 100_000, "text", ["a.jsonl:1", "not a JSON value"]),
         ("a.parquet", b"none", "text", ["a.parquet", "not a parquet file"]),
     ],
 )
@@ -104,10 +124,20 @@ def test_paths_that_are_not_there(tmp_path):
         (tmp_path / "*.csv", "no such file, folder or match"),
         (tmp_path / "empty", "the folder holds no file"),
         ("hub:thing", "unknown kind of source"),
+        ("", "path is empty"),
     ):
         with pytest.raises(DataError) as error:
             texts(path)
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "\n", '{"text": ""}\n'])
+def test_lines_without_text_make_no_vocabulary_and_no_store(tmp_path, content):
+    source = Source(str(written(tmp_path, {"a.jsonl": content}) / "a.jsonl"))
+    with pytest.raises(DataError, match=r"a.jsonl: no text"):
+        build(Config("characters"), source)
+    with pytest.raises(DataError, match=r"a.jsonl: no text"):
+        prepare(source, Bytes(), ALL, tmp_path / "cache")
 
 
 # The store
@@ -150,7 +180,7 @@ def test_spans_share_out_every_character_once(tmp_path, parts):
     given = ["0123456789", "abcdefg", "ü", "VWXYZ" * 3]
     path = written(tmp_path, {"a.jsonl": "\n".join(json.dumps({"text": text}) for text in given)}) / "a.jsonl"
     spans = [Span(a, b) for a, b in itertools.pairwise(parts)]
-    found = ["".join(store.cut(Source(str(path)), span)) for span in spans]
+    found = ["".join(part.text for part in store.cut(Source(str(path)), span)) for span in spans]
     assert "".join(found) == "".join(given)
     total = len("".join(given))
     assert [len(f) for f in found] == [int(total * s.stop) - int(total * s.start) for s in spans]
@@ -181,6 +211,13 @@ def test_a_store_is_made_once_and_anew_when_anything_changes(tmp_path):
     assert tokens() == first and len(said) == 4
 
 
+def test_one_content_read_as_text_and_as_json_lines_makes_two_stores(tmp_path):
+    content = '{"text": "one"}'
+    written(tmp_path, {"a.txt": content, "a.jsonl": content})
+    made = [prepare(Source(str(tmp_path / name)), Bytes(), ALL, tmp_path / "cache") for name in ("a.txt", "a.jsonl")]
+    assert [bytes(store.tokens.tolist()).decode() for store in made] == [content, "one"]
+
+
 def test_a_cache_that_can_not_be_written_is_named(tmp_path):
     written(tmp_path, {"a.txt": "text", "cache": "a file"})
     with pytest.raises(DataError, match=r"cache: can't write the token cache .*SKALD_CACHE"):
@@ -189,8 +226,9 @@ def test_a_cache_that_can_not_be_written_is_named(tmp_path):
 
 def test_an_error_in_the_middle_leaves_no_store(tmp_path):
     path = written(tmp_path, {"a.jsonl": '{"text": "fine"}\n{"text": "na\u00efve"}'}) / "a.jsonl"
-    with pytest.raises(DataError, match="'ï'"):
-        prepare(Source(str(path)), Characters("finea v"), ALL, tmp_path / "cache")
+    for span, place in ((ALL, "a.jsonl:2: .*offset 2"), (Span(0.6, 1.0), "a.jsonl:2 from offset 1: .*offset 1")):
+        with pytest.raises(DataError, match=f"{place} is not among"):
+            prepare(Source(str(path)), Characters("finea v"), span, tmp_path / "cache")
     assert list((tmp_path / "cache" / "stores").iterdir()) == []
 
 

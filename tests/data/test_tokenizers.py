@@ -1,5 +1,6 @@
 """Each tokenizer against the library it stands for, on a vocabulary trained here; text and back; text as it grows."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from data.characters import Characters
 from data.config import Source
 from data.config import Tokenizer as Config
 from data.errors import DataError
+from data.gpt2_bpe import byte_of
 from data.streaming import GrowingText
 
 EMBEDDED = Source("embedded:shakespeare")
@@ -170,6 +172,53 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, kind, content, par
         tokenizer.build(Config(kind, str(file)), EMBEDDED)
     said = str(error.value)
     assert str(file) in said and "\n" not in said and all(part in said for part in parts), said
+
+
+def gpt2_files(folder: Path, vocabulary: dict | str, merges: str = "#version: 0.2\n") -> Config:
+    (folder / "vocab.json").write_text(vocabulary if isinstance(vocabulary, str) else json.dumps(vocabulary))
+    (folder / "merges.txt").write_text(merges, encoding="utf-8")
+    return Config("gpt2", str(folder))
+
+
+BYTES = {character: i for i, character in enumerate(byte_of())}
+
+
+def test_ids_without_a_token_stay_so_where_gpt2_is_stored(tmp_path):
+    """300 names nothing: without it on record, every later id would move down by one."""
+    config = gpt2_files(tmp_path, {**BYTES, "th": 256, "extra": 400, "<|endoftext|>": 300}, "t h\n")
+    built = tokenizer.build(config, EMBEDDED)
+    again = tokenizer.from_json(json.loads(json.dumps(built.to_json())))
+    assert (again.ranks, again.end_id, again.vocab_size) == (built.ranks, 300, 401)
+    assert again.encode("the extra") == built.encode("the extra") and again.decode([400, 256]) == "extrath"
+    endless = tokenizer.build(gpt2_files(tmp_path, {**BYTES, "th": 256, "extra": 400}, "t h\n"), EMBEDDED)
+    assert endless.end_id == 401, "not an id that is taken"
+
+
+@pytest.mark.parametrize(
+    "vocabulary, merges, parts",
+    [
+        ("{", "", ["vocab.json", "not JSON"]),
+        ("[1]", "", ["vocab.json", "not an object of ids"]),
+        ({**BYTES, "th": "x"}, "", ["vocab.json", "not an object of ids"]),
+        ({**BYTES, "th": 3}, "", ["vocab.json", "a number of its own"]),
+        ({"a": 0}, "", ["vocab.json", "no token for byte"]),
+        ({**BYTES, "東": 256}, "", ["vocab.json", "'東'", "tokenizer.json"]),
+        (BYTES, "#version: 0.2\nt h e\n", ["merges.txt:2", "'t h e'", "not two tokens"]),
+        (BYTES, "#version: 0.2\n\nthe\n", ["merges.txt:3", "'the'"]),
+    ],
+)
+def test_broken_files_of_gpt2_are_named(tmp_path, vocabulary, merges, parts):
+    with pytest.raises(DataError) as error:
+        tokenizer.build(gpt2_files(tmp_path, vocabulary, merges), EMBEDDED)
+    said = str(error.value)
+    assert str(tmp_path) in said and "\n" not in said and all(part in said for part in parts), said
+
+
+def test_a_json_vocabulary_with_holes_is_as_large_as_its_largest_id(tmp_path):
+    model = {"type": "WordLevel", "vocab": {"a": 0, "b": 70_000, "<eos>": 5}, "unk_token": "a"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
+    built = tokenizer.build(Config("json", str(tmp_path / "tokenizer.json")), EMBEDDED)
+    assert (built.vocab_size, built.end_id, built.encode("b")) == (70_001, 5, [70_000])
 
 
 def test_merges_that_are_not_the_vocabularys_are_refused(tmp_path, vocabularies):

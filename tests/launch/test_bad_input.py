@@ -44,10 +44,21 @@ def digest(folder) -> str:
         (["shakespeare", "--set", f"{HEADS}=6"], ["kv_heads: 4 does not divide heads=6", "[1, 2, 3, 6]"]),
         (["shakespeare", "--set", "model.vocab_size=64"], ["64 is smaller than the tokenizer's 65", "vocab_size=65"]),
         (["shakespeare", "--set", "batch_size=0"], ["batch_size: must be at least 1, got 0"]),
-        (["shakespeare", "--set", "microbatches=5"], ["microbatches: 5 does not divide batch_size=12", "try 4"]),
+        (["shakespeare", "--set", "microbatches=5"], ["microbatches: 5 does not divide batch_size=24", "try 4"]),
         (["shakespeare", "--set", "data.length=65"], ["data.length: 65 is longer than model.context=64"]),
         (["shakespeare", "--set", "mesh.tensor=300"], ["tensor=300", "set mesh.data=0"]),
         (["shakespeare", "--from", "nothere"], ["nothere: no such folder"]),
+        (["shakespeare", "--seed", "-1"], ["seed: must be from 0 to 2**63 - 2, got -1"]),
+        (["shakespeare", "--set", "mesh.data=-1"], ["mesh.data: must be at least 1, or 0 for the rest, got -1"]),
+        (["shakespeare", "--set", "mesh.stage=2"], ["mesh.stage: must be 1"]),
+        (["shakespeare", "--set", "mesh.context=2"], ["mesh.context: must be 1 where a block has a token_shift"]),
+        (["shakespeare", "--set", "model.dropout=1"], ["model.dropout: must be from 0 to below 1, got 1"]),
+        (["shakespeare", "--set", "optimizer.average=1.5"], ["optimizer.average: must be from 0 to below 1"]),
+        (["shakespeare", "--set", "optimizer.clip=0"], ["optimizer.clip: must be above 0, or null, got 0"]),
+        (["shakespeare", "--set", "optimizer.rule.adam.beta2=1"], ["optimizer.rule.adam.beta2: must be from 0"]),
+        (["shakespeare", "--set", "evaluation.sampler=bogus"], ["evaluation.sampler", "no link 'bogus'"]),
+        (["shakespeare", "--set", "evaluation.prompt=ü"], ["evaluation.prompt", "'ü'"]),
+        (["shakespeare", "--set", "evaluation.rows=0"], ["evaluation.rows", "at least 1"]),
     ],
 )  # fmt: skip
 def test_a_config_that_can_not_be_is_refused_before_anything_is_made(skald, tmp_path, arguments, parts):
@@ -187,4 +198,4 @@ def test_every_command_has_help_with_an_example(skald):
 
 def test_debug_shows_where(skald):
     status, _, err = skald("train", "nosuch", "--debug")
-    assert status == 1 and "Traceback" in err and "no config 'nosuch'" in err
+    assert status == 2 and "Traceback" in err and "no config 'nosuch'" in err

@@ -1,13 +1,19 @@
 """`skald configs`, and that every config can be what it says: published parameter counts, one step each."""
 
+from dataclasses import replace
+
 import pytest
 
+from data.byte_level import Bytes
+from data.characters import Characters
 from launch import configs as listing
 from launch import experiments
 from launch.experiments import load
+from launch.writing import check_samples
 from train import fields
+from train.check import check
 from train.config import Experiment
-from train.run import check
+from train.fields import ConfigError
 
 PUBLISHED = {  # parameters: OpenAI's checkpoints; Meta's model cards (7B: 6,738,415,616; 8B: 8,030,261,248; 1B: 1.24 B)
     "gpt2:small": 124_439_808,
@@ -50,3 +56,59 @@ def test_a_python_file_of_a_users_own_is_a_config(tmp_path):
     assert experiments.resolve(f"{file}:big", ["steps=7"], 3).steps == 7
     assert str(experiments.default_folder(f"{file}:big")) == "runs/mine-big"
     assert str(experiments.default_folder("shakespeare")) == "runs/shakespeare"
+
+
+@pytest.mark.parametrize(
+    "code, parts",
+    [
+        ("def default():\n    return 5\n", ["no function of the file is annotated `-> Experiment`"]),
+        ("def default() -> 'Experiment':\n    return 5\n", ["default() returned int, not an Experiment"]),
+        ("\ndef default() -> 'Experiment':\n    return nothing\n", [":3: NameError: name 'nothing'"]),
+        ("x = 1\ndef default(:\n", [":2: SyntaxError: "]),
+        ("import nosuchmodule\n", [":1: ModuleNotFoundError: No module named 'nosuchmodule'"]),
+        ("\n\nraise ValueError('told so')\n", [":3: ValueError: told so"]),
+    ],
+)
+def test_a_config_file_that_fails_is_named_with_the_line(tmp_path, code, parts):
+    file = tmp_path / "mine.py"
+    file.write_text(code)
+    with pytest.raises(ConfigError) as error:
+        load(str(file))
+    assert all(part in str(error.value) for part in (str(file), *parts)), error.value
+
+
+def test_a_config_file_that_fails_ends_in_status_2_with_a_traceback_only_for_debug(skald, tmp_path):
+    (tmp_path / "mine.py").write_text("import nosuchmodule\n")
+    line = f"skald: {tmp_path}/mine.py:1: ModuleNotFoundError: No module named 'nosuchmodule'\n"
+    assert skald("train", tmp_path / "mine.py") == (2, "", line)
+    status, _, err = skald("train", tmp_path / "mine.py", "--debug")
+    assert status == 2 and err.startswith("Traceback") and err.endswith(line)
+
+
+@pytest.mark.parametrize(
+    "changes, parts",
+    [
+        ({"rows": 0}, ["evaluation.rows: must be at least 1, got 0"]),
+        ({"rows": 0, "samples": 0}, ["evaluation.rows: must be at least 1, got 0"]),
+        ({"samples": -1}, ["evaluation.samples: must be at least 0, got -1"]),
+        ({"sample_tokens": 0}, ["evaluation.sample_tokens: must be at least 1, got 0"]),
+        ({"sampler": "top_q=3"}, ["evaluation.sampler: ", "did you mean 'top_p'"]),
+        ({"prompt": ""}, ["evaluation.prompt: ", "is empty"]),
+        ({"prompt": "naïve"}, ["evaluation.prompt: ", "'ï' (U+00EF) at offset 2", "--set evaluation.prompt="]),
+        ({"prompt": "a\ud800"}, ["evaluation.prompt: ", "at offset 1"]),
+        ({"prompt": "a" * 64}, ["evaluation.prompt: ", "64 tokens", "context is 64"]),
+    ],
+)
+def test_samples_that_could_not_be_written_are_refused(changes, parts):
+    experiment = load("shakespeare")
+    wrong = replace(experiment, evaluation=replace(experiment.evaluation, **changes))
+    with pytest.raises(ConfigError) as error:
+        check_samples(wrong, Characters("\n aenv"))
+    assert all(part in str(error.value) for part in parts), error.value
+
+
+def test_samples_that_can_be_written_or_are_not_asked_for_pass():
+    experiment = load("shakespeare")
+    check_samples(experiment, Bytes())
+    none = {"samples": 0, "sample_tokens": -1, "sampler": "top_q=3", "prompt": ""}
+    check_samples(replace(experiment, evaluation=replace(experiment.evaluation, **none)), Bytes())

@@ -2,10 +2,13 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+
+from data.errors import DataError
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -75,3 +78,22 @@ def test_the_python_surface(run, trained):
     samples = run.generate("ROMEO:", sampler="top_k=5", max_new_tokens=10, seed=2, num_samples=2)
     assert [sample["prompt"] for sample in samples] == ["ROMEO:"] * 2
     assert samples == run.generate("ROMEO:", sampler="top_k=5", max_new_tokens=10, seed=2, num_samples=2)
+
+
+@pytest.mark.parametrize("name, content", [("one.txt", "a"), ("none.jsonl", ""), ("ones.jsonl", '{"text": "a"}\n' * 3)])
+def test_a_text_without_a_token_to_predict_is_refused(run, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=f"{name}: nothing to score"):
+        run.evaluate(str(tmp_path / name))
+    with pytest.raises(DataError, match="path is empty"):
+        run.evaluate("")
+
+
+def test_another_validation_text_than_the_runs_is_refused(run):
+    from launch.evaluate import validation_tokens
+
+    about = json.loads(json.dumps(run.about))
+    about["data"]["validation"]["source"] = "0" * 64  # what a text that has changed since then looks like
+    stale = SimpleNamespace(config=run.config, tokenizer=run.tokenizer, name="old", about=about)
+    with pytest.raises(DataError, match=r"embedded:shakespeare: not the validation text that old was.*--text FILE"):
+        validation_tokens(stale)

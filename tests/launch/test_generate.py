@@ -5,6 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from data.byte_level import Bytes
+from data.characters import Characters
+from data.errors import DataError
+from data.streaming import GrowingText
+from launch.generate import read_prompts
+from launch.writing import Text
+from model.decode.generate import Written
+
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]
 KEYS = {"prompt", "text", "tokens", "finish_reason", "seed", "sampler"}
@@ -45,17 +53,72 @@ def test_a_stop_text_ends_the_text_before_it(skald, trained):
     (stopped,) = skald.json(*asked, "--stop", stop, "--stop", "never written")["samples"]
     assert stopped["text"] == free["text"][: free["text"].index(stop)]
     assert stopped["finish_reason"] == "stop"
+    assert stopped["tokens"] == free["tokens"][: len(stopped["text"])], "a character is a token here"
+    status, out, err = skald(*asked, "--stop", "")
+    assert (status, out) == (2, "") and "a stop text is empty" in err
+
+
+@pytest.mark.parametrize(
+    "tokenizer, text, stop, kept",
+    [
+        (Bytes(), "né!? and more", "!", 3),  # é has two bytes
+        (Bytes(), "né!? and more", "é", 1),
+        (Bytes(), "né!? and more", "n", 0),
+        (Characters(" !?admnore"), "a dream", "ream", 3),
+    ],
+)
+def test_tokens_end_where_a_stop_text_begins(tokenizer, text, stop, kept):
+    ids = tokenizer.encode(text)
+    written = Text("", "", 0, GrowingText(tokenizer))
+    for piece in (ids[:4], ids[4:]):
+        written.grow(Written(piece, [-float(i) for i in piece]), [stop])
+    assert (written.text, written.finish_reason) == (text[: text.index(stop)], "stop")
+    assert written.tokens == ids[:kept] and written.logprobs == [-float(i) for i in ids[:kept]]
+
+
+def test_tokens_keep_the_one_that_a_stop_text_begins_in():
+    class Pairs(Bytes):
+        def decode(self, ids):
+            return "".join("abcdefgh"[2 * i : 2 * i + 2] for i in ids)
+
+    written = Text("", "", 0, GrowingText(Pairs()))
+    written.grow(Written([0, 1, 2, 3], [-1.0] * 4), ["de"])
+    assert (written.text, written.tokens, len(written.logprobs)) == ("abc", [0, 1], 2)
 
 
 def test_prompts_from_a_file_are_answered_line_by_line_as_alone(skald, trained, tmp_path):
     file = tmp_path / "prompts.jsonl"
-    file.write_text('{"prompt": "ROMEO:"}\n"JULIET:"\n')
+    file.write_text('{"prompt": "ROMEO:"}\n\n"JULIET:"\n')
     asked = ["generate", trained, "--max-new-tokens", "20", "--seed", "1"]
     status, out, err = skald(*asked, "--prompts", file)
     assert status == 0, err
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["prompt"] for line in lines] == ["ROMEO:", "JULIET:"]
     assert skald.json(*asked, "--prompt", "JULIET:")["samples"] == [lines[1]]
+    assert skald.json(*asked, "--prompts", file) == {"step": 40, "samples": lines}
+
+
+def test_prompts_may_hold_every_character_of_json(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    prompts = ["a\u2028b", "c\u0085d\u2029", "e\nf"]
+    file.write_text("\n".join(json.dumps({"prompt": p}, ensure_ascii=False) for p in prompts), encoding="utf-8")
+    assert read_prompts(file) == prompts
+
+
+@pytest.mark.parametrize("line", ['{"prompt": 5}', "5", "null", '["a"]', "{}", "ROMEO:"])
+def test_a_prompt_that_is_no_text_is_refused_with_its_line(tmp_path, line):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(f'"a"\n\n{line}\n')
+    with pytest.raises(DataError) as error:
+        read_prompts(file)
+    assert all(part in str(error.value) for part in (f"{file}:3: ", '{"prompt": "…"}', f"not {line}"))
+
+
+def test_a_file_without_prompts_is_refused(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("\n \n")
+    with pytest.raises(DataError, match="no prompts in it"):
+        read_prompts(file)
 
 
 def test_greedy_follows_the_models_own_logits(skald, trained):

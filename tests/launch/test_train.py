@@ -131,6 +131,76 @@ def test_an_average_of_the_weights_is_what_is_scored_and_written_with(skald, tmp
     assert any(not np.array_equal(average[name], last[name]) for name in last)
 
 
+def test_weights_of_another_shape_are_refused_before_anything_is_made(skald, trained, tmp_path):
+    given = ["train", skald.config, "--from", trained, "--run-dir", tmp_path / "run", "--set", "model.width=64"]
+    status, _, err = skald(*given)
+    assert status == 2 and "do not fit this model (width: 32 there, 64 here)" in err
+    assert not (tmp_path / "run").exists()
+
+
+def truncated(folder: Path) -> None:
+    """The largest file of a checkpoint's model, cut in half."""
+    file = max((p for p in (folder / "model").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [truncated, lambda folder: (folder / "about" / "metadata").unlink()])
+def test_from_a_damaged_checkpoint_a_run_falls_back_to_the_one_before(skald, trained, copied, damage):
+    """And what it saves from there on is whole; the damaged one is kept under another name."""
+    damage(copied / "checkpoints" / "40")
+    status, _, err = skald("train", skald.config, "--run-dir", copied)
+    assert status == 0 and "going on from step 20" in err, err
+    assert sorted(p.name for p in (copied / "checkpoints").iterdir()) == ["20", "40", "40.damaged-1"]
+    assert timeless(metrics(copied)) == timeless(metrics(trained))
+    assert same_arrays(arrays(copied, STEPS), arrays(trained, STEPS))
+
+
+def test_a_run_without_its_checkpoints_is_not_begun_anew_over_its_own_figures(skald, copied):
+    shutil.rmtree(copied / "checkpoints")
+    before = (copied / "metrics.jsonl").read_bytes()
+    more = ["--set", "checkpoints.every=10"]
+    (copied / "config.json").write_text((copied / "config.json").read_text().replace('"every": 20', '"every": 10'))
+    status, _, err = skald("train", skald.config, "--run-dir", copied, *more)
+    assert status == 1 and "metrics.jsonl goes to step 40 and no whole checkpoint is there" in err
+    assert (copied / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_that_lost_its_config_is_still_told_from_another(skald, copied):
+    (copied / "config.json").unlink()
+    status, _, err = skald("train", skald.config, "--run-dir", copied, "--seed", "5", "--set", "steps=60")
+    assert status == 1 and "seed: 0 there, 5 here" in err
+
+
+def test_a_checkpoint_saved_before_its_evaluation_gets_its_score(skald, trained, copied):
+    """As a signal leaves it: no score. The same command evaluates it, and @best knows."""
+    file = copied / "checkpoints" / "40" / "about" / "metadata"
+    said = json.loads(file.read_text())
+    file.write_text(json.dumps({**said, "scores": {}}))
+    status, _, err = skald("train", skald.config, "--run-dir", copied)
+    assert status == 0 and "validation loss" in err
+    assert json.loads(file.read_text())["scores"]["eval/loss"] == pytest.approx(said["scores"]["eval/loss"], abs=1e-6)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_it_is_written(skald, tmp_path):
+    given = ["--set", "optimizer.peak_rate=1e38", "--set", "optimizer.clip=null"]
+    status, _, err = skald("train", skald.config, "--run-dir", tmp_path / "run", *given)
+    assert status == 1 and "a lower optimizer.peak_rate" in err.strip().splitlines()[-1]
+    file = tmp_path / "run" / "metrics.jsonl"
+    assert not file.is_file() or "NaN" not in file.read_text()
+
+
+def test_rows_of_evaluation_need_not_divide_over_the_devices(skald, tmp_path):
+    three = type(skald)(skald.folder)
+    three.environment = {**skald.environment, "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    given = ["train", skald.config, "--set", "batch_size=9", "--set", "steps=20"]
+    status, _, err = three(*given, "--run-dir", tmp_path / "three")
+    assert status == 0 and "3 cpu devices" in err, err
+    status, _, err = skald(*given, "--run-dir", tmp_path / "other")
+    assert metrics(tmp_path / "three")[-1]["eval/loss"] == pytest.approx(
+        metrics(tmp_path / "other")[-1]["eval/loss"], abs=2e-3
+    )
+
+
 def test_a_second_trainer_is_refused_and_the_first_goes_on(skald, tmp_path):
     folder = tmp_path / "run"
     first = skald.start("train", skald.config, "--run-dir", folder, "--set", "steps=4000",

@@ -7,6 +7,8 @@ import jax
 import pytest
 import tiny
 
+from data.config import Source
+from model.config import Norm
 from train import config as c
 from train import fields, state, step
 from train.config import Experiment
@@ -69,3 +71,42 @@ def test_a_config_comes_back_from_json_and_differs_where_it_was_changed():
     assert fields.replaced(made, "optimizer.clip", "None").optimizer.clip is None
     deeper = fields.replaced(made, "model.layers.0.pattern.0.mixer.heads", "8")
     assert deeper.model.layers[0].pattern[0].mixer.heads == 8
+
+
+@pytest.mark.parametrize(
+    "text", ["2024", "1.50", "true", "null", "None", "[1]", "NaN", "9" * 5000, "a.txt"], ids=lambda text: text[:6]
+)
+def test_a_text_field_takes_a_persons_text_as_it_stands(text):
+    assert fields.replaced(tiny.experiment(), "data.source.path", text).data.source.path == text
+    assert fields.replaced(tiny.experiment(), "data.source.path", '"quoted"').data.source.path == "quoted"
+
+
+def test_a_field_below_a_null_one_makes_what_holds_it():
+    made = tiny.experiment()
+    assert made.data.validation_source is None
+    assert fields.replaced(made, "data.validation_source.path", "2024").data.validation_source == Source("2024")
+    block = replace(tiny.BLOCK, mixer=replace(tiny.BLOCK.mixer, query_key_norm=None))
+    path = "model.layers.0.pattern.0.mixer.query_key_norm.epsilon"
+    other = fields.replaced(tiny.experiment(block), path, "0.5")
+    assert other.model.layers[0].pattern[0].mixer.query_key_norm == Norm(epsilon=0.5)
+
+
+@pytest.mark.parametrize(
+    "path, parts",
+    [
+        ("data.validation_source.field", ['--set data.validation_source=\'{"is": "Source", "path": "…"}\'']),
+        ("data.validation_source.pth", ['{"is": "Source", "path": "…"}', "did you mean 'path'"]),
+        ("model.positions.base", ['{"is": "Learned"}', 'or --set model.positions=\'{"is": "Sinusoidal"}\'']),
+    ],
+)
+def test_a_field_below_a_null_one_that_can_not_be_made_says_how_to_set_it(path, parts):
+    with pytest.raises(fields.ConfigError) as error:
+        fields.replaced(tiny.experiment(), path, "x")
+    whole = path.rpartition(".")[0]
+    assert all(part in str(error.value) for part in (f"--set {path}: {whole} is null", *parts)), error.value
+
+
+def test_the_way_to_set_a_null_field_that_is_told_works():
+    made = fields.replaced(tiny.experiment(), "data.validation_source", '{"is": "Source", "path": "v.txt"}')
+    assert made.data.validation_source == Source("v.txt")
+    assert fields.replaced(made, "model.positions", '{"is": "Learned"}').model.positions is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from train.checkpoint import Checkpoints
-from train.events import Ended, Event, Paused, Saved, Started
+from train.events import Ended, Evaluated, Event, Paused, Saved, Started
 from train.run import Run
 
 
@@ -22,6 +22,8 @@ class Saving:
         match event:
             case Started(step):
                 self.saved = self.told = step
+            case Evaluated(step, values) if step == self.saved:  # a signal came between its saving and its score
+                self.checkpoints.score(step, values)
             case Paused(step) if step % run.experiment.checkpoints.every == 0 and step > self.saved:
                 self.save(run, step)
             case Ended(step):

@@ -7,6 +7,7 @@ import time
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
@@ -20,11 +21,11 @@ BAR = 28
 class ConsoleLines:
     """Progress (step, loss, tokens/s, utilization, time left), evaluations, samples, checkpoints.
 
-    `peak`: the devices' peak FLOP/s together, or None where it is not known.
+    `utilization`: from tokens a second to the share of the devices' peak, or to None where that is not known.
     """
 
     def __init__(self, utilization, stream=None):
-        self.utilization = utilization  # tokens a second -> model FLOPs utilization, or None
+        self.utilization = utilization
         self.console = Console(file=stream or sys.stderr, highlight=False)
         self.live: Live | None = None
         self.printed = self.last = time.monotonic()
@@ -42,21 +43,20 @@ class ConsoleLines:
             case Sampled(step, text) if self.console.is_terminal:
                 self.console.print(Panel(Text(text.strip()), title=f"written at step {step}", title_align="left"))
             case Saved(_, path):
-                self.say(f"[dim]saved {path}[/]")
+                self.say(f"[dim]saved {escape(path)}[/]")
             case Ended(step, reason):
-                if self.live:
-                    self.live.stop()
+                self.close()
                 if reason != "done":
                     self.say(f"stopped by {reason} at step {step}; the same command goes on from there")
 
     def started(self, run: Run, step: int) -> None:
         devices = run.mesh.devices
         if step >= run.experiment.steps:
-            self.say(f"{run.folder} is at its last step, {step}; --set steps={2 * step} would go on")
+            self.say(f"{escape(str(run.folder))} is at its last step, {step}; --set steps={2 * step} would go on")
             return
         self.say(
             f"{run.experiment.name}: steps {step} to {run.experiment.steps} on {devices.size} "
-            f"{devices.flat[0].device_kind} device{'s' if devices.size > 1 else ''}, into {run.folder}"
+            f"{devices.flat[0].device_kind} device{'s' if devices.size > 1 else ''}, into {escape(str(run.folder))}"
         )
         self.printed = 0.0  # the first loss is shown at once
         if self.console.is_terminal:
@@ -79,6 +79,11 @@ class ConsoleLines:
         elif time.monotonic() - self.printed > PLAIN_EVERY or step == e.steps:
             self.printed = time.monotonic()
             self.say(f"step {step:>6}/{e.steps}  {figures}  {clock(left)} left")
+
+    def close(self) -> None:
+        """Gives the terminal back."""
+        if self.live:
+            self.live.stop()
 
     def say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model import cost
 from train.events import Ended, Evaluated, Event, Measured, Paused, Started
-from train.run import Run
+from train.run import Run, RunError
 
 
 class Metrics:
@@ -55,7 +55,11 @@ class Metrics:
 def read(file: Path) -> list[dict]:
     """All whole lines; a torn last one is left out."""
     lines = file.read_text().split("\n") if file.is_file() else []
-    return [json.loads(line) for line in lines[:-1]]
+    try:
+        found = [json.loads(line) for line in lines[:-1]]
+        return [line for line in found if line["step"] > 0]
+    except (ValueError, KeyError, TypeError):
+        raise RunError(f"{file} holds a line that no run wrote; move it away, or take another --run-dir") from None
 
 
 def keep_until(file: Path, step: int) -> None:

@@ -1,0 +1,50 @@
+"""launch.api: what the Python surface refuses, and what it means by its arguments."""
+
+import numpy as np
+import pytest
+
+from launch.api import load
+from model.decode.generate import PromptError, PromptTooLong
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def run(trained):
+    return load(str(trained))
+
+
+@pytest.mark.parametrize(
+    "tokens, kind, part",
+    [
+        ([1, 2], PromptError, "integers [B, T]"),
+        ([[[1]]], PromptError, "shape (1, 1, 1)"),
+        ([[]], PromptError, "shape (1, 0)"),
+        ([[1.5]], PromptError, "float64"),
+        ([[1], [2, 3]], PromptError, "differ in length"),
+        ([[0, 65]], PromptError, "the id 65; ids go from 0 to 64"),
+        ([[-1]], PromptError, "the id -1"),
+        ([[2**40]], PromptError, f"the id {2**40}"),
+        ([[0] * 33], PromptTooLong, "33 tokens and the model's context is 32"),
+    ],
+)
+def test_logits_refuses_tokens_that_are_none(run, tokens, kind, part):
+    with pytest.raises(kind) as error:
+        run.logits(tokens)
+    assert part in str(error.value) and isinstance(error.value, ValueError)
+
+
+def test_logits_takes_every_id_and_the_whole_context(run):
+    assert run.logits([list(range(33, 65))]).shape == (1, 32, 65)
+    assert run.logits(np.zeros((2, 1), np.uint8)).shape == (2, 1, 65)
+
+
+def test_one_stop_text_is_not_its_characters(run):
+    asked = {"prompt": "A", "max_new_tokens": 40, "seed": 5}
+    (free,) = run.generate(**asked)
+    stop = free["text"][20:23]
+    (stopped,) = run.generate(**asked, stop=stop)
+    assert stopped == run.generate(**asked, stop=[stop])[0]
+    assert stopped["text"] == free["text"][: free["text"].index(stop)]
+    with pytest.raises(PromptError, match="stop text is empty"):
+        run.generate(**asked, stop="")

@@ -1,0 +1,109 @@
+"""What can be wrong with an experiment that no type says: ranges, sizes that must divide, a vocabulary too small.
+
+launch/ calls `check` before a run's folder is touched.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import fields as fields_of
+
+from model.config import blocks
+from train import config as c
+from train.config import Experiment
+from train.fields import ConfigError
+
+AT_LEAST_1 = (
+    "steps", "batch_size", "microbatches", "data.length", "evaluation.every", "checkpoints.every",
+    "checkpoints.keep_last", "model.width", "model.context", "model.vocab_size",
+)  # fmt: skip
+SHARES = ("optimizer.schedule.final", "optimizer.schedule.decay")  # from 0 to 1
+
+
+def at(experiment: Experiment, path: str):
+    return functools.reduce(getattr, path.split("."), experiment)
+
+
+def check(experiment: Experiment, vocab_size: int) -> None:
+    """Raises ConfigError naming paths and values that would work. `vocab_size` is the tokenizer's."""
+    e, m = experiment, experiment.model
+    check_ranges(e)
+    if m.vocab_size < vocab_size:
+        raise ConfigError(
+            f"model.vocab_size: {m.vocab_size} is smaller than the tokenizer's {vocab_size}; "
+            f"set model.vocab_size={vocab_size} (a little more is allowed)"
+        )
+    if e.data.length > m.context:
+        raise ConfigError(f"data.length: {e.data.length} is longer than model.context={m.context}; set either")
+    if e.batch_size % e.microbatches:
+        near = max(d for d in range(1, e.microbatches + 1) if e.batch_size % d == 0)
+        raise ConfigError(f"microbatches: {e.microbatches} does not divide batch_size={e.batch_size}; try {near}")
+    for place, stack in enumerate(m.layers):
+        want(f"model.layers.{place}.repeats", stack.repeats, stack.repeats >= 1, "at least 1")
+        for number, block in enumerate(stack.pattern):
+            check_block(f"model.layers.{place}.pattern.{number}", block, m.width)
+    check_mesh(e)
+
+
+def want(path: str, value, right: bool, expected: str) -> None:
+    if not right:
+        raise ConfigError(f"{path}: must be {expected}, got {value}")
+
+
+def check_ranges(e: Experiment) -> None:
+    """Numbers that would make a run diverge, or do nothing, without a word."""
+    for path in AT_LEAST_1:
+        want(path, at(e, path), at(e, path) >= 1, "at least 1")
+    for path in ("steps_per_dispatch", "checkpoints.keep_best", "optimizer.schedule.warmup"):
+        want(path, at(e, path), at(e, path) >= 0, "at least 0")
+    for path in SHARES:
+        want(path, at(e, path), 0 <= at(e, path) <= 1, "a share from 0 to 1")
+    o = e.optimizer
+    want("seed", e.seed, 0 <= e.seed < 2**63 - 1, "from 0 to 2**63 - 2")
+    want("optimizer.peak_rate", o.peak_rate, o.peak_rate > 0, "above 0")
+    want("optimizer.clip", o.clip, o.clip is None or o.clip > 0, "above 0, or null")
+    want("optimizer.average", o.average, o.average is None or 0 <= o.average < 1, "from 0 to below 1, or null")
+    want("model.dropout", e.model.dropout, 0 <= e.model.dropout < 1, "from 0 to below 1")
+    want("model.layers", "none", bool(blocks(e.model)), "one block at least")
+    check_rule("optimizer.rule", o.rule)
+
+
+def check_rule(path: str, rule) -> None:
+    for field in fields_of(rule):
+        value, name = getattr(rule, field.name), f"{path}.{field.name}"
+        match field.name:
+            case "beta1" | "beta2" | "momentum" | "decay":
+                want(name, value, 0 <= value < 1, "from 0 to below 1")
+            case "weight_decay" | "adam_rate" | "iterations":
+                want(name, value, value >= 0, "at least 0")
+            case "epsilon":
+                want(name, value, value > 0, "above 0")
+            case "adam":
+                check_rule(name, value)
+
+
+def check_block(path: str, block, width: int) -> None:
+    mixer, mlp = block.mixer, block.feed_forward
+    for name, size in (("mixer.head_width", mixer.head_width), ("feed_forward.width", mlp.width)):
+        want(f"{path}.{name}", size, size >= 1, "at least 1")
+    for name, share in (("dropout", block.dropout), ("mixer.dropout", mixer.dropout)):
+        want(f"{path}.{name}", share, 0 <= share < 1, "from 0 to below 1")
+    want(f"{path}.token_shift", block.token_shift, 0 <= block.token_shift <= 1, "a share from 0 to 1")
+    if mixer.heads < 1 or mixer.kv_heads < 1 or mixer.heads % mixer.kv_heads:
+        fits = [d for d in range(1, mixer.heads + 1) if mixer.heads % d == 0]
+        raise ConfigError(f"{path}.mixer.kv_heads: {mixer.kv_heads} does not divide heads={mixer.heads}; try {fits}")
+    if mixer.heads * mixer.head_width != width and width % mixer.heads:
+        fits = [d for d in range(1, width + 1) if width % d == 0 and d <= 4 * mixer.heads]
+        raise ConfigError(f"{path}.mixer.heads: {mixer.heads} does not divide model.width={width}; try one of {fits}")
+    if mixer.rope and mixer.head_width % 2:
+        raise ConfigError(f"{path}.mixer.head_width: rotary positions need an even width, not {mixer.head_width}")
+
+
+def check_mesh(e: Experiment) -> None:
+    for field in fields_of(c.Mesh):
+        size = getattr(e.mesh, field.name)
+        want(f"mesh.{field.name}", size, size >= 0, "at least 1, or 0 for the rest")
+    for axis in ("stage", "expert"):
+        want(f"mesh.{axis}", at(e, f"mesh.{axis}"), at(e, f"mesh.{axis}") == 1, "1: no part of this model is split so")
+    shifted = any(block.token_shift for block in blocks(e.model))
+    want("mesh.context", e.mesh.context, e.mesh.context == 1 or not shifted, "1 where a block has a token_shift")
