@@ -14,7 +14,7 @@ from data.pipeline import open_data
 from launch import experiments, machine, writing
 from model import cost
 from train import fields
-from train.check import check
+from train.check import check, check_vocabulary
 from train.checkpoint import Checkpoints, about, find, published
 from train.config import Experiment
 from train.lease import Lease
@@ -56,6 +56,7 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     """
     if folder.is_file():
         raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
+    check(experiment)
     same_run(experiment, folder)
     source = find(start_from) if start_from and not published(folder) else None
     data = open_data(
@@ -66,7 +67,7 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
         known_words(folder, start_from),
         report,
     )
-    check(experiment, data.tokenizer.vocab_size)
+    check_vocabulary(experiment, data.tokenizer.vocab_size)
     writing.check_samples(experiment, data.tokenizer)
     if source:
         source.check_fits(experiment.model)

@@ -1,6 +1,6 @@
 """What can be wrong with an experiment that no type says: ranges, sizes that must divide, a vocabulary too small.
 
-launch/ calls `check` before a run's folder is touched.
+launch/ calls `check` before anything else is done, `check_vocabulary` once the tokenizer is there.
 """
 
 from __future__ import annotations
@@ -24,15 +24,10 @@ def at(experiment: Experiment, path: str):
     return functools.reduce(getattr, path.split("."), experiment)
 
 
-def check(experiment: Experiment, vocab_size: int) -> None:
-    """Raises ConfigError naming paths and values that would work. `vocab_size` is the tokenizer's."""
+def check(experiment: Experiment) -> None:
+    """Raises ConfigError naming paths and values that would work."""
     e, m = experiment, experiment.model
     check_ranges(e)
-    if m.vocab_size < vocab_size:
-        raise ConfigError(
-            f"model.vocab_size: {m.vocab_size} is smaller than the tokenizer's {vocab_size}; "
-            f"set model.vocab_size={vocab_size} (a little more is allowed)"
-        )
     if e.data.length > m.context:
         raise ConfigError(f"data.length: {e.data.length} is longer than model.context={m.context}; set either")
     if e.batch_size % e.microbatches:
@@ -43,6 +38,15 @@ def check(experiment: Experiment, vocab_size: int) -> None:
         for number, block in enumerate(stack.pattern):
             check_block(f"model.layers.{place}.pattern.{number}", block, m.width)
     check_mesh(e)
+
+
+def check_vocabulary(experiment: Experiment, vocab_size: int) -> None:
+    """Raises ConfigError where the tokenizer knows more ids than the model."""
+    if experiment.model.vocab_size < vocab_size:
+        raise ConfigError(
+            f"model.vocab_size: {experiment.model.vocab_size} is smaller than the tokenizer's {vocab_size}; "
+            f"set model.vocab_size={vocab_size} (a little more is allowed)"
+        )
 
 
 def want(path: str, value, right: bool, expected: str) -> None:

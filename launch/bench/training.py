@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from data.pipeline import open_data
 from launch import machine
 from model import cost
-from train.check import check
+from train.check import check, check_vocabulary
 from train.config import Experiment
 from train.loop import train
 from train.run import Run
@@ -29,8 +29,9 @@ def task(experiment: Experiment, batch: int):
     """A function that trains on for about SECONDS and returns tokens a second."""
     e = replace(experiment, batch_size=batch, steps=10**9)  # no pause falls into a run
     e = replace(e, evaluation=replace(e.evaluation, every=10**9), checkpoints=replace(e.checkpoints, every=10**9))
+    check(e)
     data = open_data(e.data, e.batch_size, e.seed, machine.cache())
-    check(e, data.tokenizer.vocab_size)
+    check_vocabulary(e, data.tokenizer.vocab_size)
     run = Run(machine.fitted(e), Path(), data, [], machine.tuned)
     run.state = run.create_state()
     size = [2 * run.next_count()]

@@ -41,7 +41,7 @@ def test_configs_lists_all_with_published_parameter_counts(skald):
 def test_every_config_is_whole(name):
     experiment = load(name)
     assert isinstance(experiment, Experiment)
-    check(experiment, 1)
+    check(experiment)
     assert fields.from_json(Experiment, fields.to_json(experiment)) == experiment
 
 

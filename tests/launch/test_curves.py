@@ -12,7 +12,8 @@ from launch.curves import WINDOW, means
 pytestmark = pytest.mark.timeout(900)
 CURVES = Path(__file__).parents[2] / "configs" / "curves"
 BEGINNING = 5  # windows of a short run
-REACHED = {"shakespeare": 1.55, "shakespeare:nanogpt": 1.90}  # nats a token over the whole validation split
+# Nats a token over the whole validation split, means of three seeds. The recipe of nanoGPT in PyTorch: 1.912.
+REACHED = {"shakespeare": 1.55, "shakespeare:nanogpt": 1.91}
 
 
 def committed(name: str) -> dict:
