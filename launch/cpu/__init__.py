@@ -12,7 +12,7 @@ from dataclasses import replace
 from model.config import Execution
 from train.config import Experiment
 
-STEPS_PER_DISPATCH = 20  # a call's fixed cost is shared by so many steps
+STEPS_PER_DISPATCH = 10  # a call has a fixed cost; more in one would delay the first loss and the answer to a signal
 DROPS_BARRIERS = "cse_barrier_expander"  # a pass of XLA's, before it fuses: in its absence barriers hold
 SPLITS_SUMS = "tree_reduction_rewriter"  # makes many small sums of one over rows
 

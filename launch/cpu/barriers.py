@@ -33,14 +33,14 @@ def held(function):
 
 
 def rewritten(traced: core.ClosedJaxpr) -> core.ClosedJaxpr:
-    """Inner calls put in line, then barriers where they belong; loops' bodies likewise."""
+    """Inner calls put in line, then barriers where they belong."""
     shapes = [v.aval for v in traced.jaxpr.invars]
     flat = jax.make_jaxpr(lambda *given: evaluate(traced, given))(*shapes)
     return jax.make_jaxpr(lambda *given: evaluate(flat, given, barriers=True))(*shapes)
 
 
 def evaluate(traced: core.ClosedJaxpr, given, barriers: bool = False) -> list:
-    """Runs a traced program equation by equation."""
+    """Runs a traced program equation by equation; with `barriers` behind shared values, in loops' bodies too."""
     jaxpr = traced.jaxpr
     readers = collections.Counter(v for e in jaxpr.eqns for v in e.invars if isinstance(v, core.Var))
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*traced.consts, *given), strict=True))
@@ -49,19 +49,19 @@ def evaluate(traced: core.ClosedJaxpr, given, barriers: bool = False) -> list:
         return values[v] if isinstance(v, core.Var) else v.val
 
     for e in jaxpr.eqns:
-        found = applied(e, [value(v) for v in e.invars])
+        found = applied(e, [value(v) for v in e.invars], barriers)
         if barriers:
             found = [jax.lax.optimization_barrier(x) if shared(e, readers) else x for x in found]
         values.update(zip(e.outvars, found, strict=True))
     return [value(v) for v in jaxpr.outvars]
 
 
-def applied(e: core.JaxprEqn, given: list) -> list:
-    """One equation's results: the bodies of calls in line, those of loops rewritten."""
+def applied(e: core.JaxprEqn, given: list, barriers: bool) -> list:
+    """One equation's results: the bodies of calls in line, those of loops rewritten where barriers are put."""
     match e.primitive.name:
         case "jit" | "pjit":
             return evaluate(e.params["jaxpr"], given)
-        case "scan":
+        case "scan" if barriers:
             parameters = {**e.params, "jaxpr": rewritten(e.params["jaxpr"])}
         case _:
             parameters = e.primitive.get_bind_params(e.params)
