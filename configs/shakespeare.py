@@ -54,7 +54,7 @@ def default() -> Experiment:
 def quick() -> Experiment:
     """The first loss below nanoGPT's 1.898 in half a minute: 0.15 of the quick start's tokens.
 
-    skald train shakespeare:quick: @QUICK@
+    skald train shakespeare:quick: 1.867 (seeds 0, 1, 2: 1.867, 1.855, 1.878), 33 to 37 seconds from start to exit.
     """
     base = default()
     optimizer = replace(base.optimizer, schedule=replace(base.optimizer.schedule, decay=0.6))
@@ -71,7 +71,8 @@ def quick() -> Experiment:
 def nanogpt() -> Experiment:
     """nanoGPT's CPU recipe to the letter, to compare with: characters, 4 layers of 128, 2000 steps.
 
-    skald train shakespeare:nanogpt: @NANO@
+    skald train shakespeare:nanogpt: 1.905 (seeds 0, 1, 2: 1.905, 1.901, 1.909), 125 to 142 seconds. The same recipe in
+    plain PyTorch, scored the same way on the same machine: 1.908, 1.915, 1.913.
     """
     layers, width = 4, 128
     norm = Norm("layer")  # nanoGPT's bias=False leaves norms and matrices without one

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from data.tokenizer import Tokenizer
 
 
@@ -9,13 +11,18 @@ class GrowingText:
     """`push(ids)` returns the new text that no later id can change; `flush()` the rest.
 
     Put together the pieces are decode(all ids). Ids are decoded from the last point known to be whole, so the work for
-    a token does not grow with the text. The first ids of the text, or of a piece that continues one, keep the
-    tokenizer's own rule for a leading space: the ids before it stay in front of every decode.
+    a token does not grow with the text. `before` are the ids of whole text that this one continues: some tokenizers
+    drop a space at the beginning of what they decode, so that ids stay in front of every decode.
     """
 
-    def __init__(self, tokenizer: Tokenizer):
-        self.tokenizer, self.ids = tokenizer, []
-        self.start = self.whole = 0  # ids[start:whole] were shown; they are decoded again as context
+    def __init__(self, tokenizer: Tokenizer, before: Sequence[int] = ()):
+        self.tokenizer, self.before, self.ids = tokenizer, list(before), list(before)
+        self.start, self.whole = 0, len(self.before)  # ids[start:whole] were shown; they are decoded again as context
+
+    def following(self, ids: list[int]) -> str:
+        """The text of ids that stand right behind `before`."""
+        decode = self.tokenizer.decode
+        return decode(self.before + ids)[len(decode(self.before)) :]
 
     def push(self, ids: list[int]) -> str:
         self.ids.extend(ids)

@@ -49,7 +49,7 @@ class Text:
     def cut(self) -> None:
         """Drops the tokens behind the text: a dispatch goes on past a stop text, by more or less with its chunk."""
         kept = len(self.tokens)
-        while kept and self.growing.tokenizer.decode(self.tokens[: kept - 1]).startswith(self.text):
+        while kept and self.growing.following(self.tokens[: kept - 1]).startswith(self.text):
             kept -= 1
         del self.tokens[kept:], self.logprobs[kept:]
 
@@ -87,13 +87,14 @@ class Writer:
                 "a stop text is empty, and would end every text at once; leave it out, or write some text"
             )
         end = self.tokenizer.end_id
+        ids = [read(prompt, self.tokenizer, self.context) for prompt in prompts]
         texts = [
-            Text(prompt, chains.text(chain), seed, GrowingText(self.tokenizer))
-            for prompt in prompts
+            Text(prompt, chains.text(chain), seed, GrowingText(self.tokenizer, before))
+            for prompt, before in zip(prompts, ids, strict=True)
             for _ in range(samples)
         ]
         dispatches = self.generator.stream(
-            [read(prompt, self.tokenizer, self.context) for prompt in prompts],
+            ids,
             chain=chain,
             max_new_tokens=max_new_tokens,
             seed=seed,

@@ -142,9 +142,10 @@ def test_half_a_character_at_the_end_is_shown_at_last(words):
 @pytest.mark.parametrize("prompt", ["ROMEO:", "a"])
 def test_a_continuation_keeps_its_leading_space(words, prompt):
     """SentencePiece drops a text's first space: what is written after a prompt must not lose its own."""
-    growing = GrowingText(words["sentencepiece"])
-    growing.push(words["sentencepiece"].encode(prompt))
+    growing = GrowingText(words["sentencepiece"], words["sentencepiece"].encode(prompt))
     space = next(i for i in range(500) if words["sentencepiece"].processor.id_to_piece(i) == "▁the")
+    assert growing.following([space]) == " the"
+    assert growing.push([space]) == " the"
     assert growing.push([space]) == " the"
 
 
