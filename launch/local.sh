@@ -28,7 +28,7 @@ python() {  # the first supported interpreter
 uv_command() {  # uv, or one fetched with pip
   if command -v uv >/dev/null; then command -v uv; return; fi
   local own=$here/.venv-uv
-  [ -x "$own/bin/uv" ] || "$1" -m pip install --quiet --disable-pip-version-check --target "$own" uv >&2
+  [ -x "$own/bin/uv" ] || "$1" -m pip install -qq --disable-pip-version-check --root-user-action ignore --target "$own" uv >&2
   echo "$own/bin/uv"
 }
 

@@ -29,7 +29,7 @@ class ConsoleLines:
         self.console = Console(file=stream or sys.stderr, highlight=False)
         self.live: Live | None = None
         self.printed = self.last = time.monotonic()
-        self.speed, self.loss = 0.0, float("nan")
+        self.speed, self.compiled = 0.0, False
 
     def __call__(self, run: Run, event: Event) -> None:
         match event:
@@ -64,21 +64,24 @@ class ConsoleLines:
             self.live.start()
 
     def measured(self, run: Run, steps: list[dict]) -> None:
-        e = run.experiment
-        speed = e.batch_size * e.data.length / steps[-1]["seconds"]
-        self.speed = 0.8 * self.speed + 0.2 * speed if self.speed else speed
-        self.loss = steps[-1]["train/loss"]
-        step = steps[-1]["step"]
-        left = (e.steps - step) * e.batch_size * e.data.length / self.speed
-        used = self.utilization(self.speed)
-        figures = f"loss {self.loss:.4f}  {self.speed:,.0f} tokens/s" + (f"  MFU {used:.1%}" if used else "")
+        e, step = run.experiment, steps[-1]["step"]
+        tokens = e.batch_size * e.data.length
+        speed = tokens / steps[-1]["seconds"]
+        if self.compiled:  # the first dispatch's time is the compiler's, for the most part
+            self.speed = 0.8 * self.speed + 0.2 * speed if self.speed else speed
+        self.compiled = True
+        figures = f"loss {steps[-1]['train/loss']:.4f}"
+        if self.speed:
+            used = self.utilization(self.speed)
+            figures += f"  {self.speed:,.0f} tokens/s" + (f"  MFU {used:.1%}" if used else "")
+            figures += f"  {clock((e.steps - step) * tokens / self.speed)} left"
         if self.live:
             done = round(BAR * step / e.steps)
             bar = f"[cyan]{'━' * done}[/][dim]{'━' * (BAR - done)}[/]"
-            self.live.update(Text.from_markup(f"{bar} step {step}/{e.steps}  {figures}  {clock(left)} left"))
+            self.live.update(Text.from_markup(f"{bar} step {step}/{e.steps}  {figures}"))
         elif time.monotonic() - self.printed > PLAIN_EVERY or step == e.steps:
             self.printed = time.monotonic()
-            self.say(f"step {step:>6}/{e.steps}  {figures}  {clock(left)} left")
+            self.say(f"step {step:>6}/{e.steps}  {figures}")
 
     def close(self) -> None:
         """Gives the terminal back."""
