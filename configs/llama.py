@@ -2,7 +2,9 @@
 
     skald train llama:1b --set data.source.path=FOLDER --set data.tokenizer.path=tokenizer.json
 
-`tiny` trains on Shakespeare's bytes without further files. Cost and loss of all of these were not measured.
+`tiny` trains on Shakespeare's bytes without further files. Cost and loss of the others were not measured.
+
+    skald train llama:tiny: 1.616 nats a byte over the whole validation split (seed 0), 414 seconds on one busy core
 """
 
 from __future__ import annotations

@@ -35,6 +35,16 @@ def default() -> Experiment:
     )
 '''
 
+MANY = """
+import contextlib, io, json, sys
+from launch.cli import main
+answers = []
+for command in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        answers.append((main(command), out.getvalue(), err.getvalue()))
+print(json.dumps(answers))
+"""
+
 
 class Skald:
     """Runs commands: `skald("train", …)` waits and returns (status, out, err); `start` does not wait."""
@@ -59,6 +69,16 @@ class Skald:
         process = self.start(*arguments)
         out, err = process.communicate(timeout=240)
         return process.returncode, out, err
+
+    def many(self, commands: list[list]) -> list[tuple[int, str, str]]:
+        """Several commands one after another in one process: for those that end before they begin to work."""
+        given = json.dumps([[str(word) for word in command] for command in commands])
+        done = subprocess.run(
+            [sys.executable, "-c", MANY, given], cwd=self.folder, env=self.environment, capture_output=True, text=True,
+            timeout=400,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return [tuple(answer) for answer in json.loads(done.stdout)]
 
     def json(self, *arguments: str):
         status, out, err = self(*arguments, "--json")

@@ -12,7 +12,11 @@ HEADS = "model.layers.0.pattern.0.mixer.heads"
 
 def refused(skald, status: int, *parts: str, given) -> str:
     """Runs the command, expects the exit status and one line (after progress lines) that holds all parts."""
-    found, out, err = skald(*given)
+    return said(skald(*given), status, *parts)
+
+
+def said(answer: tuple[int, str, str], status: int, *parts: str) -> str:
+    found, out, err = answer
     last = err.strip().splitlines()[-1]
     assert found == status, err
     assert last.startswith("skald: ") and "Traceback" not in err and not out
@@ -25,46 +29,57 @@ def digest(folder) -> str:
     return hashlib.sha256(b"".join(str(p).encode() + p.read_bytes() for p in files)).hexdigest()
 
 
-@pytest.mark.parametrize(
-    "arguments, parts",
-    [
-        (["nosuch"], ["no config 'nosuch'", "gpt2, llama, shakespeare, vaswani"]),
-        (["shakespear"], ["did you mean 'shakespeare'"]),
-        (["gpt2"], ["needs a variant", "gpt2:small"]),
-        (["gpt2:smal"], ["no variant 'smal'", "did you mean 'small'"]),
-        (["nothere.py"], ["nothere.py: no such config file"]),
-        (["shakespeare", "--set", "model.widht=3"], ["model.widht: no such field", "did you mean 'model.width'"]),
-        (["shakespeare", "--set", "rate=3"], ["rate: no such field"]),
-        (["shakespeare", "--set", "steps"], ["steps: write PATH=VALUE"]),
-        (["shakespeare", "--set", "steps=many"], ["steps: expected an integer, got 'many'"]),
-        (["shakespeare", "--set", "steps=1.5"], ["steps: expected an integer, got 1.5"]),
-        (["shakespeare", "--set", "optimizer.peak_rate=NaN"], ["optimizer.peak_rate: must be finite"]),
-        (["shakespeare", "--set", "data.rows=window"], ["data.rows", "did you mean 'windows'"]),
-        (["shakespeare", "--set", "model.width=130"], ["4 does not divide model.width=130", "try one of [1, 2, 5"]),
-        (["shakespeare", "--set", f"{HEADS}=6"], ["kv_heads: 4 does not divide heads=6", "[1, 2, 3, 6]"]),
-        (["shakespeare", "--set", "model.vocab_size=64"], ["64 is smaller than the tokenizer's 65", "vocab_size=65"]),
-        (["shakespeare", "--set", "batch_size=0"], ["batch_size: must be at least 1, got 0"]),
-        (["shakespeare", "--set", "microbatches=5"], ["microbatches: 5 does not divide batch_size=24", "try 4"]),
-        (["shakespeare", "--set", "data.length=65"], ["data.length: 65 is longer than model.context=64"]),
-        (["shakespeare", "--set", "mesh.tensor=300"], ["tensor=300", "set mesh.data=0"]),
-        (["shakespeare", "--from", "nothere"], ["nothere: no such folder"]),
-        (["shakespeare", "--seed", "-1"], ["seed: must be from 0 to 2**63 - 2, got -1"]),
-        (["shakespeare", "--set", "mesh.data=-1"], ["mesh.data: must be at least 1, or 0 for the rest, got -1"]),
-        (["shakespeare", "--set", "mesh.stage=2"], ["mesh.stage: must be 1"]),
-        (["shakespeare", "--set", "mesh.context=2"], ["mesh.context: must be 1 where a block has a token_shift"]),
-        (["shakespeare", "--set", "model.dropout=1"], ["model.dropout: must be from 0 to below 1, got 1"]),
-        (["shakespeare", "--set", "optimizer.average=1.5"], ["optimizer.average: must be from 0 to below 1"]),
-        (["shakespeare", "--set", "optimizer.clip=0"], ["optimizer.clip: must be above 0, or null, got 0"]),
-        (["shakespeare", "--set", "optimizer.rule.adam.beta2=1"], ["optimizer.rule.adam.beta2: must be from 0"]),
-        (["shakespeare", "--set", "evaluation.sampler=bogus"], ["evaluation.sampler", "no link 'bogus'"]),
-        (["shakespeare", "--set", "evaluation.prompt=ü"], ["evaluation.prompt", "'ü'"]),
-        (["shakespeare", "--set", "evaluation.rows=0"], ["evaluation.rows", "at least 1"]),
-    ],
-)  # fmt: skip
-def test_a_config_that_can_not_be_is_refused_before_anything_is_made(skald, tmp_path, arguments, parts):
-    run = tmp_path / "run"
-    refused(skald, 2, *parts, given=["train", *arguments, "--run-dir", run])
-    assert not run.exists()
+CONFIGS = [
+    (["nosuch"], ["no config 'nosuch'", "gpt2, llama, shakespeare, vaswani"]),
+    (["shakespear"], ["did you mean 'shakespeare'"]),
+    (["gpt2"], ["needs a variant", "gpt2:small"]),
+    (["gpt2:smal"], ["no variant 'smal'", "did you mean 'small'"]),
+    (["nothere.py"], ["nothere.py: no such config file"]),
+    (["shakespeare", "--set", "model.widht=3"], ["model.widht: no such field", "did you mean 'model.width'"]),
+    (["shakespeare", "--set", "rate=3"], ["rate: no such field"]),
+    (["shakespeare", "--set", "steps"], ["steps: write PATH=VALUE"]),
+    (["shakespeare", "--set", "steps=many"], ["steps: expected an integer, got 'many'"]),
+    (["shakespeare", "--set", "steps=1.5"], ["steps: expected an integer, got 1.5"]),
+    (["shakespeare", "--set", "optimizer.peak_rate=NaN"], ["optimizer.peak_rate: must be finite"]),
+    (["shakespeare", "--set", "data.rows=window"], ["data.rows", "did you mean 'windows'"]),
+    (["shakespeare", "--set", "model.width=130"], ["4 does not divide model.width=130", "try one of [1, 2, 5"]),
+    (["shakespeare", "--set", f"{HEADS}=6"], ["kv_heads: 4 does not divide heads=6", "[1, 2, 3, 6]"]),
+    (["shakespeare", "--set", "model.vocab_size=64"], ["64 is smaller than the tokenizer's 65", "vocab_size=65"]),
+    (["shakespeare", "--set", "batch_size=0"], ["batch_size: must be at least 1, got 0"]),
+    (["shakespeare", "--set", "microbatches=5"], ["microbatches: 5 does not divide batch_size=24", "try 4"]),
+    (["shakespeare", "--set", "data.length=65"], ["data.length: 65 is longer than model.context=64"]),
+    (["shakespeare", "--set", "mesh.tensor=300"], ["tensor=300", "set mesh.data=0"]),
+    (["shakespeare", "--from", "nothere"], ["nothere: no such folder"]),
+    (["shakespeare", "--seed", "-1"], ["seed: must be from 0 to 2**63 - 2, got -1"]),
+    (["shakespeare", "--set", "mesh.data=-1"], ["mesh.data: must be at least 1, or 0 for the rest, got -1"]),
+    (["shakespeare", "--set", "mesh.stage=2"], ["mesh.stage: must be 1"]),
+    (["shakespeare", "--set", "mesh.context=2"], ["mesh.context: must be 1 where a block has a token_shift"]),
+    (["shakespeare", "--set", "model.dropout=1"], ["model.dropout: must be from 0 to below 1, got 1"]),
+    (["shakespeare", "--set", "optimizer.average=1.5"], ["optimizer.average: must be from 0 to below 1"]),
+    (["shakespeare", "--set", "optimizer.clip=0"], ["optimizer.clip: must be above 0, or null, got 0"]),
+    (["shakespeare", "--set", "optimizer.rule.adam.beta2=1"], ["optimizer.rule.adam.beta2: must be from 0"]),
+    (["shakespeare", "--set", "evaluation.sampler=bogus"], ["evaluation.sampler", "no link 'bogus'"]),
+    (["shakespeare", "--set", "evaluation.prompt=ü"], ["evaluation.prompt", "'ü'"]),
+    (["shakespeare", "--set", "evaluation.rows=0"], ["evaluation.rows", "at least 1"]),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def answers(skald) -> list:
+    """What `skald train` says to each of CONFIGS, and the folder that none of them may make."""
+    run = skald.folder / "refused"
+    return skald.many([["train", *arguments, "--run-dir", run] for arguments, _ in CONFIGS])
+
+
+@pytest.mark.parametrize("number", range(len(CONFIGS)), ids=lambda number: " ".join(CONFIGS[number][0]))
+def test_a_config_that_can_not_be_is_refused_before_anything_is_made(skald, answers, number):
+    said(answers[number], 2, *CONFIGS[number][1])
+    assert not (skald.folder / "refused").exists()
+
+
+def test_in_a_process_of_its_own_too(skald, tmp_path):
+    refused(skald, 2, "no config 'nosuch'", given=["train", "nosuch", "--run-dir", tmp_path / "run"])
+    refused(skald, 2, "steps: must be at least 1", given=["train", "shakespeare", "--set", "steps=0"])
 
 
 def test_text_that_can_not_be_trained_on(skald, tmp_path):
@@ -143,34 +158,36 @@ def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_room(skald, disk)
     assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 40
 
 
-@pytest.mark.parametrize(
-    "arguments, status, parts",
-    [
-        (["--prompt", "x" * 40], 2, ["40 tokens", "context is 32", "31 at most"]),
-        (["--prompt", ""], 2, ["the prompt is empty"]),
-        (["--prompt", "naïve"], 1, ["character 'ï' (U+00EF) at offset 2"]),
-        (["--sampler", "top_q=3"], 2, ["no link 'top_q'", "did you mean 'top_p'"]),
-        (["--sampler", "temperature=0"], 2, ["temperature is 0", "greedy"]),
-        (["--prompts", "/nowhere.jsonl"], 1, ["/nowhere.jsonl"]),
-    ],
-)
-def test_a_request_that_can_not_be_written_to(skald, trained, arguments, status, parts):
-    refused(skald, status, *parts, given=["generate", trained, *arguments])
+REQUESTS = [
+    (["--prompt", "x" * 40], 2, ["40 tokens", "context is 32", "31 at most"]),
+    (["--prompt", ""], 2, ["the prompt is empty"]),
+    (["--prompt", "naïve"], 1, ["character 'ï' (U+00EF) at offset 2"]),
+    (["--sampler", "top_q=3"], 2, ["no link 'top_q'", "did you mean 'top_p'"]),
+    (["--sampler", "temperature=0"], 2, ["temperature is 0", "greedy"]),
+    (["--prompts", "/nowhere.jsonl"], 1, ["/nowhere.jsonl"]),
+]
 
 
-@pytest.mark.parametrize(
-    "name, parts",
-    [
-        ("@7", ["@7: no such checkpoint", "@20, @40, @latest, @best"]),
-        ("@newest", ["no such checkpoint"]),
-        ("x", ["trainedx: no such folder", "trained"]),
-        ("/config.json", ["a file"]),
-        ("/samples", ["no checkpoint in it"]),
-    ],
-)
-def test_a_checkpoint_that_is_not_there(skald, trained, name, parts):
-    refused(skald, 2, *parts, given=["generate", f"{trained}{name}"])
-    refused(skald, 2, *parts, given=["evaluate", f"{trained}{name}"])
+def test_requests_that_can_not_be_written_to(skald, trained):
+    answers = skald.many([["generate", trained, *arguments] for arguments, _, _ in REQUESTS])
+    for answer, (_, status, parts) in zip(answers, REQUESTS, strict=True):
+        said(answer, status, *parts)
+
+
+NAMES = [
+    ("@7", ["@7: no such checkpoint", "@20, @40, @latest, @best"]),
+    ("@newest", ["no such checkpoint"]),
+    ("x", ["trainedx: no such folder", "trained"]),
+    ("/config.json", ["a file"]),
+    ("/samples", ["no checkpoint in it"]),
+]
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_checkpoints_that_are_not_there(skald, trained, command):
+    answers = skald.many([[command, f"{trained}{name}"] for name, _ in NAMES])
+    for answer, (_, parts) in zip(answers, NAMES, strict=True):
+        said(answer, 2, *parts)
 
 
 def test_windows_and_texts_that_can_not_be_scored(skald, trained, tmp_path):
