@@ -37,15 +37,12 @@ class Cache(NamedTuple):
 
 
 def write(memory_BKSH: jax.Array, new_BKTH: jax.Array, start_B: jax.Array) -> jax.Array:
-    """Puts each row's new entries into its slots start .. start + T.
-
-    The barrier keeps this a step of its own, done in place: fused with what reads it, it would copy the memory first.
-    """
+    """Puts each row's new entries into its slots start .. start + T."""
 
     def row(memory_KSH, new_KTH, start):
         return jax.lax.dynamic_update_slice(memory_KSH, new_KTH.astype(memory_KSH.dtype), (0, start, 0))
 
-    return jax.lax.optimization_barrier(jax.vmap(row)(memory_BKSH, new_BKTH, start_B))
+    return jax.vmap(row)(memory_BKSH, new_BKTH, start_B)
 
 
 def last(x_BTD: jax.Array, before_B1D: jax.Array, count_B: jax.Array) -> jax.Array:

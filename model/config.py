@@ -138,7 +138,7 @@ class Execution:
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     layers: Literal["scan", "unroll"] = "scan"
     remat: Literal["none", "minimal", "full"] = "none"
-    kernel: Literal["auto", "reference"] = "auto"
+    kernel: Literal["auto", "reference", "held"] = "auto"
     turned: bool = False
 
 

@@ -2,7 +2,7 @@
 
 It fuses a value into each of its readers and computes it again in all of them: in a training step the residual stream's
 gradient again for every weight. An optimization barrier behind a value keeps it in memory. They are put into the
-traced program here, so that the model's code holds none.
+traced program here, so that the layers hold none.
 """
 
 from __future__ import annotations

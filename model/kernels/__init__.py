@@ -6,12 +6,12 @@ the context [B, N, T, H].
 
 from __future__ import annotations
 
-from model.kernels import reference
+from model.kernels import held, reference
 from model.kernels.reference import Visible
 
 __all__ = ["Visible", "attention"]
 
-KERNELS = {"reference": reference.attention}
+KERNELS = {"reference": reference.attention, "held": held.attention}
 BY_BACKEND: dict[str, str] = {}  # backend -> the kernel `auto` means there; the reference where none is named
 
 
