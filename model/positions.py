@@ -42,8 +42,8 @@ def rotation(rope: c.Rope, positions_BT: jax.Array, head_width: int) -> tuple[ja
 def rotate(x_BTNH: jax.Array, turn: tuple[jax.Array, jax.Array]) -> jax.Array:
     """Turns feature pairs (i, i + H/2) by the position's angle (Su et al. 2021, eq. 34; Llama's pairing).
 
-    A feature's partner comes by a product with a matrix of 0 and ±1: exact in any dtype, and faster than cutting heads
-    in halves and joining them, on TPU and CPU.
+    A feature's partner comes by a product with a matrix of 0 and ±1: exact in any dtype. Cutting heads in halves and
+    joining them took 9% of the quick start's step on CPU.
     """
     sin, cos = turn
     half = jnp.eye(x_BTNH.shape[-1] // 2, dtype=x_BTNH.dtype)
