@@ -6,7 +6,7 @@ import jax
 
 from data import tokenizer
 from launch import machine
-from model.transformer import Transformer
+from model.transformer import abstract
 from train import fields
 from train.checkpoint import find
 from train.config import Experiment
@@ -25,6 +25,6 @@ class Checkpointed:
         self.tokenizer = tokenizer.from_json(found.about["tokenizer"])
         execution = machine.writing(self.config.execution)
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = jax.eval_shape(lambda: Transformer(self.config.model, jax.random.key(0), execution))
+        shapes = abstract(self.config.model, execution)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
         self.model = found.weights(shapes)

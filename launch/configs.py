@@ -6,10 +6,8 @@ import importlib
 import json
 from argparse import Namespace
 
-import jax
-
 from launch import experiments
-from model.transformer import Transformer
+from model.transformer import abstract
 from train.run import parameters
 
 
@@ -31,9 +29,8 @@ def every():
 
 def described(name: str, make) -> dict:
     experiment = make()
-    shapes = jax.eval_shape(lambda: Transformer(experiment.model, jax.random.key(0)))
     line = (make.__doc__ or "").strip().split("\n")[0]
-    return {"name": name.removesuffix(":default"), "parameters": parameters(shapes), "for": line}
+    return {"name": name.removesuffix(":default"), "parameters": parameters(abstract(experiment.model)), "for": line}
 
 
 def short(count: int) -> str:

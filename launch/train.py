@@ -58,15 +58,12 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
         raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
     check(experiment)
     same_run(experiment, folder)
-    source = find(start_from) if start_from and not published(folder) else None
-    data = open_data(
-        experiment.data,
-        experiment.batch_size,
-        experiment.seed,
-        machine.cache(),
-        known_words(folder, start_from),
-        report,
-    )
+    steps = published(folder)
+    source = find(start_from) if start_from and not steps else None
+    words = None
+    if start_from:  # weights know their own tokens only
+        words = tokenizer.from_json((source.about if source else about(folder, steps[-1]))["tokenizer"])
+    data = open_data(experiment.data, experiment.batch_size, experiment.seed, machine.cache(), words, report)
     check_vocabulary(experiment, data.tokenizer.vocab_size)
     writing.check_samples(experiment, data.tokenizer)
     if source:
@@ -93,24 +90,17 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
 
 def same_run(experiment: Experiment, folder: Path) -> list[str]:
     """What differs from the run that is in the folder and may. Raises RunError where it is another run, or none."""
-    steps, lines = published(folder), read(folder / "metrics.jsonl")
+    steps = published(folder)
     saved = read_config(folder) or (about(folder, steps[-1])["config"] if steps else None)
+    lines = [] if steps else read(folder / "metrics.jsonl")
     if saved is None and lines:
         raise RunError(f"{folder} holds a metrics.jsonl and no run; take another --run-dir")
-    if saved and not steps and len(lines) > 2 * saved["checkpoints"]["every"]:  # one at least was whole by then
+    if saved and len(lines) > 2 * saved["checkpoints"]["every"]:  # one at least was whole by then
         raise RunError(
             f"{folder}: metrics.jsonl goes to step {lines[-1]['step']} and no whole checkpoint is there; put one back, "
             f"or move the folder away to begin anew"
         )
     return check_identity(saved, experiment, folder) if saved else []
-
-
-def known_words(folder: Path, start_from: str | None) -> tokenizer.Tokenizer | None:
-    """Another run's tokenizer where its weights are gone on from: they know their own tokens only."""
-    if not start_from:
-        return None
-    steps = published(folder)
-    return tokenizer.from_json((about(folder, steps[-1]) if steps else find(start_from).about)["tokenizer"])
 
 
 def claim(folder: Path) -> Lease:

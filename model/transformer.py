@@ -244,3 +244,8 @@ class Transformer(nnx.Module):
             ready.stacks = turned(ready.stacks)
             ready.output = None if ready.output is None else turned(ready.output)
         return ready
+
+
+def abstract(config: c.Model, execution: c.Execution | None = None) -> Transformer:
+    """A model's shapes and types; nothing is computed."""
+    return jax.eval_shape(lambda: Transformer(config, jax.random.key(0), execution))

@@ -6,6 +6,7 @@ config, tokenizer, data fingerprints, scores. Names RUN, RUN@STEP, RUN@latest, R
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import shutil
@@ -20,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from model.config import Model
-from model.transformer import Transformer
+from model.transformer import abstract
 from train import fields
 from train.run import RunError
 from train.state import State
@@ -185,12 +186,12 @@ class Found(NamedTuple):
 
 def published(run: Path) -> list[int]:
     """Steps of a run's whole checkpoints, in order. What a killed save left behind is none."""
-    return [step for step in numbered(run) if whole(run / "checkpoints" / str(step))]
+    return [step for step in numbered(run) if whole(run, step)]
 
 
 def unfinished(run: Path) -> list[int]:
     """Steps whose folders lack a part."""
-    return [step for step in numbered(run) if not whole(run / "checkpoints" / str(step))]
+    return [step for step in numbered(run) if not whole(run, step)]
 
 
 def numbered(run: Path) -> list[int]:
@@ -198,13 +199,13 @@ def numbered(run: Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
 
-def whole(folder: Path) -> bool:
-    """Whether all items are there and it can say what it is."""
+def whole(run: Path, step: int) -> bool:
+    """Whether the weights are there and it can say what it is."""
     try:
-        scores = json.loads((folder / ABOUT).read_text())["scores"]
+        scores = about(run, step)["scores"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return isinstance(scores, dict) and (folder / "model").is_dir()
+    return isinstance(scores, dict) and (run / "checkpoints" / str(step) / "model").is_dir()
 
 
 def set_aside(folder: Path) -> Path:
@@ -216,12 +217,16 @@ def set_aside(folder: Path) -> Path:
 
 
 def about(run: Path, step: int) -> dict:
-    return json.loads((run / "checkpoints" / str(step) / ABOUT).read_text())
+    """What a checkpoint says of itself."""
+    file = run / "checkpoints" / str(step) / ABOUT
+    return parsed(file, file.stat().st_mtime_ns)
 
 
-def abstract(model: Model) -> Transformer:
-    """Shapes of a model's parameters."""
-    return jax.eval_shape(lambda: Transformer(model, jax.random.key(0)))
+@functools.lru_cache(maxsize=16)
+def parsed(file: Path, changed: int) -> dict:
+    """Read once while it does not change: a checkpoint's tokenizer may be megabytes, and many ask what there is."""
+    del changed
+    return json.loads(file.read_text())
 
 
 def find(name: str) -> Found:

@@ -13,7 +13,7 @@ import numpy as np
 from launch import machine
 from model.decode.chain import parse
 from model.decode.generate import Generator
-from model.transformer import Transformer
+from model.transformer import Transformer, abstract
 from train.config import Experiment
 
 PROMPT, NEW = 32, 128
@@ -56,6 +56,6 @@ def limit(experiment: Experiment, batch: int) -> float:
         start = time.perf_counter()
         total(a).block_until_ready()
         best = min(best, time.perf_counter() - start)
-    shapes = jax.eval_shape(lambda: Transformer(experiment.model, jax.random.key(0)))
+    shapes = abstract(experiment.model)
     blocks = sum(x.size for x in jax.tree.leaves(shapes.stacks)) + experiment.model.width * experiment.model.vocab_size
     return batch * size / best / blocks

@@ -57,9 +57,11 @@ def read(file: Path) -> list[dict]:
     lines = file.read_text().split("\n") if file.is_file() else []
     try:
         found = [json.loads(line) for line in lines[:-1]]
-        return [line for line in found if line["step"] > 0]
+        if not all(isinstance(line["step"], int) for line in found):
+            raise ValueError("a step is no number")
     except (ValueError, KeyError, TypeError):
         raise RunError(f"{file} holds a line that no run wrote; move it away, or take another --run-dir") from None
+    return found
 
 
 def keep_until(file: Path, step: int) -> None:
