@@ -13,7 +13,6 @@ from model.cache import KeyValues
 from model.layers import Declare, Norm, biased, project
 from model.positions import rotate
 from model.reading import Reading
-from model.sharding import place
 
 
 class Attention(nnx.Module):
@@ -44,7 +43,7 @@ class Attention(nnx.Module):
         if self.query_norm is not None:
             query_BTNH, key_BTKH = self.query_norm(query_BTNH), self.key_norm(key_BTKH)
         if self.config.rope is not None:
-            turn = reading.turns[self.config.rope, self.config.head_width]
+            turn = reading.turn(self.config.rope, self.config.head_width)
             query_BTNH, key_BTKH = rotate(query_BTNH, turn), rotate(key_BTKH, turn)
         query_BTNH = checkpoint_name(query_BTNH, "query")
         key_BTKH, value_BTKH = checkpoint_name(key_BTKH, "key"), checkpoint_name(value_BTKH, "value")
@@ -56,9 +55,6 @@ class Attention(nnx.Module):
                 cache.write(memory.value, value_BKSH, reading.start_B),
             )
             key_BKSH, value_BKSH = memory
-        # One sequence axis must be whole where every query looks for its keys.
-        key_BKSH = place(key_BKSH, "batch", "kv_heads", None, None)
-        value_BKSH = place(value_BKSH, "batch", "kv_heads", None, None)
         context_BNTH = reading.kernel(
             query_BNTH, key_BKSH, value_BKSH, reading.visible, self.scale, (self.config.dropout, reading.key("weights"))
         )

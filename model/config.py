@@ -70,6 +70,33 @@ class MLP:
 
 
 @dataclass(frozen=True)
+class MoE:
+    """Mixture of experts: every token goes through the `active` of `experts` feed-forwards that its router scores
+    highest, and none is ever dropped (Shazeer et al. 2017; dropless: Gale et al. 2022, MegaBlocks).
+
+    The experts' outputs are weighted with their scores, which sum to 1 where `normalised`, times `scale`. `shared` is
+    the width of a feed-forward that every token goes through besides (DeepSeekMoE, Dai et al. 2024); 0: none.
+    Three ways to keep the load even, each off at 0: `balance_loss` times experts * sum(share of tokens * mean score)
+    of each row (Fedus et al. 2021, eq. 4; by row: DeepSeek-V3, eq. 17); `router_z_loss` times the mean square of the
+    router's logsumexp (Zoph et al. 2022, eq. 5); `balance_rate`: after each step every expert's bias, which counts in
+    choosing only, moves so far towards an even load (Wang et al. 2024, loss-free balancing).
+    """
+
+    experts: int
+    active: int
+    width: int  # hidden features of one expert
+    activation: Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu"] = "silu"
+    gated: bool = True
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    normalised: bool = True
+    scale: float = 1.0
+    shared: int = 0
+    balance_loss: float = 0.0
+    router_z_loss: float = 0.0
+    balance_rate: float = 0.0
+
+
+@dataclass(frozen=True)
 class Block:
     """One layer: a mixer over time, then a feed-forward, each with a norm, placed by `placement`.
 
@@ -79,7 +106,7 @@ class Block:
     """
 
     mixer: Attention
-    feed_forward: MLP
+    feed_forward: MLP | MoE
     norm: Norm = field(default_factory=Norm)
     placement: Literal["pre", "post_residual", "post_branch", "sandwich"] = "pre"
     dropout: float = 0.0
@@ -129,16 +156,22 @@ class Model:
 class Execution:
     """How the same function is computed: changes speed, memory and rounding, never parameters or their names.
 
-    `layers`: `scan` compiles one layer per stack, `unroll` all of them. `remat`: what the backward pass recomputes.
-    `kernel`: the attention kernel, `auto` picks by backend (model/kernels). `dtype`: of activations and of the
-    weights as used, parameters stay float32; `auto` is settled before a model is built (launch/machine.py): float32 on
-    CPU, bfloat16 elsewhere. `turned`: a decoder keeps matrices with their outputs first.
+    `dtype`: of activations and of the weights as used, parameters stay float32; `auto` is settled before a model is
+    built (launch/machine.py): float32 on CPU, bfloat16 elsewhere. `matmul`: in what precision weights are multiplied.
+    `layers`: `scan` compiles one layer per stack, `unroll` all of them. `stage_microbatches`: into how many parts a
+    batch is cut on its way through mesh.stage stages; 0: as many as divide it, up to four a stage. `remat`: what the
+    backward pass recomputes (model/schedule.py). `kernel`: what computes attention, `auto` picks by backend and mesh
+    (model/kernels). `loss_chunks`: a row's logits are made in so many parts, one after another, and never held whole.
+    `turned`: a decoder keeps matrices with their outputs first.
     """
 
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     layers: Literal["scan", "unroll"] = "scan"
-    remat: Literal["none", "minimal", "full"] = "none"
-    kernel: Literal["auto", "reference", "held"] = "auto"
+    remat: Literal["none", "minimal", "save_qkv", "full", "offload"] = "none"
+    kernel: Literal["auto", "reference", "blocks", "cudnn", "splash", "ring", "held"] = "auto"
+    matmul: Literal["plain", "int8", "fp8"] = "plain"
+    loss_chunks: int = 1
+    stage_microbatches: int = 0
     turned: bool = False
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import config as c
-from model.sharding import place, spec
+from model.sharding import gather, place, spec
 
 Initializer = Callable[[jax.Array, tuple[int, ...], jax.sharding.PartitionSpec | None], jax.Array]
 
@@ -71,8 +71,9 @@ class Declare:
         return self(axes, shape, constant(1.0))
 
 
-def gathered(module: nnx.Module, dtype: jnp.dtype) -> nnx.Module:
-    """A module's parameters as a layer uses them: cast first, then moved from storage to compute sharding.
+def gathered(module: nnx.Module, dtype: jnp.dtype, move: Callable = gather) -> nnx.Module:
+    """A module's parameters as a layer uses them: cast first, then moved from storage to compute sharding; by `place`
+    where there will be no gradient.
 
     Matrices are cast, and before they move, so that half the bytes travel; vectors stay float32. Inside a scan over
     layers the leading axis is gone: a parameter's axes are the last ones of its name.
@@ -81,8 +82,9 @@ def gathered(module: nnx.Module, dtype: jnp.dtype) -> nnx.Module:
     def use(parameter: nnx.Param) -> nnx.Param:
         if parameter.turned:
             return parameter
-        value = parameter[...].astype(dtype) if parameter.inputs else parameter[...]
-        return parameter.replace(place(value, *parameter.axes[-value.ndim :]))
+        value = parameter[...]
+        axes = parameter.axes[-value.ndim :]
+        return parameter.replace(move(value.astype(dtype), *axes) if parameter.inputs else place(value, *axes))
 
     return jax.tree.map(use, module, is_leaf=lambda x: isinstance(x, nnx.Param))
 
@@ -157,7 +159,7 @@ class Embedding(nnx.Module):
 
     def __call__(self, tokens_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """int [B, T] -> [B, T, D]."""
-        table_VD = gathered(self, dtype).table[...]
+        table_VD = gathered(self, dtype, place).table[...]
         wanted = spec(("batch", "time", None), (*tokens_BT.shape, table_VD.shape[1]), "compute")
         return table_VD.at[tokens_BT].get(out_sharding=wanted)
 

@@ -7,9 +7,11 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from model import config as c
 from model.layers import Declare, biased, project
+from model.reading import Reading
 
 ACTIVATIONS = {
     "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),  # jax.nn.gelu takes erfc: five times the work
@@ -32,15 +34,17 @@ class MLP(nnx.Module):
         self.up_bias = declare.zeros(("feed_forward",), (config.width,)) if config.bias else None
         self.down_bias = declare.zeros(("width",), (width,)) if config.bias else None
 
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """[B, T, D] -> [B, T, D]."""
+    def __call__(self, x_BTD: jax.Array, reading: Reading) -> tuple[jax.Array, float]:
+        """[B, T, D] -> [B, T, D], and what it adds to each row's loss: nothing."""
+        del reading
         up_BTF = project("BTD,DF->BTF", x_BTD, self.up, "batch", "time", "feed_forward")
-        up_BTF = biased(up_BTF, self.up_bias)
+        up_BTF = checkpoint_name(biased(up_BTF, self.up_bias), "up")
         activation = ACTIVATIONS[self.config.activation]
         if self.gate is None:
             hidden_BTF = activation(up_BTF)
         else:
             gate_BTF = project("BTD,DF->BTF", x_BTD, self.gate, "batch", "time", "feed_forward")
+            gate_BTF = checkpoint_name(gate_BTF, "gate")
             hidden_BTF = activation(gate_BTF) * up_BTF
         out_BTD = project("BTF,FD->BTD", hidden_BTF, self.down, "batch", "time", None)
-        return biased(out_BTD, self.down_bias)
+        return biased(out_BTD, self.down_bias), 0.0

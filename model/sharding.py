@@ -1,4 +1,4 @@
-"""Where every array lives: the axis glossary, the mesh, and THE table from logical axes to mesh axes.
+"""Where every array lives: the axis glossary, the mesh, THE table from logical to mesh axes, the order of time.
 
 Layers name the axes of their parameters and activations; nothing else in the project knows a mesh axis.
 With no mesh set (a notebook, a parity test) every function here is the identity.
@@ -10,7 +10,7 @@ Axes, as letters in shapes and einsum strings, and by name in the table:
     D width          features of the residual stream    V vocab      token ids
     N heads          query heads                        L layers     layers of a stack
     K kv_heads       key-value heads                    H head_width features of one head
-    G                query heads per key-value head     E experts
+    G                query heads per key-value head     E experts        of a mixture-of-experts feed-forward
 """
 
 from __future__ import annotations
@@ -18,29 +18,36 @@ from __future__ import annotations
 import math
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, PartitionSpec
 
 MESH_AXES = ("replica", "stage", "data", "context", "expert", "tensor")  # slowest links first
 
 # Logical axis -> the mesh axes that split it. `storage`: parameters and optimizer state at rest. `compute`: the
 # same parameters while a layer uses them, and activations. Width is split at rest only: it is gathered, layer by
-# layer, before use (ZeRO-3 / fsdp).
+# layer, before use (ZeRO-3 / fsdp), over every axis whose devices would otherwise hold the same copy. What is no
+# layer's (embedding, logits) is split over the stages too: they would all compute the same.
 TABLE: dict[str, dict[str, tuple[str, ...]]] = {
     "storage": {
         "layers": ("stage",),
-        "width": ("data",),
+        "width": ("data", "context", "expert"),
+        "expert_width": ("data", "context"),  # of matrices that have an axis E
+        "experts": ("expert",),
         "heads": ("tensor",),
         "kv_heads": ("tensor",),
         "feed_forward": ("tensor",),
-        "vocab": ("tensor",),
+        "vocab": ("tensor", "stage"),
     },
     "compute": {
-        "batch": ("replica", "data"),
+        "batch": ("replica", "data", "expert"),
         "time": ("context",),
+        "experts": ("expert",),
         "heads": ("tensor",),
         "kv_heads": ("tensor",),
         "feed_forward": ("tensor",),
-        "vocab": ("tensor",),
+        "vocab": ("tensor", "stage"),
     },
 }
 
@@ -72,7 +79,23 @@ def make_mesh(sizes: dict[str, int], devices: list | None = None) -> jax.shardin
     if free:
         shape[free[0]] = len(devices) // fixed
     explicit = (AxisType.Explicit,) * len(MESH_AXES)
-    return jax.make_mesh(tuple(shape.values()), MESH_AXES, axis_types=explicit, devices=devices)
+    return jax.sharding.Mesh(arranged(shape, devices), MESH_AXES, axis_types=explicit)
+
+
+def arranged(shape: dict[str, int], devices: list) -> np.ndarray:
+    """Devices in the mesh's shape, neighbours on the fastest links; each replica within one slice where there are
+    several: only gradients, already reduced inside the slice, cross the network between them.
+
+    Raises ShardingError where replicas do not divide over the slices.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(tuple(shape.values()), devices)
+    if shape["replica"] % slices:
+        raise ShardingError(f"mesh: replica={shape['replica']} does not divide over {slices} slices; try {slices}")
+    inside = {**shape, "replica": shape["replica"] // slices}
+    between = {axis: slices if axis == "replica" else 1 for axis in shape}
+    return mesh_utils.create_hybrid_device_mesh(tuple(inside.values()), tuple(between.values()), devices)
 
 
 def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], table: str) -> PartitionSpec | None:
@@ -111,6 +134,107 @@ def shards(axis: str) -> int:
     """Into how many parts the current mesh splits a logical axis in compute; 1 with no mesh."""
     sizes = dict(jax.sharding.get_abstract_mesh().shape)
     return math.prod(sizes.get(m, 1) for m in TABLE["compute"].get(axis, ()))
+
+
+def gather(parameter: jax.Array, *axes: str | None) -> jax.Array:
+    """A parameter from its place at rest to where a layer computes with it.
+
+    Its gradient comes back the other way: summed and scattered over the axes that were gathered, and then, in pieces,
+    over the replicas. `reduced` says so: the gradient of the one is not summed before it is scattered.
+    """
+    at_rest, wanted = spec(axes, parameter.shape, "storage"), spec(axes, parameter.shape, "compute")
+    if wanted is None:
+        return parameter
+    sizes = jax.sharding.get_abstract_mesh().shape
+    summed = {m for axis in ("batch", "time") for m in TABLE["compute"][axis] if sizes.get(m, 1) > 1}
+    for split in (at_rest, wanted):
+        used = {m for part in split for m in ((part,) if isinstance(part, str) else part or ())}
+        parameter = jax.sharding.reshard(parameter, PartitionSpec(*split, reduced=summed - used))
+    return parameter
+
+
+def split(x: jax.Array, axis: int, parts: int, name: str) -> jax.Array:
+    """[…, A, …] -> [parts, …, A / parts, …]: every device cuts its own piece of the logical axis `name`, so nothing
+    moves. Raises ShardingError."""
+    count = shards(name)
+    if x.shape[axis] % (count * parts):
+        raise ShardingError(
+            f"{name} of size {x.shape[axis]} does not divide into {parts} parts on each of {count} shards; "
+            f"multiples of {count * parts} do"
+        )
+    size, lies = x.shape[axis] // (count * parts), lying(x)
+    shape = (*x.shape[:axis], count, parts, size, *x.shape[axis + 1 :])
+    apart = reshaped(x, shape, (*lies[: axis + 1], None, None, *lies[axis + 1 :]))
+    shape = (parts, *x.shape[:axis], count * size, *x.shape[axis + 1 :])
+    return reshaped(jnp.moveaxis(apart, axis + 1, 0), shape, (None, *lies))
+
+
+def joined(x: jax.Array, axis: int, name: str) -> jax.Array:
+    """`split` undone: [parts, …, A / parts, …] -> […, A, …], `axis` as it was."""
+    count, parts, lies = shards(name), x.shape[0], lying(x)[1:]
+    size = x.shape[axis + 1] // count
+    shape = (parts, *x.shape[1 : axis + 1], count, size, *x.shape[axis + 2 :])
+    apart = reshaped(x, shape, (None, *lies[: axis + 1], None, *lies[axis + 1 :]))
+    shape = (*x.shape[1 : axis + 1], count * parts * size, *x.shape[axis + 2 :])
+    return reshaped(jnp.moveaxis(apart, 0, axis + 1), shape, lies)
+
+
+def lying(x: jax.Array) -> tuple:
+    """The mesh axes that split each axis of an array; None where none does."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return (None,) * x.ndim
+    known = tuple(jax.typeof(x).sharding.spec)
+    return (*known, *(None,) * (x.ndim - len(known)))
+
+
+def reshaped(x: jax.Array, shape: tuple[int, ...], lies: tuple) -> jax.Array:
+    """A reshape whose result is split like this."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x.reshape(shape)
+    return jnp.reshape(x, shape, out_sharding=PartitionSpec(*lies))
+
+
+def time_order(length: int) -> np.ndarray:
+    """int [T]: which token of a row lies where. With the time axis split over c devices each holds two pieces of 2c,
+    the i-th and the i-th from the end: under a causal mask all have the same work (Brandon et al. 2023 name the
+    problem; the pairing is that of Llama 3's context parallelism, 3.3.2). Raises ShardingError."""
+    count = shards("time")
+    if count == 1:
+        return np.arange(length)
+    if length % (2 * count):
+        low, high = length - length % (2 * count), length + 2 * count - length % (2 * count)
+        raise ShardingError(
+            f"time of size {length} does not divide over 2 x mesh context={count}; the nearest that work are "
+            f"{f'{low} and ' if low else ''}{high}"
+        )
+    return np.arange(length).reshape(2 * count, -1)[pieces(count)].reshape(-1)
+
+
+def pieces(count: int) -> np.ndarray:
+    """int [2c]: the pieces of a row as they lie on c devices: 0, 2c-1, 1, 2c-2, …"""
+    return np.stack([np.arange(count), 2 * count - 1 - np.arange(count)], axis=1).reshape(-1)
+
+
+def before(x_BTD: jax.Array, first_B1D: jax.Array) -> jax.Array:
+    """Every token's predecessor in its row, `first_B1D` before the first; in and out as time lies on the mesh."""
+    count = shards("time")
+    if count == 1:
+        return jnp.concatenate([first_B1D, x_BTD[:, :-1]], axis=1)
+    rows, length, width = x_BTD.shape
+    lies, order = lying(x_BTD), pieces(count)
+    x_BPTD = reshaped(x_BTD, (rows, 2 * count, length // (2 * count), width), (*lies[:2], None, lies[2]))
+    last_BPD = place(x_BPTD[:, :, -1], "batch", None, None)  # whole: every piece's last token goes to the next piece
+    last_BPD = jnp.concatenate([first_B1D, last_BPD[:, np.argsort(order)]], axis=1)[:, order]
+    first_BPTD = place(last_BPD, "batch", "time", None)[:, :, None]
+    return reshaped(jnp.concatenate([first_BPTD, x_BPTD[:, :, :-1]], axis=2), x_BTD.shape, lies)
+
+
+def folded(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+    """The same devices as a mesh for writing, token by token: nothing but heads, features and vocabulary is split
+    over `tensor`, rows over all the rest."""
+    sizes = {axis: 1 for axis in MESH_AXES} | {"tensor": mesh.shape["tensor"]}
+    sizes["replica"] = mesh.size // sizes["tensor"]
+    return jax.sharding.Mesh(mesh.devices.reshape(tuple(sizes.values())), MESH_AXES, axis_types=mesh.axis_types)
 
 
 def dealt(x: jax.Array, over_devices: bool = False) -> jax.Array:

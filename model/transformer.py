@@ -1,7 +1,6 @@
 """The Transformer: block, stacks of layers, logits. Training calls `hidden` and `logits`, the decoder calls the model.
 
-SEAM 2, the layer schedule, is `Stack.__call__`: the one place that decides between a scan over stacked layers and an
-unrolled loop. The parameters are the same tree, with an axis L in front, either way.
+Which program computes attention is model/kernels' choice, in which order layers run model/schedule's.
 """
 
 from __future__ import annotations
@@ -15,21 +14,14 @@ from jax.ad_checkpoint import checkpoint_name
 
 from model import cache as memory
 from model import config as c
-from model import kernels
+from model import kernels, schedule
 from model.attention import Attention
 from model.cache import Cache, KeyValues, LayerCache
 from model.layers import Declare, Embedding, Norm, dropout, gathered, project, turned
 from model.mlp import MLP
 from model.positions import LearnedPositions, rotation, sinusoids
-from model.reading import Reading
-from model.sharding import place
-
-SAVED = ("query", "key", "value", "context", "middle")  # what remat `minimal` keeps for the backward pass
-REMAT = {
-    "none": lambda layer: layer,
-    "minimal": lambda f: jax.checkpoint(f, policy=jax.checkpoint_policies.save_only_these_names(*SAVED)),
-    "full": jax.checkpoint,
-}
+from model.reading import Reading, Stream
+from model.sharding import before, place, time_order
 
 
 class Block(nnx.Module):
@@ -47,9 +39,10 @@ class Block(nnx.Module):
         self.feed_forward_norm, self.feed_forward_post_norm = norm(before), norm(after)
         self.feed_forward = MLP(config.feed_forward, width, declare)
 
-    def __call__(self, x_BTD, reading: Reading, past: LayerCache | None = None):
-        """[B, T, D] -> [B, T, D], and this layer's memory with the call in it (None stays None)."""
+    def __call__(self, stream: Stream, reading: Reading, past: LayerCache | None = None):
+        """The stream behind this layer, and this layer's memory with the call in it (None stays None)."""
         past = past or LayerCache(None)
+        x_BTD, penalty_B = stream
         input_BTD = x_BTD if self.mixer_norm is None else self.mixer_norm(x_BTD)
         input_BTD, mixer_input = self.shifted(input_BTD, reading, past.mixer_input)
         branch_BTD, attended = self.mixer(input_BTD, reading, past.attention)
@@ -57,9 +50,10 @@ class Block(nnx.Module):
         x_BTD = checkpoint_name(x_BTD, "middle")
         input_BTD = x_BTD if self.feed_forward_norm is None else self.feed_forward_norm(x_BTD)
         input_BTD, feed_forward_input = self.shifted(input_BTD, reading, past.feed_forward_input)
-        branch_BTD = self.feed_forward(input_BTD)
+        branch_BTD, more_B = self.feed_forward(input_BTD, reading)
         x_BTD = self.joined(x_BTD, branch_BTD, self.feed_forward_post_norm, reading.key("feed_forward"))
-        return x_BTD, None if attended is None else LayerCache(attended, mixer_input, feed_forward_input)
+        memory = None if attended is None else LayerCache(attended, mixer_input, feed_forward_input)
+        return Stream(x_BTD, penalty_B + more_B), memory
 
     def joined(self, x_BTD, branch_BTD, post_norm: Norm | None, key):
         """The residual stream with a branch's output in it, as the block's placement says."""
@@ -73,11 +67,9 @@ class Block(nnx.Module):
         features = round(self.config.token_shift * x_BTD.shape[-1])
         if not features:
             return x_BTD, None
-        if before_B1D is None:
-            before_B1D, remembered = jnp.zeros_like(x_BTD[:, :1]), None
-        else:
-            remembered = memory.last(x_BTD, before_B1D, reading.count_B)
-        previous_BTD = jnp.concatenate([before_B1D.astype(x_BTD.dtype), x_BTD[:, :-1]], axis=1)
+        remembered = None if before_B1D is None else memory.last(x_BTD, before_B1D, reading.count_B)
+        first_B1D = jnp.zeros_like(x_BTD[:, 0])[:, None] if before_B1D is None else before_B1D.astype(x_BTD.dtype)
+        previous_BTD = before(x_BTD, first_B1D)
         previous_BTD = jnp.where(reading.starts_document(), 0, previous_BTD)
         mixed_BTD = jnp.concatenate([previous_BTD[..., :features], x_BTD[..., features:]], axis=-1)
         return mixed_BTD, remembered
@@ -94,32 +86,18 @@ class Stack(nnx.Module):
         """One layer's parameters, the axis L gone."""
         return jax.tree.map(lambda x: x[repeat], self.pattern[position])
 
-    def __call__(self, x_BTD, reading: Reading, key, execution: c.Execution):
-        """SEAM 2: runs all layers, scanned or unrolled, with what `remat` says kept for the backward pass."""
+    def __call__(self, stream: Stream, reading: Reading, key, execution: c.Execution) -> Stream:
+        """Runs all layers; `key` turns dropout on."""
         dtype = jnp.dtype(execution.dtype)
 
-        def repeat(x_BTD, given):
-            blocks, key = given
+        def repeat(stream, reading, blocks, key):
             for index, block in enumerate(blocks):
                 layer_key = None if key is None else jax.random.fold_in(key, index)
-                x_BTD, _ = gathered(block, dtype)(x_BTD, reading.in_layer(layer_key))
-            return x_BTD, None
+                stream, _ = gathered(block, dtype)(stream, reading.in_layer(layer_key))
+            return stream
 
-        repeat = REMAT[execution.remat](repeat)
         keys = None if key is None else jax.random.split(key, self.config.repeats)
-        if execution.layers == "scan":
-            return jax.lax.scan(repeat, x_BTD, (self.pattern, keys))[0]
-        for given in taken_apart((self.pattern, keys), self.config.repeats):
-            x_BTD, _ = repeat(x_BTD, given)
-        return x_BTD
-
-
-def taken_apart(stacked, count: int) -> list:
-    """A tree of stacked arrays [L, ...] as L trees. By one split, whose gradient is one concatenation: indexing, layer
-    after layer, would add up L arrays of the whole stack's size."""
-    leaves, structure = jax.tree.flatten(stacked)
-    parts = [[jnp.squeeze(part, 0) for part in jax.lax.split(leaf, [1] * count)] for leaf in leaves]
-    return [structure.unflatten(layer) for layer in zip(*parts, strict=True)]
+        return schedule.run(repeat, stream, reading, self.pattern, keys, execution)
 
 
 class Transformer(nnx.Module):
@@ -138,21 +116,27 @@ class Transformer(nnx.Module):
         shape = (config.width, config.vocab_size)
         self.output = None if config.tied else declare.weight(("width", "vocab"), shape)
 
-    def hidden(self, tokens_BT, segments_BT=None, positions_BT=None, key=None):
-        """int [B, T] -> the last hidden states [B, T, D].
+    def hidden(self, tokens_BT, segments_BT=None, positions_BT=None, key=None) -> jax.Array:
+        """int [B, T] -> the last hidden states [B, T, D] (see `stream`)."""
+        return self.stream(tokens_BT, segments_BT, positions_BT, key).x_BTD
 
-        Documents in a row see each other only where `segments_BT` agree (None: one document a row).
-        `key` turns dropout on.
+    def stream(self, tokens_BT, segments_BT=None, positions_BT=None, key=None) -> Stream:
+        """int [B, T] -> the last hidden states [B, T, D], and what layers add to the loss of each row [B].
+
+        Documents in a row see each other only where `segments_BT` agree (None: one document a row). Time lies as
+        sharding.time_order says. `key` turns dropout on.
         """
-        slots_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1], dtype=jnp.int32), tokens_BT.shape)
-        slots_BT = place(slots_BT, "batch", "time")
-        visible = kernels.Visible(slots_BT, segments_BT, segments_BT)
-        reading = self.reading(slots_BT if positions_BT is None else positions_BT, visible)
+        slots_T = jnp.asarray(time_order(tokens_BT.shape[1]), jnp.int32)
+        slots_BT = place(jnp.broadcast_to(slots_T, tokens_BT.shape), "batch", "time")
+        visible = kernels.Visible(slots_BT, segments_BT)
+        kernel = kernels.for_rows(self.execution.kernel)
+        reading = self.reading(slots_BT if positions_BT is None else positions_BT, visible, kernel)
         keys = [None] * (len(self.stacks) + 1) if key is None else list(jax.random.split(key, len(self.stacks) + 1))
-        x_BTD = self.embed(tokens_BT, reading, keys[0])
+        penalty_B = place(jnp.zeros(tokens_BT.shape[0]), "batch")
+        stream = Stream(self.embed(tokens_BT, reading, keys[0]), penalty_B)
         for stack, stack_key in zip(self.stacks, keys[1:], strict=True):
-            x_BTD = stack(x_BTD, reading, stack_key, self.execution)
-        return self.finished(x_BTD)
+            stream = stack(stream, reading, stack_key, self.execution)
+        return stream._replace(x_BTD=self.finished(stream.x_BTD))
 
     def logits(self, hidden_BTD):
         """[B, T, D] -> logits [B, T, V]."""
@@ -171,15 +155,16 @@ class Transformer(nnx.Module):
         count_B = jnp.full_like(cache.length_B, tokens_BT.shape[1]) if count_B is None else count_B
         start_B, counted_B = place(cache.length_B, "batch"), place(count_B, "batch")
         slots_BT = start_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
-        reading = self.reading(slots_BT, kernels.Visible(slots_BT), start_B, counted_B)
-        x_BTD, layers, dtype = self.embed(tokens_BT, reading, None), [], jnp.dtype(self.execution.dtype)
+        kernel = kernels.for_cache(self.execution.kernel)
+        reading = self.reading(slots_BT, kernels.Visible(slots_BT), kernel, start_B, counted_B)
+        stream, layers, dtype = Stream(self.embed(tokens_BT, reading, None), 0.0), [], jnp.dtype(self.execution.dtype)
         for stack in self.stacks:
             for repeat in range(stack.config.repeats):
                 for position in range(len(stack.pattern)):
-                    block = gathered(stack.layer(repeat, position), dtype)
-                    x_BTD, layer = block(x_BTD, reading, cache.layers[len(layers)])
+                    block = gathered(stack.layer(repeat, position), dtype, place)
+                    stream, layer = block(stream, reading, cache.layers[len(layers)])
                     layers.append(layer)
-        return self.logits(self.finished(x_BTD)), Cache(start_B + counted_B, tuple(layers))
+        return self.logits(self.finished(stream.x_BTD)), Cache(start_B + counted_B, tuple(layers))
 
     def cache(self, rows: int, slots: int) -> Cache:
         """An empty memory for `rows` sequences of at most `slots` tokens."""
@@ -199,12 +184,11 @@ class Transformer(nnx.Module):
 
         return Cache(place(jnp.zeros(rows, jnp.int32), "batch"), tuple(map(layer, c.blocks(self.config))))
 
-    def reading(self, positions_BT, visible, start_B=None, count_B=None) -> Reading:
+    def reading(self, positions_BT, visible, kernel, start_B=None, count_B=None) -> Reading:
         mixers = [block.mixer for stack in self.config.layers for block in stack.pattern]
-        ropes = dict.fromkeys((mixer.rope, mixer.head_width) for mixer in mixers if mixer.rope)
-        turns = {(rope, size): rotation(rope, positions_BT, size) for rope, size in ropes}
-        kernel = kernels.attention(self.execution.kernel, jax.default_backend())
-        return Reading(positions_BT, visible, kernel, start_B, count_B, turns=turns)
+        ropes = tuple(dict.fromkeys((mixer.rope, mixer.head_width) for mixer in mixers if mixer.rope))
+        turns = tuple(rotation(rope, positions_BT, size) for rope, size in ropes)
+        return Reading(positions_BT, visible, turns, kernel, ropes, start_B, count_B)
 
     def embed(self, tokens_BT, reading: Reading, key):
         """Embeddings with positions added, normed and dropped out as the config says. [B, T] -> [B, T, D]."""
@@ -239,7 +223,7 @@ class Transformer(nnx.Module):
     def for_decoding(self) -> Transformer:
         """The same function with each weight as a decoding step reads it, once a token: in an array of its own (a
         slice of a stacked one would be a copy), cast, where its layer uses it, and turned where execution says so."""
-        ready = gathered(self.unstacked(), jnp.dtype(self.execution.dtype))
+        ready = gathered(self, jnp.dtype(self.execution.dtype), place).unstacked()
         if self.execution.turned:
             ready.stacks = turned(ready.stacks)
             ready.output = None if ready.output is None else turned(ready.output)

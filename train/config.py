@@ -107,8 +107,8 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run. Changing `model`, `data`, `optimizer`, `seed`, `batch_size` or `microbatches` makes it another run
-    (train/run.py); the rest may change on resuming."""
+    """A run. Changing `model`, `data`, `optimizer`, `seed`, `batch_size`, `microbatches` or `z_loss` makes it
+    another run (train/run.py); the rest may change on resuming."""
 
     name: str
     model: Model
@@ -118,6 +118,7 @@ class Experiment:
     batch_size: int  # rows of the global batch
     evaluation: Evaluation
     checkpoints: Checkpoints
+    z_loss: float = 0.0  # times the mean square of logsumexp(logits): keeps them from drifting (PaLM, section 5)
     seed: int = 0
     microbatches: int = 1  # the batch is split into these, gradients summed
     steps_per_dispatch: int = 0  # steps compiled into one program call; 0: chosen for the machine

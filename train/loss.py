@@ -21,6 +21,6 @@ def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> jax.Array:
 
 def summed(model: Transformer, rows: Rows, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
     """(sum of weighted token losses, sum of weights) over rows [B, T]; `key` turns dropout on."""
-    hidden_BTD = model.hidden(rows.tokens, rows.segments, rows.positions, key)
-    losses_BT = token_losses(model.logits(hidden_BTD), rows.targets)
+    stream = model.stream(rows.tokens, rows.segments, rows.positions, key)
+    losses_BT = token_losses(model.logits(stream.x_BTD), rows.targets)
     return (losses_BT * rows.weights).sum(), rows.weights.sum()

@@ -18,7 +18,7 @@ from train.config import Experiment
 from train.events import Event
 from train.feed import ROW_AXES, training_rows
 
-IDENTITY = ("model", "data", "optimizer", "seed", "batch_size", "microbatches")
+IDENTITY = ("model", "data", "optimizer", "seed", "batch_size", "microbatches", "z_loss")
 PLACES = ("data.source.path", "data.validation_source.path", "data.tokenizer.path")  # may move: fingerprints tell
 
 

@@ -8,29 +8,32 @@ import jax
 import jax.numpy as jnp
 
 from model.layers import dropout, einsum
-from model.sharding import place
+from model.sharding import place, time_order
 
 
 class Visible(NamedTuple):
     """Which keys a query sees: those of its own segment at its own slot or before.
 
-    Slots number a row's tokens in reading order: `query_BT`, and 0 .. S-1 for keys. Segments None: all one document.
+    Slots number a row's tokens in reading order: `query_BT`; those of keys lie as time does (sharding.time_order).
+    Segments None: all one document.
     """
 
     query_BT: jax.Array
-    query_segments_BT: jax.Array | None = None
-    key_segments_BS: jax.Array | None = None
+    segments_BT: jax.Array | None = None
 
     def mask(self, keys: int) -> jax.Array:
         """bool [B, 1, T, S]."""
-        seen = jnp.arange(keys) <= self.query_BT[:, None, :, None]
-        if self.query_segments_BT is not None:
-            seen &= self.query_segments_BT[:, None, :, None] == self.key_segments_BS[:, None, None, :]
+        seen = jnp.asarray(time_order(keys)) <= self.query_BT[:, None, :, None]
+        if self.segments_BT is not None:
+            key_segments_BS = place(self.segments_BT, "batch", None)
+            seen &= self.segments_BT[:, None, :, None] == key_segments_BS[:, None, None, :]
         return seen
 
 
 def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, drop=(0.0, None)) -> jax.Array:
     """softmax(query . key * scale) . value over visible keys; softmax in float32 (Vaswani et al. 2017, eq. 1)."""
+    # One sequence axis must be whole where every query looks for its keys.
+    key_BKSH, value_BKSH = (place(x, "batch", "kv_heads", None, None) for x in (key_BKSH, value_BKSH))
     heads, (_, kv_heads, slots, _) = query_BNTH.shape[1], key_BKSH.shape
     mask = visible.mask(slots)
     if kv_heads == heads:
