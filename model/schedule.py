@@ -6,6 +6,7 @@ parameters are the same tree, with an axis L in front.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -14,6 +15,7 @@ from jax import checkpoint_policies as keep
 
 from model import config as c
 from model.reading import Reading, Stream
+from model.sharding import ShardingError, joined, shards, split
 
 MATRICES = ("query", "key", "value", "context", "middle", "gate", "up")  # results of a layer's matrix products
 ATTENTION = ("query", "key", "value", "context", "middle")  # those before the feed-forward: half the memory
@@ -36,7 +38,8 @@ def to_host(names: tuple[str, ...]) -> Callable:
 
 def run(repeat: Repeat, stream: Stream, reading: Reading, stacked, keys, execution: c.Execution) -> Stream:
     """`repeat(stream, reading, parameters, key)` for every entry of `stacked` [L, …] and `keys` [L] (or None)."""
-    return ordered(repeat, stream, reading, stacked, keys, execution)
+    order = pipelined if stages() > 1 else ordered
+    return order(repeat, stream, reading, stacked, keys, execution)
 
 
 def ordered(repeat: Repeat, stream: Stream, reading: Reading, stacked, keys, execution: c.Execution) -> Stream:
@@ -47,6 +50,81 @@ def ordered(repeat: Repeat, stream: Stream, reading: Reading, stacked, keys, exe
     for given in taken_apart((stacked, keys)):
         stream = one(stream, given)
     return stream
+
+
+def pipelined(repeat: Repeat, stream: Stream, reading: Reading, stacked, keys, execution: c.Execution) -> Stream:
+    """A pipeline over the stages, each of which holds L / stages layers (GPipe, Huang et al. 2019).
+
+    Rows are cut into M microbatches; at tick t stage s works on microbatch t - s and hands it on, so that the whole
+    takes M + stages - 1 ticks. Until its first and after its last a stage works on padding: `bubble` of its time.
+    """
+    count = stages()
+    parts = microbatches(stream.x_BTD.shape[0], execution)
+    cut = lambda tree: jax.tree.map(lambda x: split(x, 0, parts, "batch"), tree)  # noqa: E731
+    if reading.visible.segments_BT is None:
+        ones_BT = jnp.ones_like(reading.positions_BT)
+        reading = dataclasses.replace(reading, visible=reading.visible._replace(segments_BT=ones_BT))
+
+    def stage(streams, readings, stacked, keys):
+        number = jax.lax.axis_index("stage")
+        streams, readings = (jax.tree.map(varying, tree) for tree in (streams, readings))
+
+        def tick(handed, time):
+            mine = time - number
+            place, real = jnp.clip(mine, 0, parts - 1), (0 <= mine) & (mine < parts)
+            reading = padded_unless(real, jax.tree.map(lambda x: x[place], readings))
+            begun = jax.tree.map(lambda x: x[place], streams)
+            stream = jax.tree.map(lambda new, old: jnp.where(number == 0, new, old), begun, handed)
+            done = ordered(repeat, stream, reading, stacked, keys, execution)
+            return jax.tree.map(handed_on, done), done
+
+        nothing = jax.tree.map(lambda x: jnp.zeros_like(x[0]), streams)
+        _, done = jax.lax.scan(tick, nothing, jnp.arange(parts + count - 1))
+        last = jax.tree.map(lambda x: jnp.where(number == count - 1, x[count - 1 :], 0), done)
+        return jax.tree.map(lambda x: jax.lax.psum(x, "stage"), last)
+
+    here, whole = jax.P("stage"), jax.P()
+    run = jax.shard_map(stage, in_specs=(whole, whole, here, here), out_specs=whole, axis_names={"stage"})
+    done = run(cut(stream), cut(reading), stacked, keys)
+    return jax.tree.map(lambda x: joined(x, 0, "batch"), done)
+
+
+def stages() -> int:
+    return shards("layers", "storage")
+
+
+def microbatches(rows: int, execution: c.Execution) -> int:
+    """Into how many a pipeline cuts `rows` rows. Raises ShardingError where they do not divide."""
+    asked, mine = execution.stage_microbatches, rows // shards("batch")
+    if asked and mine % asked:
+        fits = [n for n in range(1, mine + 1) if mine % n == 0]
+        raise ShardingError(
+            f"execution.stage_microbatches={asked} does not divide the {mine} rows of a microbatch on each of "
+            f"{shards('batch')} shards; those that do: {', '.join(map(str, fits))}"
+        )
+    return asked or max(n for n in range(1, min(4 * stages(), mine) + 1) if mine % n == 0)
+
+
+def bubble(parts: int, count: int) -> float:
+    """The share of a stage's time that it waits for others (Narayanan et al. 2021, 2.2.1, as a share of the whole)."""
+    return (count - 1) / (parts + count - 1)
+
+
+def varying(x: jax.Array) -> jax.Array:
+    """x, from here on its own on every stage."""
+    return jax.lax.pcast(x, "stage", to="varying")
+
+
+def handed_on(x: jax.Array) -> jax.Array:
+    """Each stage's x at the next one; the first gets the last's, which it does not use."""
+    count = stages()
+    return jax.lax.ppermute(x, "stage", [(s, (s + 1) % count) for s in range(count)])
+
+
+def padded_unless(real: jax.Array, reading: Reading) -> Reading:
+    """All padding, which counts nowhere, unless `real`."""
+    visible = reading.visible._replace(segments_BT=jnp.where(real, reading.visible.segments_BT, 0))
+    return dataclasses.replace(reading, visible=visible)
 
 
 def taken_apart(stacked) -> list:

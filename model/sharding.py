@@ -44,6 +44,7 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
         "batch": ("replica", "data", "expert"),
         "time": ("context",),
         "experts": ("expert",),
+        "expert_width": ("data", "context"),  # as at rest: the experts gather it themselves (model/moe.py)
         "heads": ("tensor",),
         "kv_heads": ("tensor",),
         "feed_forward": ("tensor",),
@@ -130,10 +131,10 @@ def place(x: jax.Array, *axes: str | None) -> jax.Array:
     return x if wanted is None else jax.sharding.reshard(x, wanted)
 
 
-def shards(axis: str) -> int:
-    """Into how many parts the current mesh splits a logical axis in compute; 1 with no mesh."""
+def shards(axis: str, table: str = "compute") -> int:
+    """Into how many parts the current mesh splits a logical axis; 1 with no mesh."""
     sizes = dict(jax.sharding.get_abstract_mesh().shape)
-    return math.prod(sizes.get(m, 1) for m in TABLE["compute"].get(axis, ()))
+    return math.prod(sizes.get(m, 1) for m in TABLE[table].get(axis, ()))
 
 
 def gather(parameter: jax.Array, *axes: str | None) -> jax.Array:
@@ -145,7 +146,10 @@ def gather(parameter: jax.Array, *axes: str | None) -> jax.Array:
     at_rest, wanted = spec(axes, parameter.shape, "storage"), spec(axes, parameter.shape, "compute")
     if wanted is None:
         return parameter
-    sizes = jax.sharding.get_abstract_mesh().shape
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.are_all_axes_explicit:  # inside a pipeline's stage JAX knows no `reduced` yet (0.12)
+        return jax.sharding.reshard(parameter, wanted)
+    sizes = mesh.shape
     summed = {m for axis in ("batch", "time") for m in TABLE["compute"][axis] if sizes.get(m, 1) > 1}
     for split in (at_rest, wanted):
         used = {m for part in split for m in ((part,) if isinstance(part, str) else part or ())}
@@ -183,7 +187,7 @@ def lying(x: jax.Array) -> tuple:
     """The mesh axes that split each axis of an array; None where none does."""
     if jax.sharding.get_abstract_mesh().empty:
         return (None,) * x.ndim
-    known = tuple(jax.typeof(x).sharding.spec)
+    known = jax.typeof(x).sharding.spec.partitions  # a gathered parameter's spec is more than its parts
     return (*known, *(None,) * (x.ndim - len(known)))
 
 
@@ -215,12 +219,14 @@ def pieces(count: int) -> np.ndarray:
     return np.stack([np.arange(count), 2 * count - 1 - np.arange(count)], axis=1).reshape(-1)
 
 
-def before(x_BTD: jax.Array, first_B1D: jax.Array) -> jax.Array:
-    """Every token's predecessor in its row, `first_B1D` before the first; in and out as time lies on the mesh."""
-    count = shards("time")
+def before(x_BTD: jax.Array, first_B1D: jax.Array | None) -> jax.Array:
+    """Every token's predecessor in its row; before the first stands `first_B1D`, or zeros. In and out as time lies."""
+    count, (rows, length, width) = shards("time"), x_BTD.shape
+    if first_B1D is None:
+        first_B1D = place(jnp.zeros((rows, 1, width), x_BTD.dtype), "batch", None, None)
+    first_B1D = first_B1D.astype(x_BTD.dtype)
     if count == 1:
         return jnp.concatenate([first_B1D, x_BTD[:, :-1]], axis=1)
-    rows, length, width = x_BTD.shape
     lies, order = lying(x_BTD), pieces(count)
     x_BPTD = reshaped(x_BTD, (rows, 2 * count, length // (2 * count), width), (*lies[:2], None, lies[2]))
     last_BPD = place(x_BPTD[:, :, -1], "batch", None, None)  # whole: every piece's last token goes to the next piece

@@ -16,7 +16,8 @@ from train.feed import whole_rows
 
 @jax.jit
 def batch_sums(model: Transformer, rows: Rows):
-    return loss.summed(model, rows)
+    sums = loss.summed(model, rows)
+    return sums.loss, sums.weight
 
 
 def score(model: Transformer, batches: Iterable[Rows]) -> tuple[float, int]:

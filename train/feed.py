@@ -1,4 +1,5 @@
-"""Rows onto devices: every process asks the data for what its own devices hold, and nothing else.
+"""Rows onto devices: every process asks the data for what its own devices hold, and nothing else. Time is laid out
+as sharding.time_order says.
 
 Called by train/run.py for training and by train/evaluate.py for scoring.
 """
@@ -12,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from data.rows import Rows
-from model.sharding import spec
+from model.sharding import spec, time_order
 
 ROW_AXES = ("batch", "time")
 
@@ -22,6 +23,7 @@ def training_rows(
 ) -> Rows:
     """Rows of steps first .. first + count as arrays [steps, M, B / M, T], on the current mesh."""
     shape = (count, microbatches, batch // microbatches, length)
+    order_T = time_order(length)
     parts: dict[tuple[int, int], list[Rows]] = {}
 
     def part(start: int, stop: int) -> list[Rows]:
@@ -38,7 +40,7 @@ def training_rows(
     def field(index: int) -> jax.Array:
         def block(slices: tuple[slice, ...]) -> np.ndarray:
             start, stop, _ = slices[2].indices(shape[2])
-            return part(start, stop)[index][slices[0], slices[1], :, slices[3]]
+            return part(start, stop)[index][slices[0], slices[1], :, order_T[slices[3]]]
 
         return jax.make_array_from_callback(shape, sharding((None, None, *ROW_AXES), shape), block)
 
@@ -52,9 +54,13 @@ def by_field(made: list[list[Rows]]) -> list[list[list[np.ndarray]]]:
 
 def whole_rows(rows: Rows) -> Rows:
     """Host rows [B, T] on the current mesh, split as activations are."""
+    order_T = time_order(rows.tokens.shape[1])
 
     def field(values: np.ndarray) -> jax.Array:
-        return jax.make_array_from_callback(values.shape, sharding(ROW_AXES, values.shape), lambda s: values[s])
+        def block(slices: tuple[slice, ...]) -> np.ndarray:
+            return values[slices[0]][:, order_T[slices[1]]]
+
+        return jax.make_array_from_callback(values.shape, sharding(ROW_AXES, values.shape), block)
 
     return Rows(*map(field, rows))
 

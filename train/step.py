@@ -12,31 +12,36 @@ from train.config import Experiment
 from train.state import State
 
 
-def gradients(state: State, rows: Rows, key: jax.Array):
-    """Mean loss in nats and its gradient over microbatches [M, B, T], one after another, summed in float32."""
+def gradients(experiment: Experiment, state: State, rows: Rows, key: jax.Array):
+    """Mean loss in nats, and the gradient of it and what is added to it, over microbatches [M, B, T], one after
+    another, summed in float32."""
+
+    def objective(model, rows, key):
+        sums = loss.summed(model, rows, key, experiment.z_loss)
+        return sums.loss + sums.added, sums
 
     def one(total, given):
         rows, key = given
-        (value, weight), gradient = jax.value_and_grad(loss.summed, has_aux=True)(state.model, rows, key)
-        return jax.tree.map(jnp.add, total, (value, weight, gradient)), None
+        (_, sums), gradient = jax.value_and_grad(objective, has_aux=True)(state.model, rows, key)
+        return jax.tree.map(jnp.add, total, (sums, gradient)), None
 
     count = rows.tokens.shape[0]
     keys = [None] * count if key is None else jax.random.split(key, count)
-    zero = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.model))
+    zero = (loss.Sums(*jnp.zeros(3)), jax.tree.map(jnp.zeros_like, state.model))
     if count == 1:
         total, _ = one(zero, (jax.tree.map(lambda x: x[0], rows), keys[0]))
     else:
         total, _ = jax.lax.scan(one, zero, (rows, None if key is None else keys))
-    value, weight, gradient = total
-    weight = jnp.maximum(weight, 1)
-    return value / weight, jax.tree.map(lambda g: g / weight, gradient)
+    sums, gradient = total
+    weight = jnp.maximum(sums.weight, 1)
+    return sums.loss / weight, jax.tree.map(lambda g: g / weight, gradient)
 
 
 def train_step(experiment: Experiment, state: State, rows: Rows) -> tuple[State, dict[str, jax.Array]]:
     """One update on rows [M, B, T]. Metrics: `train/loss` (nats a token), `grad_norm` before clipping, `rate`."""
     transform = optimizer.make(experiment.optimizer, experiment.steps)
     key = jax.random.fold_in(jax.random.key(experiment.seed + 1), state.step) if drops(experiment) else None
-    value, gradient = gradients(state, rows, key)
+    value, gradient = gradients(experiment, state, rows, key)
     updates, optimizer_state = transform.update(gradient, state.optimizer, state.model)
     model = optax.apply_updates(state.model, updates)
     average = state.average

@@ -1,5 +1,6 @@
 """The loss and the step: against float64, against themselves cut another way, and against broken rows."""
 
+import functools
 import math
 from dataclasses import replace
 
@@ -29,17 +30,18 @@ def test_token_losses_in_float64():
     logits, targets = 5 * random.standard_normal((3, 7, 11)), random.integers(0, 11, (3, 7))
     shifted = logits - logits.max(-1, keepdims=True)
     expected = np.log(np.exp(shifted).sum(-1)) - np.take_along_axis(shifted, targets[..., None], -1)[..., 0]
-    found = loss.token_losses(jnp.asarray(logits, jnp.float32), jnp.asarray(targets))
+    found, total = loss.token_losses(jnp.asarray(logits, jnp.float32), jnp.asarray(targets))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(total, np.log(np.exp(logits).sum(-1)), rtol=1e-5)
     large = jnp.asarray([[[1e4, 0.0]]])
-    np.testing.assert_allclose(loss.token_losses(large, jnp.asarray([[1]])), [[1e4]])
+    np.testing.assert_allclose(loss.token_losses(large, jnp.asarray([[1]]))[0], [[1e4]])
 
 
 def test_only_weighted_targets_count():
     made = jax.jit(lambda: state.create(tiny.experiment()))()
     rows = jax.tree.map(lambda x: x[0], tiny.one_step(tiny.rows(1)))
-    total, weight = loss.summed(made.model, rows)
-    each = loss.token_losses(made.model.logits(made.model.hidden(*rows[:1], *rows[2:4])), rows.targets)
+    total, weight, _ = loss.summed(made.model, rows)
+    each, _ = loss.token_losses(made.model.logits(made.model.hidden(*rows[:1], *rows[2:4])), rows.targets)
     assert weight == rows.weights.sum()
     np.testing.assert_allclose(total, np.asarray(each)[rows.weights > 0].sum(), rtol=1e-5)
     other = rows._replace(targets=np.where(rows.weights > 0, rows.targets, 0))
@@ -61,7 +63,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(microbatches):
     whole = whole._replace(weights=whole.weights * (np.arange(tiny.BATCH)[:, None] % 3 > 0))
     parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, tiny.LENGTH), whole)
     made = jax.jit(lambda: state.create(tiny.experiment()))()
-    one, many = (jax.jit(step.gradients, static_argnums=2)(made, rows, None) for rows in (whole, parts))
+    run = jax.jit(lambda rows: step.gradients(tiny.experiment(), made, rows, None))
+    one, many = run(whole), run(parts)
     assert tiny.distance(many, one) < 1e-5
 
 
@@ -96,7 +99,7 @@ def test_a_step_says_its_loss_norm_and_rate():
     made, rows = tiny.experiment(optimizer=c.Optimizer(0.01, schedule=c.Schedule("linear", warmup=3))), tiny.rows(1)
     begun = jax.jit(lambda: state.create(made))()
     _, metrics = jax.jit(lambda s, r: step.train_step(made, s, r))(begun, tiny.one_step(rows))
-    value, gradient = step.gradients(begun, tiny.one_step(rows), None)
+    value, gradient = step.gradients(made, begun, tiny.one_step(rows), None)
     squares = sum((np.asarray(g, np.float64) ** 2).sum() for g in jax.tree.leaves(gradient))
     assert float(metrics["train/loss"]) == pytest.approx(float(value), rel=1e-5)
     assert float(metrics["grad_norm"]) == pytest.approx(squares**0.5, rel=1e-5)
@@ -132,7 +135,7 @@ def test_accumulated_microbatches_draw_their_own_dropout():
     made = jax.jit(lambda: state.create(tiny.experiment(block)))()
     half = jax.tree.map(lambda x: x[:, :4], tiny.one_step(tiny.rows(1)))
     twice = jax.tree.map(lambda x: np.concatenate([x, x]), half)
-    run = jax.jit(step.gradients)
+    run = jax.jit(functools.partial(step.gradients, tiny.experiment(block)))
     one, _ = run(made, half, jax.random.key(0))
     both, _ = run(made, twice, jax.random.key(0))
     keys = jax.random.split(jax.random.key(0))
