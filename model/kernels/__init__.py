@@ -7,24 +7,83 @@ needs.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 
-from model.kernels import held, reference
+from model.kernels import held, reference, ring
 from model.kernels.reference import Visible
+from model.sharding import shards
 
-__all__ = ["KERNELS", "Visible", "for_cache", "for_rows"]
-
-KERNELS = {"reference": reference.attention, "held": held.attention}
-BY_BACKEND: dict[str, str] = {}  # backend -> the kernel `auto` means there; the reference where none is named
+__all__ = ["KERNELS", "Kernel", "KernelError", "Visible", "chosen", "for_cache", "for_rows"]
 
 
-def for_rows(name: str):
-    """The kernel for whole rows, in training and scoring; `auto`: the ring where time is split, else the backend's."""
-    if name == "auto":
-        name = BY_BACKEND.get(jax.default_backend(), "reference")
-    return KERNELS[name]
+class KernelError(ValueError):
+    """An attention kernel that cannot compute what it is asked, or computes something else: one line."""
 
 
-def for_cache(name: str):
+class Kernel(NamedTuple):
+    """`attention` computes it. `refusal(query, key, visible, drop)`: why it cannot, for these shapes and types on this
+    mesh, and what to set instead; None where it can.
+
+    `backend`: where `auto` takes it, for rows longer than `above` tokens; `portable`: it runs on others too.
+    """
+
+    attention: Callable
+    refusal: Callable = lambda *_: None
+    backend: str | None = None
+    above: int = 0
+    portable: bool = True
+
+
+KERNELS = {
+    "reference": Kernel(reference.attention),
+    "held": Kernel(held.attention),
+    "ring": Kernel(ring.attention, ring.refusal),
+}
+
+
+@functools.cache
+def for_rows(name: str) -> Callable:
+    """The kernel for whole rows, in training and scoring (T == S). It raises KernelError where it is called with what
+    the kernel of this name cannot compute."""
+
+    def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, drop=(0.0, None)) -> jax.Array:
+        kernel = KERNELS[chosen(name, query_BNTH, key_BKSH, visible, drop)]
+        return kernel.attention(query_BNTH, key_BKSH, value_BKSH, visible, scale, drop)
+
+    return attention
+
+
+def for_cache(name: str) -> Callable:
     """The kernel for tokens that are read with a memory of those before them."""
-    return KERNELS["held" if name == "held" else "reference"]
+    return KERNELS["held" if name == "held" else "reference"].attention
+
+
+def chosen(name: str, query_BNTH, key_BKSH, visible: Visible, drop=(0.0, None)) -> str:
+    """The name of the kernel that computes these rows. Arrays may be shapes alone.
+
+    `auto`: the ring where the mesh splits time, else the one made for this backend; the reference where that cannot
+    take the rows. Raises KernelError where the kernel asked for by name cannot.
+    """
+    backend = platform()
+    if name == "auto":
+        length = query_BNTH.shape[2]
+        fits = ["ring"] if shards("time") > 1 else [n for n, k in KERNELS.items() if k.backend == backend]
+        fits = [n for n in fits if length > KERNELS[n].above]
+        return next((n for n in fits if KERNELS[n].refusal(query_BNTH, key_BKSH, visible, drop) is None), "reference")
+    kernel = KERNELS[name]
+    if kernel.backend not in (None, backend) and not kernel.portable:
+        raise KernelError(f"execution.kernel={name} runs on {kernel.backend} and this is {backend}; auto fits itself")
+    reason = kernel.refusal(query_BNTH, key_BKSH, visible, drop)
+    if reason is not None:
+        raise KernelError(f"execution.kernel={name} {reason}")
+    return name
+
+
+def platform() -> str:
+    """cpu, gpu or tpu: of the mesh's devices, which need not be here (a program compiled ahead of time)."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from model.layers import dropout, einsum
+from model.layers import dropout, einsum, precise
 from model.sharding import place, time_order
 
 
@@ -49,7 +49,7 @@ def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, 
 
 def probabilities(scores: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
     """Softmax over the last axis in float32, hidden keys at probability 0."""
-    return jax.nn.softmax(jnp.where(mask, scores.astype(jnp.float32) * scale, -1e30), axis=-1)
+    return jax.nn.softmax(jnp.where(mask, precise(scores) * scale, -1e30), axis=-1)
 
 
 def grouped(query_BNTH: jax.Array, kv_heads: int) -> jax.Array:

@@ -312,7 +312,9 @@ CHANGES = {
     c.Learned: {},
     c.Sinusoidal: {},
     c.Init: {"embedding": 0.5, "weight": 0.5, "residual": 0.0},
-    c.Execution: {"dtype": "bfloat16", "layers": "unroll", "remat": "full", "kernel": "other", "turned": True},
+    c.Execution: {
+        "dtype": "bfloat16", "layers": "unroll", "remat": "full", "kernel": "other", "matmul": "int8", "turned": True,
+    },
 }  # fmt: skip
 
 
@@ -363,7 +365,7 @@ def test_every_field_of_every_config_is_covered():
 
 @pytest.mark.parametrize("kind", [kind for kind in CHANGES if CHANGES[kind]], ids=lambda kind: kind.__name__)
 def test_every_field_matters(kind, monkeypatch):
-    monkeypatch.setitem(kernels.KERNELS, "other", lambda query, *_: query)
+    monkeypatch.setitem(kernels.KERNELS, "other", kernels.Kernel(lambda query, *_: query))
     base = base_of(kind)
     before = lowered(base)
     idle = [name for name, value in CHANGES[kind].items() if lowered(replace(base, **{name: value})) == before]
