@@ -11,7 +11,7 @@ import textwrap
 import threading
 import traceback
 
-from launch import experiments, machine
+from launch import cluster, experiments, machine
 
 COMMANDS = {
     "configs": ("list every config with its parameters", "skald configs"),
@@ -106,23 +106,30 @@ def main(argv: list[str] | None = None) -> int:
             name = arguments.config or BENCHED[arguments.what]
             arguments.experiment = experiments.resolve(name, arguments.set, arguments.seed)
         trains = arguments.command == "train" or getattr(arguments, "what", "") == "train"
-        machine.prepare(arguments.experiment if trains else None)  # and only now JAX is imported
+        here = cluster.seat(os.environ) if arguments.command == "train" else None
+        machine.prepare(arguments.experiment if trains else None, here)  # and only now JAX is imported
         return importlib.import_module(f"launch.{arguments.command}").command(arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `skald generate … | head`
         return 0
     except KeyboardInterrupt:
-        return 130
+        return ended(130, "interrupted")
     except Exception as error:
         if arguments.debug:
             traceback.print_exc()
         name = type(error).__name__
         line = " ".join(str(error).split())
         if name in EXPECTED:
-            print(f"skald: {line}", file=sys.stderr)
-            return 2 if name in WRONG_INPUT else 1
-        print(f"skald: {explained(error, line)}{'' if arguments.debug else ' (--debug shows where)'}", file=sys.stderr)
-        return 1
+            return ended(2 if name in WRONG_INPUT else 1, line)
+        return ended(1, explained(error, line) + ("" if arguments.debug else " (--debug shows where)"))
+
+
+def ended(status: int, line: str) -> int:
+    """Says why the work ended, and returns its exit status. Where others share the work, all end with it."""
+    cluster.fail(status, line)
+    if status != 130:  # who pressed Ctrl-C knows
+        print(f"skald: {line}", file=sys.stderr)
+    return status
 
 
 def explained(error: Exception, line: str) -> str:

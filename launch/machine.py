@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from launch import cluster
 from model.config import Execution
 from train.config import Experiment
 
@@ -21,19 +22,21 @@ def tuning():
     return importlib.import_module("launch.cpu") if (Path(__file__).parent / "cpu" / "__init__.py").is_file() else None
 
 
-def prepare(experiment: Experiment | None = None) -> None:
+def prepare(experiment: Experiment | None = None, here: cluster.Seat | None = None) -> None:
     """Sets flags for training `experiment`, or for writing, and turns the compilation cache on. Call before JAX works.
 
-    The environment's own flags stay.
+    `here`: joins the other processes of the run. The environment's own flags stay.
     """
     if tuning():
-        tuning().set_flags(experiment)
+        tuning().set_flags(experiment, here.processes if here else 1)
     import jax  # only now: XLA reads its flags when it is loaded
 
     folder = cache() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    if here:
+        cluster.join(here)
 
 
 def fitted(experiment: Experiment) -> Experiment:
@@ -68,3 +71,13 @@ def tuned(function):
     import jax  # after prepare
 
     return tuning().tuned(function) if jax.default_backend() == "cpu" and tuning() else function
+
+
+def queued() -> int:
+    """Dispatches that may wait behind the one that runs, so that the device always has work.
+
+    None where a CPU process of several has several devices: jax 0.10.2 then deadlocks in their collectives.
+    """
+    import jax  # after prepare
+
+    return 0 if jax.default_backend() == "cpu" and jax.process_count() > 1 and jax.local_device_count() > 1 else 1

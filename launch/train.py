@@ -13,11 +13,11 @@ from data import tokenizer
 from data.pipeline import open_data
 from launch import experiments, machine, writing
 from model import cost
-from train import fields
+from train import fields, processes
 from train.check import check, check_vocabulary
-from train.checkpoint import Checkpoints, about, find, published
+from train.checkpoint import Checkpoints, about, find, found, published
 from train.config import Experiment
-from train.lease import Lease
+from train.lease import Lease, check_shared
 from train.listeners.checkpoints import Saving
 from train.listeners.console import ConsoleLines
 from train.listeners.evaluation import evaluation
@@ -27,7 +27,7 @@ from train.listeners.preemption import Preemption
 from train.listeners.samples import Samples
 from train.listeners.tensorboard import TensorBoard
 from train.loop import train
-from train.run import Run, RunError, check_data, check_identity, read_config, write_config
+from train.run import PLACES, Run, RunError, check_data, check_identity, read_config, write_config
 from train.state import State
 
 VERSION = "0.1.0"
@@ -36,48 +36,60 @@ STOPPED = 75  # exit status: stopped by a signal, after a checkpoint was saved
 
 def command(arguments: Namespace) -> int:
     folder = Path(arguments.run_dir) if arguments.run_dir else experiments.default_folder(arguments.config)
-    log = sys.stderr.write
-    run, checkpoints = open_run(arguments.experiment, folder, lambda line: log(line + "\n"), arguments.start_from)
+    run, checkpoints = open_run(arguments.experiment, folder, report, arguments.start_from)
     try:
         reason = train(run)
     finally:
         run.close()
     checkpoints.close()
-    if arguments.json:
+    processes.part()
+    if arguments.json and processes.number() == 0:
         last = run.scores.get(run.step, {})
         print(json.dumps({"step": run.step, "run": str(folder), "reason": reason, **last}))
     return 0 if reason == "done" else STOPPED
 
 
+def report(line: str) -> None:
+    """A line for the person who started the run; process 0 says it for all."""
+    if processes.number() == 0:
+        print(line, file=sys.stderr)
+
+
 def open_run(experiment: Experiment, folder: Path, report, start_from: str | None = None) -> tuple[Run, Checkpoints]:
     """The run in `folder`, at its newest checkpoint or at step 0, with every listener.
 
-    The folder is made, or touched, only once all that can be known to be wrong was found right.
+    The folder is made, or touched, only once all that can be known to be wrong was found right. What of several
+    processes each could find otherwise, process 0 looks at for all.
     """
     if folder.is_file():
         raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
     check(experiment)
-    same_run(experiment, folder)
-    steps = published(folder)
-    source = find(start_from) if start_from and not steps else None
+    same_start(experiment, start_from)
+    processes.agreed(lambda: same_run(experiment, folder))
+    steps = processes.agreed(lambda: published(folder))
+    source = found(Path(processes.agreed(lambda: str(find(start_from).folder)))) if start_from and not steps else None
     words = None
     if start_from:  # weights know their own tokens only
         words = tokenizer.from_json((source.about if source else about(folder, steps[-1]))["tokenizer"])
-    data = open_data(experiment.data, experiment.batch_size, experiment.seed, machine.cache(), words, report)
+    given = (experiment.data, experiment.batch_size, experiment.seed, machine.cache(), words, report)
+    data = processes.first_then_others(lambda: open_data(*given))
+    if processes.agreed(lambda: data.fingerprints) != data.fingerprints:
+        raise RunError(f"{experiment.data.source.path}: this machine has another text there than process 0's")
     check_vocabulary(experiment, data.tokenizer.vocab_size)
     writing.check_samples(experiment, data.tokenizer)
     if source:
         source.check_fits(experiment.model)
-    run = Run(machine.fitted(experiment), folder, data, [], machine.tuned)
+    run = Run(machine.fitted(experiment), folder, data, [], machine.tuned, machine.queued())
     run.check_fits()
     run.lease = claim(folder)  # held as long as the run
-    for line in same_run(experiment, folder):  # again: another first start may have been a moment ahead
+    # Again: another first start may have been a moment ahead.
+    for line in processes.agreed(lambda: same_run(experiment, folder)):
         report(f"changed since the run began: {line}")
     checkpoints = Checkpoints(folder, experiment.checkpoints.keep_last, experiment.checkpoints.keep_best)
     run.state = first_state(run, checkpoints, source, report)
     run.step = int(run.state.step)
     stored = fields.to_json(experiment)
-    write_config(folder, VERSION, stored)
+    processes.agreed(lambda: write_config(folder, VERSION, stored))
     itself = {
         "version": VERSION,
         "config": stored,
@@ -103,18 +115,37 @@ def same_run(experiment: Experiment, folder: Path) -> list[str]:
     return check_identity(saved, experiment, folder) if saved else []
 
 
-def claim(folder: Path) -> Lease:
-    """The run's folder, made where it is not, and held. Raises RunError where it can't be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return Lease(folder)
-    except OSError as error:
-        raise RunError(f"{folder}: can't write there ({error.strerror}); take another --run-dir") from None
+def same_start(experiment: Experiment, start_from: str | None) -> None:
+    """Raises RunError where this process was started with another config or --from than process 0."""
+    first, source = processes.agreed(lambda: [fields.to_json(experiment), start_from])
+    differ = [c for c in fields.differences(first, experiment) if c[0] not in PLACES]
+    differ += [("--from", source, start_from)] if source != start_from else []
+    if differ:
+        shown = "; ".join(f"{path}: {old!r} in process 0, {new!r} here" for path, old, new in differ[:8])
+        raise RunError(f"the processes of this run were not started alike ({shown})")
+
+
+def claim(folder: Path) -> Lease | None:
+    """The run's folder, made where it is not, and held by process 0, which returns the lease.
+
+    Raises RunError where it can't be written, or where another process does not see it.
+    """
+    lease = None
+    if processes.number() == 0:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lease = Lease(folder)
+        except OSError as error:
+            raise RunError(f"{folder}: can't write there ({error.strerror}); take another --run-dir") from None
+    words = processes.agreed(lambda: lease.words)
+    if lease is None:
+        check_shared(folder, words)
+    return lease
 
 
 def first_state(run: Run, checkpoints: Checkpoints, source, report) -> State:
     """The newest checkpoint's state, else a new one, with another run's weights where `source` names one."""
-    for step in published(run.folder)[-1:]:
+    for step in processes.agreed(lambda: published(run.folder)[-1:]):
         check_data(about(run.folder, step)["data"], run.data.fingerprints, run.folder)
     found = checkpoints.newest(run.abstract_state(), report)
     if found:
@@ -134,18 +165,25 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> State:
 
 
 def listeners(run: Run, checkpoints: Checkpoints, itself: dict) -> list:
-    """In the order they are told: guards, then scores before samples before lines before saving."""
+    """In the order they are told: guards, then scores before samples before lines before saving.
+
+    What writes to the run's folder or to a person is process 0's alone.
+    """
     e, device = run.experiment, run.mesh.devices.flat[0]
     one = cost.PEAK_BFLOAT16.get(device.device_kind)
     peak = one * run.mesh.devices.size if one else None
     flops = cost.training_flops(e.model, e.data.length)
-    return [
+    first = processes.number() == 0
+    told = [
         finite,
         evaluation,
-        Samples(run.folder / "samples", lambda model, e: writing.samples(model, e, run.data.tokenizer)),
-        Metrics(run.folder / "metrics.jsonl", peak),
-        TensorBoard(run.folder / "tensorboard"),
+        Samples(
+            run.folder / "samples" if first else None, lambda model, e: writing.samples(model, e, run.data.tokenizer)
+        ),
+        first and Metrics(run.folder / "metrics.jsonl", peak),
+        first and TensorBoard(run.folder / "tensorboard"),
         Saving(checkpoints, itself),
-        ConsoleLines(lambda speed: speed * flops / peak if peak else None),
+        first and ConsoleLines(lambda speed: speed * flops / peak if peak else None),
         Preemption(),  # last: signals are its own until everything is saved
     ]
+    return [listener for listener in told if listener]

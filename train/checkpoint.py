@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 
 from model.config import Model
 from model.transformer import abstract
-from train import fields
+from train import fields, processes
 from train.run import RunError
 from train.state import State
 
@@ -66,7 +66,8 @@ class Keep:
 
     def __init__(self, run: Path, last: int, best: int):
         self.last, self.best = last, best
-        self.losses = {step: about(run, step)["scores"].get("eval/loss") for step in published(run)}
+        scored = lambda: [(step, about(run, step)["scores"].get("eval/loss")) for step in published(run)]  # noqa: E731
+        self.losses = dict(processes.agreed(scored))
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         del context
@@ -77,14 +78,32 @@ class Keep:
 
 
 class Checkpoints:
-    """The checkpoints of one run, for its trainer. The best are those of the lowest eval/loss."""
+    """The checkpoints of one run, for its trainer. The best are those of the lowest eval/loss.
+
+    Of several processes each saves and restores what its devices hold; process 0 does all else in the folder, and
+    decides what there is. All of them call every method.
+    """
 
     def __init__(self, run: Path, keep_last: int, keep_best: int):
         self.folder, self.keep = run / "checkpoints", Keep(run, keep_last, keep_best)
-        for step in unfinished(run):
-            set_aside(self.folder / str(step))  # Orbax goes by names: it would save nothing up to such a step
-        options = ocp.CheckpointManagerOptions(preservation_policy=self.keep)
-        self.manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
+        processes.agreed(self.tidy)
+        everyone = set(range(processes.count())) if processes.count() > 1 else None
+        self.manager = ocp.CheckpointManager(
+            self.folder.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=self.keep,
+                create=False,
+                # Named, the processes wait for each other through the coordination service; not through the devices,
+                # where saving, which runs beside the steps, would meet them in another order on each process.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=everyone),
+            ),
+        )
+
+    def tidy(self) -> None:
+        """Makes the folder. Orbax goes by names: it would save nothing up to a step whose folder lacks a part."""
+        self.folder.mkdir(exist_ok=True)
+        for step in unfinished(self.folder.parent):
+            set_aside(self.folder / str(step))
 
     def save(self, step: int, state: State, about: dict, scores: dict | None) -> None:
         """Starts saving; returns once the arrays are copied off. Errors of an earlier save are raised here."""
@@ -107,6 +126,8 @@ class Checkpoints:
         """Writes into a published checkpoint how it scored: it was saved before that was known."""
         self.wait()
         self.keep.losses[step] = scores.get("eval/loss")
+        if processes.number():
+            return
         file = self.folder / str(step) / ABOUT
         beside = file.with_name("metadata.scored")
         beside.write_text(json.dumps({**json.loads(file.read_text()), "scores": scores}))
@@ -131,15 +152,18 @@ class Checkpoints:
         Raises CheckpointError where none of those that are there can be read.
         """
         damaged: list[int] = []
-        for step in reversed(published(self.folder.parent)):
+        for step in reversed(processes.agreed(lambda: published(self.folder.parent))):
+            found, wrong = None, ""
             try:
                 found = self.restore(step, state)
             except Exception as error:  # Orbax, TensorStore and the file system have an error each for every damage
+                wrong = textwrap.shorten(str(error), 120) or type(error).__name__
+            if wrongs := [text for text in processes.gathered(wrong) if text]:  # each process reads other parts of it
                 damaged.append(step)
-                report(f"checkpoint {step} can't be read ({textwrap.shorten(str(error), 120)})")
+                report(f"checkpoint {step} can't be read ({wrongs[0]})")
                 continue
             for bad in damaged:
-                report(f"put aside as {set_aside(self.folder / str(bad))}")
+                report(f"put aside as {processes.agreed(lambda bad=bad: str(set_aside(self.folder / str(bad))))}")
             self.manager.reload()
             return found
         if damaged:
@@ -151,15 +175,19 @@ class Checkpoints:
 
     def restore(self, step: int, state: State) -> State:
         """The saved state of `step`, in the types and shardings of `state`, arrays or their shapes."""
-        args = {name: ocp.args.StandardRestore(shapes(arrays)) for name, arrays in items(state).items()}
-        found = self.manager.restore(step, args=ocp.args.Composite(**args))
+        found = {name: read(self.folder / str(step) / name, arrays) for name, arrays in items(state).items()}
         model, optimizer = unflat(state.model, found["model"]), unflat(state.optimizer, found["optimizer"])
         average = None if state.average is None else unflat(state.average, found["average"])
         return State(jax.device_put(np.int32(step), state.step.sharding), model, optimizer, average)
 
 
-def shapes(arrays: dict[str, jax.Array]) -> dict[str, jax.ShapeDtypeStruct]:
-    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for name, x in arrays.items()}
+def read(item: Path, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """An item of a checkpoint in the types and shardings of `arrays`; every process reads what its devices hold.
+
+    By Orbax's handler and not its Checkpointer: that makes all processes wait for one that could not read its part.
+    """
+    wanted = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for name, x in arrays.items()}
+    return ocp.StandardCheckpointHandler().restore(item.absolute(), args=ocp.args.StandardRestore(wanted))
 
 
 class Found(NamedTuple):
@@ -180,8 +208,7 @@ class Found(NamedTuple):
     def weights(self, model):
         """The weights to write with (the average where one was kept), in the types and shardings of `model`."""
         name = "average" if (self.folder / "average").is_dir() else "model"
-        handler = ocp.StandardCheckpointer()
-        return unflat(model, handler.restore((self.folder / name).absolute(), shapes(flat(model))))
+        return unflat(model, read(self.folder / name, flat(model)))
 
 
 def published(run: Path) -> list[int]:
@@ -248,4 +275,9 @@ def find(name: str) -> Found:
     else:
         there = ", ".join(f"@{s}" for s in steps)
         raise CheckpointError(f"{name}: no such checkpoint; {run} has {there}, @latest, @best")
-    return Found(run / "checkpoints" / str(step), step, about(run, step))
+    return found(run / "checkpoints" / str(step))
+
+
+def found(folder: Path) -> Found:
+    """The published checkpoint in this folder."""
+    return Found(folder, int(folder.name), about(folder.parents[1], int(folder.name)))

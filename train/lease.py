@@ -6,9 +6,12 @@ import fcntl
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 from train.run import RunError
+
+VISIBLE = 60.0  # seconds: a network file system's clients may remember for so long that a file was not there
 
 
 def said(text: str) -> dict:
@@ -37,7 +40,26 @@ class Lease:
                 f"wait for it, stop it, or take another --run-dir"
             ) from None
         self.attempt = held["attempt"] + 1
+        self.words = {
+            "attempt": self.attempt,
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.time(),
+        }
         self.file.seek(0)
         self.file.truncate()
-        json.dump({"attempt": self.attempt, "process": os.getpid(), "host": socket.gethostname()}, self.file)
+        json.dump(self.words, self.file)
         self.file.flush()
+        os.fsync(self.file.fileno())  # other hosts look for it
+
+
+def check_shared(folder: Path, words: dict) -> None:
+    """For the run's other processes: raises RunError where this folder is not the one that its holder wrote to."""
+    file, deadline = folder / "lease.json", time.monotonic() + VISIBLE
+    while not (file.is_file() and said(file.read_text()) == words):
+        if time.monotonic() > deadline:
+            raise RunError(
+                f"{folder.absolute()} on {socket.gethostname()} is not the folder that {words['host']} writes to; "
+                f"--run-dir must name one that all machines share"
+            )
+        time.sleep(0.2)

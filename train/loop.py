@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 
 import jax
 
@@ -13,49 +14,41 @@ from train.run import Run
 def train(run: Run) -> str:
     """Trains `run` to its last step, or until `run.stop` is set. Returns "done" or the reason for stopping.
 
-    Metrics are fetched one dispatch late, so that the device always has work. Where a listener's turn has come the
-    loop pauses: everything in flight is delivered first.
+    Metrics are fetched up to `run.queued` dispatches late, so that the device always has work. Where a listener's turn
+    has come the loop pauses: everything in flight is delivered first.
     """
     with jax.set_mesh(run.mesh):
         run.tell(Started(run.step))
         if run.step and run.pauses_at(run.step):
             run.tell(Paused(run.step))  # a signal may have come before this pause was used
-        flying, since = None, time.perf_counter()
+        flying, since = deque(), time.perf_counter()
         while run.step < run.experiment.steps and not run.stop:
             count = run.next_count()
             rows = run.feed(run.step, count)
             run.state, metrics = run.train_steps(run.state, rows)
             run.step += count
-            flying, since = deliver(run, flying, since), time.perf_counter() if flying else since
-            flying = (run.step, count, metrics)
+            flying.append((run.step, count, metrics))
+            since = deliver(run, flying, run.queued, since)
             if run.pauses_at(run.step):
-                deliver(run, flying, since)
+                deliver(run, flying, 0, since)
                 run.tell(Paused(run.step))
-                flying, since = None, time.perf_counter()
-        if flying:
-            deliver(run, flying, since)
-            run.tell(Paused(run.step))
+                since = time.perf_counter()
+        deliver(run, flying, 0, since)  # what a signal left in flight
         reason = run.stop or "done"
         run.tell(Ended(run.step, reason))
         return reason
 
 
-def deliver(run: Run, flying, since: float) -> None:
-    """Waits for a dispatch's metrics and tells them, a dictionary a step."""
-    if flying is None:
-        return
-    last, count, metrics = flying
-    values = jax.device_get(metrics)
-    seconds = time.perf_counter() - since
-    run.tell(
-        Measured(
-            [
-                {
-                    "step": last - count + 1 + i,
-                    "seconds": seconds / count,
-                    **{k: float(v[i]) for k, v in values.items()},
-                }
-                for i in range(count)
-            ]
-        )
-    )
+def deliver(run: Run, flying: deque, left: int, since: float) -> float:
+    """Waits for the metrics of all but the newest `left` dispatches and tells them, a dictionary a step.
+
+    `since`: when the device last finished something. Returns when it finished the last of these.
+    """
+    while len(flying) > left:
+        last, count, metrics = flying.popleft()
+        values = jax.device_get(metrics)
+        now = time.perf_counter()
+        each, since = (now - since) / count, now
+        steps = [{"step": last - count + 1 + i, "seconds": each} for i in range(count)]
+        run.tell(Measured([step | {k: float(v[i]) for k, v in values.items()} for i, step in enumerate(steps)]))
+    return since

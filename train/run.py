@@ -12,7 +12,8 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data.pipeline import Pipeline
-from model.sharding import make_mesh, spec
+from model import schedule
+from model.sharding import make_mesh, spec, time_order
 from train import fields, state, step
 from train.config import Experiment
 from train.events import Event
@@ -29,7 +30,8 @@ class RunError(ValueError):
 class Run:
     """What the loop and the listeners share. `stop` names the signal once one was received.
 
-    `tuned` may rewrite the step for the machine before it is compiled: the numbers stay the same.
+    `tuned` may rewrite the step for the machine before it is compiled: the numbers stay the same. `queued`: dispatches
+    that may wait behind the one that runs.
     """
 
     def __init__(
@@ -39,10 +41,11 @@ class Run:
         data: Pipeline,
         listeners: Sequence[Callable],
         tuned: Callable = lambda steps: steps,
+        queued: int = 1,
     ):
         self.experiment, self.folder, self.data, self.listeners = experiment, folder, data, listeners
         self.mesh = make_mesh(vars(experiment.mesh))
-        self.step, self.stop = 0, ""
+        self.step, self.stop, self.queued = 0, "", queued
         self.state: state.State | None = None
         self.scores: dict[int, dict] = {}  # step -> what evaluation found there
         self.train_steps = jax.jit(tuned(functools.partial(step.train_steps, experiment)), donate_argnums=0)
@@ -62,8 +65,11 @@ class Run:
         """Raises ShardingError where parameters or rows do not divide over the mesh."""
         e = self.experiment
         self.abstract_state()
+        rows = e.batch_size // e.microbatches
         with jax.set_mesh(self.mesh):
-            spec(ROW_AXES, (e.batch_size // e.microbatches, e.data.length), "compute")
+            spec(ROW_AXES, (rows, e.data.length), "compute")
+            time_order(e.data.length)
+            schedule.microbatches(rows, e.execution)
 
     def create_state(self) -> state.State:
         with jax.set_mesh(self.mesh):

@@ -17,25 +17,26 @@ DROPS_BARRIERS = "cse_barrier_expander"  # a pass of XLA's, before it fuses: in 
 SPLITS_SUMS = "tree_reduction_rewriter"  # makes many small sums of one over rows
 
 
-def set_flags(experiment: Experiment | None) -> None:
+def set_flags(experiment: Experiment | None, processes: int = 1) -> None:
     """Barriers hold; for a training step one XLA device a core. What the user's own XLA_FLAGS say stays."""
     given = os.environ.get("XLA_FLAGS", "")
     flags = {"xla_disable_hlo_passes": DROPS_BARRIERS}
     if experiment is not None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        flags["xla_force_host_platform_device_count"] = str(devices(experiment, cores))
+        flags["xla_force_host_platform_device_count"] = str(devices(experiment, cores, processes))
         flags["xla_disable_hlo_passes"] += f",{SPLITS_SUMS}"
     added = [f"--{name}={value}" for name, value in flags.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
 
 
-def devices(experiment: Experiment, cores: int) -> int:
-    """As many as the cores carry of those over which mesh and rows divide."""
+def devices(experiment: Experiment, cores: int, processes: int = 1) -> int:
+    """Of each process: as many as the cores carry of those over which mesh and rows divide."""
     asked = max(1, math.prod(size for size in vars(experiment.mesh).values() if size))
     if 0 not in vars(experiment.mesh).values():
-        return min(asked, cores)
+        return max(1, min(asked // processes, cores))
     rows = experiment.batch_size // max(1, experiment.microbatches)
-    return max((n for n in range(asked, cores + 1, asked) if rows % n == 0), default=cores)
+    fits = [n for n in range(1, cores + 1) if n * processes % asked == 0 and rows % (n * processes) == 0]
+    return max(fits, default=cores)
 
 
 def fitted(experiment: Experiment, devices: int) -> Experiment:

@@ -1,32 +1,57 @@
-"""Ctrl-C and SIGTERM: the loop ends after the dispatch in flight, and the checkpoints listener saves.
+"""Ctrl-C and SIGTERM: the loop ends after the dispatches in flight, and the checkpoints listener saves.
 
-A second Ctrl-C stops at once.
+Sent to one of several processes, it ends all of them at the same step. A second Ctrl-C stops at once.
 """
 
 from __future__ import annotations
 
 import signal
 
-from train.events import Ended, Event, Started
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from train.events import Ended, Event, Measured, Started
 from train.run import Run
 
 
 class Preemption:
+    """`asked` is the signal that this process received, or 0.
+
+    What all received is added up on the devices, queued behind the steps in flight like a step: all processes tell
+    Measured at the same steps, so all see the same answer at the same one. It is read one Measured late where steps
+    may queue, so that nobody waits for it.
+    """
+
     def __init__(self):
         self.before: dict[int, object] = {}
+        self.asked = 0
+        self.answers: list[jax.Array] = []
+        self.highest = jax.jit(jnp.max)
 
     def __call__(self, run: Run, event: Event) -> None:
         match event:
             case Started():
-
-                def stop(number, frame):
-                    del frame
-                    if run.stop and number == signal.SIGINT:
-                        raise KeyboardInterrupt
-                    run.stop = signal.Signals(number).name
-
                 for number in (signal.SIGINT, signal.SIGTERM):
-                    self.before[number] = signal.signal(number, stop)
+                    self.before[number] = signal.signal(number, lambda number, _: self.received(run, number))
+            case Measured() if jax.process_count() > 1:
+                self.answers.append(self.highest(self.everywhere(run)))
+                if len(self.answers) > run.queued and (number := int(self.answers.pop(0))):
+                    run.stop = signal.Signals(number).name
             case Ended():
                 for number, handler in self.before.items():
                     signal.signal(number, handler)
+
+    def received(self, run: Run, number: int) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.asked = number
+        if jax.process_count() == 1:
+            run.stop = signal.Signals(number).name
+
+    def everywhere(self, run: Run) -> jax.Array:
+        """int32 [devices]: on each the signal that its process received."""
+        lies = NamedSharding(run.mesh, PartitionSpec(run.mesh.axis_names))
+        asked = np.full(1, self.asked, np.int32)
+        return jax.make_array_from_callback((run.mesh.size,), lies, lambda place: asked)
