@@ -30,6 +30,16 @@ def constant(value: float) -> Initializer:
     return lambda key, shape, sharding: jnp.full(shape, value, jnp.float32, out_sharding=sharding)
 
 
+class Balance(nnx.Param):
+    """A bias that no loss moves: its gradient is an excess of load, and every update takes a step of `rate` against
+    that gradient's sign (train/optimizer.py)."""
+
+
+def numbering(axes: tuple[str, ...]) -> int:
+    """How many of a parameter's first axes number matrices instead of belonging to one: layers, experts."""
+    return next((i for i, axis in enumerate(axes) if axis not in ("layers", "experts")), len(axes))
+
+
 class Declare:
     """Makes the parameters of one module tree: shape, logical axes and initial value are said once, here.
 
@@ -45,24 +55,31 @@ class Declare:
         self.count += 1
         return Declare(jax.random.fold_in(self.key, self.count), self.init, repeats)
 
-    def __call__(self, axes: tuple[str, ...], shape: tuple[int, ...], init: Initializer, inputs: int = 0) -> nnx.Param:
-        """A float32 parameter. `inputs`: over how many leading axes its use as a matrix sums, 0 for vectors."""
+    def __call__(
+        self, axes: tuple[str, ...], shape: tuple[int, ...], init: Initializer, inputs: int = 0, kind=nnx.Param, **says
+    ) -> nnx.Param:
+        """A float32 parameter. `inputs`: over how many axes its use as a matrix sums, the first behind those that
+        number matrices; 0 for vectors. `exact`: it is used in float32, whatever the dtype of the rest."""
         self.count += 1
         if self.repeats is not None:
             axes, shape = ("layers", *axes), (self.repeats, *shape)
-        key = jax.random.fold_in(self.key, self.count)
-        return nnx.Param(init(key, shape, spec(axes, shape, "storage")), axes=axes, inputs=inputs, turned=())
+        value = init(jax.random.fold_in(self.key, self.count), shape, spec(axes, shape, "storage"))
+        return kind(value, **{"axes": axes, "inputs": inputs, "turned": (), "exact": False, **says})
 
-    def weight(self, axes: tuple[str, ...], shape: tuple[int, ...], inputs: int = 1) -> nnx.Param:
+    def weight(self, axes: tuple[str, ...], shape: tuple[int, ...], inputs: int = 1, exact: bool = False) -> nnx.Param:
         """A matrix that reads the residual stream: deviation `init.weight`, or 1 / sqrt(fan in)."""
         deviation = self.init.weight
         if deviation is None:
-            deviation = 1 / math.sqrt(math.prod(shape[:inputs]))
-        return self(axes, shape, normal(deviation), inputs)
+            first = numbering(axes)
+            deviation = 1 / math.sqrt(math.prod(shape[first : first + inputs]))
+        return self(axes, shape, normal(deviation), inputs, exact=exact)
 
     def residual(self, axes: tuple[str, ...], shape: tuple[int, ...], inputs: int = 1) -> nnx.Param:
         """A matrix that writes into the residual stream."""
         return self(axes, shape, normal(self.init.residual), inputs)
+
+    def balance(self, axes: tuple[str, ...], shape: tuple[int, ...], rate: float) -> Balance:
+        return self(axes, shape, constant(0.0), kind=Balance, rate=rate)
 
     def zeros(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> nnx.Param:
         return self(axes, shape, constant(0.0))
@@ -84,7 +101,9 @@ def gathered(module: nnx.Module, dtype: jnp.dtype, move: Callable = gather) -> n
             return parameter
         value = parameter[...]
         axes = parameter.axes[-value.ndim :]
-        return parameter.replace(move(value.astype(dtype), *axes) if parameter.inputs else place(value, *axes))
+        if not parameter.inputs:
+            return parameter.replace(place(value, *axes))
+        return parameter.replace(move(value if parameter.exact else value.astype(dtype), *axes))
 
     return jax.tree.map(use, module, is_leaf=lambda x: isinstance(x, nnx.Param))
 
@@ -102,7 +121,10 @@ def turned(module: nnx.Module) -> nnx.Module:
         matrix = value.reshape(*value.shape[:stacked], math.prod(shape[: parameter.inputs]), -1).swapaxes(-1, -2)
         return parameter.replace(matrix, turned=shape)
 
-    return jax.tree.map(lambda x: turn(x) if x.inputs else x, module, is_leaf=lambda x: isinstance(x, nnx.Param))
+    def matrix(x: nnx.Param) -> bool:  # that `project` takes: neither a stack of experts nor their router
+        return bool(x.inputs) and "experts" not in x.axes and not x.exact
+
+    return jax.tree.map(lambda x: turn(x) if matrix(x) else x, module, is_leaf=lambda x: isinstance(x, nnx.Param))
 
 
 def einsum(formula: str, x: jax.Array, y: jax.Array, *axes: str | None) -> jax.Array:
@@ -129,6 +151,11 @@ def project(formula: str, x: jax.Array, weight: nnx.Param, *axes: str | None) ->
 def biased(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
     """x + bias, in x's dtype; x where there is none."""
     return x if bias is None else x + bias[...].astype(x.dtype)
+
+
+def precise(x: jax.Array) -> jax.Array:
+    """x in float32 at least: what must not be computed in less."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 class Norm(nnx.Module):

@@ -19,9 +19,12 @@ from model.attention import Attention
 from model.cache import Cache, KeyValues, LayerCache
 from model.layers import Declare, Embedding, Norm, dropout, gathered, project, turned
 from model.mlp import MLP
+from model.moe import MoE
 from model.positions import LearnedPositions, rotation, sinusoids
 from model.reading import Reading, Stream
 from model.sharding import before, place, time_order
+
+FEED_FORWARDS = {c.MLP: MLP, c.MoE: MoE}  # what a block's config asks for -> what it is built of
 
 
 class Block(nnx.Module):
@@ -37,7 +40,7 @@ class Block(nnx.Module):
         self.mixer_norm, self.mixer_post_norm = norm(before), norm(after)
         self.mixer = Attention(config.mixer, width, declare)
         self.feed_forward_norm, self.feed_forward_post_norm = norm(before), norm(after)
-        self.feed_forward = MLP(config.feed_forward, width, declare)
+        self.feed_forward = FEED_FORWARDS[type(config.feed_forward)](config.feed_forward, width, declare)
 
     def __call__(self, stream: Stream, reading: Reading, past: LayerCache | None = None):
         """The stream behind this layer, and this layer's memory with the call in it (None stays None)."""

@@ -17,7 +17,7 @@ PACKAGES = {
 LAYERS = [
     {"model.decode"},
     {"model.transformer"},
-    {"model.attention", "model.mlp"},
+    {"model.attention", "model.mlp", "model.moe"},
     {"model.reading"},
     {"model.layers", "model.cache", "model.kernels", "model.positions"},
     {"model.config", "model.sharding", "model.cost"},
