@@ -146,7 +146,7 @@ def join(here: Seat) -> None:
     """
     import jax  # after the flags were set
 
-    from train import processes  # imports JAX
+    from train import ties  # imports JAX
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM; train/listeners/preemption.py
@@ -166,18 +166,18 @@ def join(here: Seat) -> None:
         initialization_timeout=round(seconds) + 60,
         heartbeat_timeout_seconds=HEARTBEAT,
     )
+    ties.tie()
     alarm.cancel()
-    processes.watch()
     signal.signal(signal.SIGTERM, interrupted)
     JOINED.append(here)
 
 
 def fail(status: int, line: str) -> None:
-    """Ends all processes of the run, where there are others: then it does not return (train/processes.py)."""
+    """Ends all processes of the run, where there are others: then it does not return (train/ties.py)."""
     if JOINED:
-        from train import processes
+        from train import ties
 
-        processes.fail(status, line)
+        ties.fail(status, line)
 
 
 def interrupted(number: int, frame) -> None:

@@ -13,7 +13,7 @@ from data import tokenizer
 from data.pipeline import open_data
 from launch import experiments, machine, writing
 from model import cost
-from train import fields, processes
+from train import fields, processes, ties
 from train.check import check, check_vocabulary
 from train.checkpoint import Checkpoints, about, find, found, published
 from train.config import Experiment
@@ -42,7 +42,7 @@ def command(arguments: Namespace) -> int:
     finally:
         run.close()
     checkpoints.close()
-    processes.part()
+    ties.part()
     if arguments.json and processes.number() == 0:
         last = run.scores.get(run.step, {})
         print(json.dumps({"step": run.step, "run": str(folder), "reason": reason, **last}))

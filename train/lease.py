@@ -11,7 +11,7 @@ from pathlib import Path
 
 from train.run import RunError
 
-VISIBLE = 60.0  # seconds: a network file system's clients may remember for so long that a file was not there
+VISIBLE = 30.0  # seconds: clients of a network file system may remember for so long that a file was not there
 
 
 def said(text: str) -> dict:

@@ -1,32 +1,22 @@
-"""What the processes of one run say to each other besides arrays: decisions of process 0, and that one of them failed.
+"""What the processes of one run agree on, besides arrays: process 0 decides, and all hear it.
 
-All of it goes through the coordination service that jax.distributed starts in process 0 (launch/cluster.py joins it);
-JAX has no public name for its client, which every version of our bounds has. A process alone talks to nobody.
+It goes through the coordination service that jax.distributed starts in process 0 (launch/cluster.py joins it). JAX has
+no public name for its client, which every version of our bounds has. A process alone talks to nobody.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
-import os
-import sys
-import threading
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import jax
 from jax._src import distributed
 
 T = TypeVar("T")
 
-FAILED = "skald/failed"  # the exit status with which all processes end
-PATIENCE = 7 * 24 * 3600 * 1000  # ms: waits end by an answer, by `fail`, or by JAX's heartbeat; never by this
-FAREWELL = 10_000  # ms the processes wait for each other before they end after a failure
+PATIENCE = 7 * 24 * 3600 * 1000  # ms: waits end by an answer, or with the process (train/ties.py); never by this
 TURNS = itertools.count()  # every process takes part in every `gathered`, so all count alike
-SPEAKING = threading.Lock()  # held while a failure is told: the process may not end before its line is out
-WATCHING: list[threading.Thread] = []
 
 
 def number() -> int:
@@ -41,6 +31,14 @@ def count() -> int:
 def coordinator() -> str | None:
     """host:port on which process 0 listens; None where no joining has begun."""
     return distributed.global_state.coordinator_address
+
+
+def told(name: str, value: str | None = None) -> str:
+    """What process 0 calls `name`: it gives the value, the others wait for it."""
+    client = distributed.global_state.client
+    if value is not None:
+        client.key_value_set(f"skald/{name}", value)
+    return client.blocking_key_value_get(f"skald/{name}", PATIENCE)
 
 
 def gathered(value) -> list:
@@ -63,43 +61,3 @@ def first_then_others(make: Callable[[], T]) -> T:
     made = make() if number() == 0 else None
     gathered(None)
     return made if number() == 0 else make()
-
-
-def watch() -> None:
-    """From here on this process ends when any process calls `fail`, whatever its main thread waits for."""
-    WATCHING.append(threading.Thread(target=end_when_told, daemon=True))
-    WATCHING[0].start()
-
-
-def part() -> None:
-    """Leaves the others at a run's own end: waits until all have come so far."""
-    if WATCHING:
-        jax.distributed.shutdown()
-        WATCHING[0].join()
-
-
-def end_when_told() -> None:
-    client = distributed.global_state.client
-    try:
-        status = int(client.blocking_key_value_get(FAILED, PATIENCE))
-    except Exception:  # cancelled by the shutdown at a run's own end
-        return
-    with SPEAKING:
-        with contextlib.suppress(Exception):  # one of them may be dead already
-            client.wait_at_barrier(f"{FAILED}/all", FAREWELL)
-        if number() == 0:
-            time.sleep(0.5)  # the service dies with this process: the others' answers must be out
-        sys.stderr.flush()
-        os._exit(status)  # the main thread may wait for an array that never comes
-
-
-def fail(status: int, line: str) -> None:
-    """Prints the line, with this process's number, and ends all processes with this status: does not return.
-
-    Where another process failed a moment earlier, its line was the one.
-    """
-    with SPEAKING, contextlib.suppress(jax.errors.JaxRuntimeError):  # raised where another has set it
-        distributed.global_state.client.key_value_set(FAILED, str(status))
-        print(f"skald{f' (process {number()})' if number() else ''}: {line}", file=sys.stderr, flush=True)
-    WATCHING[0].join(2 * FAREWELL / 1000)
-    os._exit(status)  # the service itself is gone

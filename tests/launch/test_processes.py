@@ -1,0 +1,285 @@
+"""`skald train` as several real processes with two CPU devices each: one run, whatever happens to one of them.
+
+They are started by hand, by SKALD_COORDINATOR and its like. Slurm and Kubernetes: tests/launch/test_cluster.py.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.launch.conftest import CONFIG, ROOT
+
+pytestmark = pytest.mark.timeout(500)
+STEPS = 20
+DEVICES = 2  # of each process
+FOUR_HEADS = CONFIG.replace("Attention(4, 2, 8", "Attention(4, 4, 8")  # so that tensor=4 divides keys and values
+EVERY = ["--set", f"steps={STEPS}", "--set", "evaluation.every=10", "--set", "checkpoints.every=10"]
+LONG = ["--set", "steps=4000", "--set", "evaluation.every=4000", "--set", "checkpoints.every=20",
+        "--set", "steps_per_dispatch=4"]  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+class Processes:
+    """`start(n, …)`: n processes of one `skald train`; `wait` returns [(status, out, err)] in their order."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.config = folder, folder / "heads.py"
+        self.config.write_text(FOUR_HEADS)
+
+    def environment(self, number: int, count: int, port: int, devices: int = DEVICES) -> dict:
+        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        shared = {"PYTHONPATH": str(ROOT), "SKALD_CACHE": str(self.folder / "cache"), "XLA_FLAGS": flags}
+        mine = {"SKALD_COORDINATOR": f"127.0.0.1:{port}", "SKALD_PROCESSES": count, "SKALD_PROCESS": number}
+        return {**os.environ, "JAX_PLATFORMS": "cpu", **shared, **{name: str(value) for name, value in mine.items()}}
+
+    def start(self, count: int, *arguments, each=lambda number: {}, **settings) -> list[subprocess.Popen]:
+        """`each(number)`: that process's own `cwd`, `env` (added), `args` (added) and `before` (the command)."""
+        port, started = free_port(), []
+        for number in range(count):
+            own = each(number)
+            command = [*own.get("before", []), sys.executable, "-m", "launch.cli", "train", self.config, *arguments]
+            environment = self.environment(number, count, port, **settings) | own.get("env", {})
+            started.append(
+                subprocess.Popen(
+                    [str(word) for word in [*command, *own.get("args", [])]],
+                    cwd=own.get("cwd", self.folder), env=environment, text=True,
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                )
+            )  # fmt: skip
+        return started
+
+    def wait(self, started: list[subprocess.Popen], seconds: float = 300) -> list[tuple[int, str, str]]:
+        try:
+            found = [(*process.communicate(timeout=seconds), process) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        return [(process.returncode, out, err) for out, err, process in found]
+
+    def __call__(self, count: int, *arguments, **settings) -> list[tuple[int, str, str]]:
+        return self.wait(self.start(count, *arguments, **settings))
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory) -> Processes:
+    return Processes(tmp_path_factory.mktemp("processes"))
+
+
+@pytest.fixture(scope="module")
+def alone(processes) -> Path:
+    """The run that all others must equal: one process with four devices."""
+    (done,) = processes(1, "--run-dir", "alone", *EVERY, devices=4)
+    assert done[0] == 0, done[2]
+    return processes.folder / "alone"
+
+
+@pytest.fixture(scope="module")
+def two(processes) -> Path:
+    """A finished run of two processes, parameters split over both of them."""
+    done = processes(2, "--run-dir", "two", *EVERY, "--set", "mesh.data=4", "--json")
+    assert [status for status, _, _ in done] == [0, 0], done
+    assert json.loads(done[0][1])["reason"] == "done"
+    assert done[1][1:] == ("", ""), "only process 0 speaks"
+    return processes.folder / "two"
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_losses(one: Path, other: Path) -> None:
+    for a, b in zip(metrics(one), metrics(other), strict=True):
+        for name in ("step", "tokens", "train/loss", "grad_norm", "eval/loss"):
+            assert a.get(name) == pytest.approx(b.get(name), rel=1e-5), (name, a, b)
+
+
+def timeless(lines: list[dict]) -> list[dict]:
+    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+
+
+def wait_for_line(started: list[subprocess.Popen], folder: Path, lines: int) -> None:
+    file, deadline = folder / "metrics.jsonl", time.monotonic() + 200
+    while not file.is_file() or len(file.read_text().splitlines()) <= lines:
+        assert all(p.poll() is None for p in started) and time.monotonic() < deadline, [p.poll() for p in started]
+        time.sleep(0.05)
+
+
+def test_two_processes_are_one_run(alone, two):
+    """Losses, scores and texts of one process with as many devices; each step once."""
+    same_losses(alone, two)
+    for step in ("10", "20"):
+        assert (two / "samples" / f"{step}.txt").read_text() == (alone / "samples" / f"{step}.txt").read_text()
+    assert len(list((two / "tensorboard").iterdir())) == 1
+    assert sorted(p.name for p in (two / "checkpoints").iterdir()) == ["10", "20"]
+
+
+@pytest.mark.parametrize("axis", ["tensor", "context"])
+def test_other_axes_across_two_processes(processes, alone, axis, tmp_path):
+    done = processes(2, "--run-dir", tmp_path / "run", *EVERY, "--set", "mesh.data=1", "--set", f"mesh.{axis}=4")
+    assert [status for status, _, _ in done] == [0, 0], done
+    same_losses(alone, tmp_path / "run")
+
+
+def test_four_processes_and_then_one_on_another_mesh(processes, alone, tmp_path):
+    """Half by four processes of two devices over three axes, saved together; the rest by one process of two devices."""
+    given = ["--run-dir", tmp_path / "run", *EVERY]
+    axes = ["--set", "mesh.data=2", "--set", "mesh.context=2", "--set", "mesh.tensor=2"]
+    started = processes.start(4, *given, *axes, "--set", "steps=10")
+    done = processes.wait(started)
+    assert [status for status, _, _ in done] == [0, 0, 0, 0], done
+    (done,) = processes(1, *given, "--set", "mesh.data=1", "--set", "mesh.tensor=2")
+    assert done[0] == 0 and "going on from step 10" in done[2], done
+    for a, b in itertools.islice(zip(metrics(alone), metrics(tmp_path / "run"), strict=True), 10):
+        assert a["train/loss"] == pytest.approx(b["train/loss"], rel=1e-5)
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, STEPS + 1))
+
+
+def test_stopped_and_killed_they_end_as_a_run_that_never_was(processes, tmp_path):
+    """Ctrl-C to one, SIGTERM to the other, kill -9 of one, a damaged checkpoint; then to the end: the same lines."""
+    folder = tmp_path / "run"
+    given = ["--run-dir", folder, *LONG, "--set", "mesh.data=4"]
+    for number, victim in ((signal.SIGTERM, 1), (signal.SIGINT, 0)):
+        started = processes.start(2, *given)
+        wait_for_line(started, folder, len(metrics(folder)) if folder.is_dir() else 0)
+        started[victim].send_signal(number)
+        done = processes.wait(started, 60)
+        assert [status for status, _, _ in done] == [75, 75], done
+        assert f"stopped by {number.name} at step" in done[0][2]
+        newest = max(int(p.name) for p in (folder / "checkpoints").iterdir())
+        assert metrics(folder)[-1]["step"] == newest, "all stopped at one step, and saved it"
+    started = processes.start(2, *given)
+    wait_for_line(started, folder, newest + 40)
+    started[1].kill()
+    killed = time.monotonic()
+    done = processes.wait(started, 90)
+    assert time.monotonic() - killed < 30 and done[0][0] == 1, done
+    assert f"process 1 on {socket.gethostname()} ended without a word" in one_line(done)
+
+    steps = sorted(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
+    file = max((p for p in (folder / "checkpoints" / str(steps[-1]) / "model").rglob("*") if p.is_file()),
+               key=lambda p: p.stat().st_size)  # fmt: skip
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    last = steps[-1] + 20
+    end = [*given, "--set", f"steps={last}"]
+    done = processes(2, *end)
+    assert [status for status, _, _ in done] == [0, 0], done
+    assert f"going on from step {steps[-2]}" in done[0][2] and f"put aside as {folder}" in done[0][2]
+
+    done = processes(2, "--run-dir", tmp_path / "whole", *LONG, "--set", "mesh.data=4", "--set", f"steps={last}")
+    assert [status for status, _, _ in done] == [0, 0], done
+    assert timeless(metrics(folder)) == timeless(metrics(tmp_path / "whole"))
+
+
+def one_line(done: list[tuple[int, str, str]]) -> str:
+    """What all of them together said."""
+    (line,) = [line for _, _, err in done for line in err.splitlines() if line.startswith("skald")]
+    return line
+
+
+def test_what_is_wrong_in_one_ends_all_with_one_line(processes, tmp_path):
+    done = processes(2, "--run-dir", tmp_path / "run", each=lambda number: {"args": ["--seed", number]})
+    assert [status for status, _, _ in done] == [1, 1], done
+    said = "the processes of this run were not started alike (seed: 0 in process 0, 1 here)"
+    assert one_line(done) == f"skald: {said} (process 1 on {socket.gethostname()})"
+    assert not (tmp_path / "run").exists()
+
+    places = [tmp_path / "host0", tmp_path / "host1"]
+    for place in places:
+        place.mkdir()
+    done = processes(2, "--run-dir", "run", each=lambda number: {"cwd": places[number]})
+    assert [status for status, _, _ in done] == [1, 1], done
+    assert f"{places[1] / 'run'} on" in one_line(done) and "must name one that all machines share" in one_line(done)
+
+
+def test_a_process_that_finds_no_other_says_so_within_the_stated_time(processes, tmp_path):
+    for number, said in ((0, "fewer than the 2 processes of this run came"), (1, "Connection refused")):
+        port, began = free_port(), time.monotonic()
+        environment = processes.environment(number, 2, port) | {"SKALD_START_SECONDS": "5"}
+        command = [sys.executable, "-m", "launch.cli", "train", str(processes.config), "--run-dir", str(tmp_path)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+        assert f"127.0.0.1:{port}" in done.stderr and said in done.stderr
+        assert time.monotonic() - began < 60
+
+
+PREPARE = """
+import sys, time
+from pathlib import Path
+from configs.shakespeare import default
+from data import store, tokenizer
+data = default().data
+words = tokenizer.build(data.tokenizer, data.source)
+time.sleep(max(0, float(sys.argv[2]) - time.time()))
+print(store.prepare(data.source, words, data.train, Path(sys.argv[1])).manifest["tokens"])
+"""
+
+
+def test_many_processes_tokenize_into_one_cache_at_once(tmp_path):
+    """All at the same moment: one store is left, whole, and nothing unfinished."""
+    command = [sys.executable, "-c", PREPARE, str(tmp_path), str(time.time() + 4)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    counts = {process.communicate(timeout=100)[0] for process in started}
+    assert len(counts) == 1 and int(counts.pop()) > 900_000
+    assert [process.returncode for process in started] == [0, 0, 0, 0]
+    (place,) = (tmp_path / "stores").iterdir()
+    assert "unfinished" not in place.name
+
+
+HOSTS = {"skaldA": "10.77.5.1", "skaldB": "10.77.5.2"}  # network namespaces, and their addresses
+
+
+@pytest.fixture
+def hosts():
+    """Two network namespaces joined by one cable, in each of which this machine's name leads to the own address."""
+    if os.geteuid() or not shutil.which("ip"):
+        pytest.skip("network namespaces need root and the command ip (package iproute2)")
+    try:
+        for number, (name, address) in enumerate(HOSTS.items()):
+            made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True)
+            if made.returncode:
+                pytest.skip(f"no network namespace here: {made.stderr.strip()}")
+            told = Path("/etc/netns") / name / "hosts"  # `ip netns exec` lays it over /etc/hosts
+            told.parent.mkdir(parents=True, exist_ok=True)
+            told.write_text(f"127.0.0.1 localhost\n{address} {socket.gethostname()}\n")
+            if not number:
+                continue
+            ends = ["skald0", "netns", "skaldA", "type", "veth", "peer", "name", "skald1", "netns", "skaldB"]
+            subprocess.run(["ip", "link", "add", *ends], check=True)
+        for number, (name, address) in enumerate(HOSTS.items()):
+            for rest in (["addr", "add", f"{address}/24", "dev", f"skald{number}"],
+                         ["link", "set", "lo", "up"], ["link", "set", f"skald{number}", "up"]):  # fmt: skip
+                subprocess.run(["ip", "-n", name, *rest], check=True)
+        yield list(HOSTS.items())
+    finally:
+        for name in HOSTS:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+            shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
+
+
+def test_two_hosts_with_a_cache_each(processes, alone, hosts, tmp_path):
+    """Over the cable alone, no cache shared, one run folder: the same losses."""
+
+    def each(number: int) -> dict:
+        address = f"{hosts[0][1]}:7801"
+        own = {"SKALD_COORDINATOR": address, "SKALD_CACHE": str(tmp_path / f"cache{number}")}
+        return {"before": ["ip", "netns", "exec", hosts[number][0]], "env": own}
+
+    done = processes(2, "--run-dir", tmp_path / "run", *EVERY, "--set", "mesh.data=4", each=each)
+    assert [status for status, _, _ in done] == [0, 0], done
+    same_losses(alone, tmp_path / "run")
+    assert (tmp_path / "cache0" / "stores").is_dir() and (tmp_path / "cache1" / "stores").is_dir()
