@@ -37,7 +37,7 @@ build() {  # $1: interpreter, $2: extras
   say "setting up .venv with $("$1" --version) for $2 (once; a minute or a few)"
   uv=$(uv_command "$1")
   "$venv/bin/python" -c '' 2>/dev/null || "$uv" venv --quiet --clear --python "$1" "$venv"
-  "$uv" pip install --quiet --python "$venv/bin/python" --constraints "$here/requirements.lock" --editable "$here[$2]"
+  "$uv" pip install --quiet --python "$venv/bin/python" --constraints "$here/requirements.lock" --editable "${here}[$2]"
 }
 
 recipe() {  # $1: extras; what .venv is built from
