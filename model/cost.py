@@ -6,10 +6,22 @@ from model import config as c
 
 
 def block_matmul_parameters(block: c.Block, width: int) -> int:
-    """Weights of a block that every token is multiplied with."""
-    mixer, mlp = block.mixer, block.feed_forward
+    """Weights of a block that every token is multiplied with: of its experts those it chose, and the router."""
+    mixer = block.mixer
     attention = width * mixer.head_width * (2 * mixer.heads + 2 * mixer.kv_heads)
-    return attention + width * mlp.width * (3 if mlp.gated else 2)
+    return attention + FEED_FORWARDS[type(block.feed_forward)](block.feed_forward, width)
+
+
+def mlp_matmul_parameters(mlp: c.MLP, width: int) -> int:
+    return width * mlp.width * (3 if mlp.gated else 2)
+
+
+def moe_matmul_parameters(moe: c.MoE, width: int) -> int:
+    hidden = moe.active * moe.width + moe.shared
+    return width * moe.experts + width * hidden * (3 if moe.gated else 2)
+
+
+FEED_FORWARDS = {c.MLP: mlp_matmul_parameters, c.MoE: moe_matmul_parameters}
 
 
 def forward_flops(model: c.Model, length: int) -> float:

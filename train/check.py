@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from dataclasses import fields as fields_of
 
-from model.config import blocks
+from model.config import MoE, blocks
 from train import config as c
 from train.config import Experiment
 from train.fields import ConfigError
@@ -87,9 +87,11 @@ def check_rule(path: str, rule) -> None:
 
 
 def check_block(path: str, block, width: int) -> None:
-    mixer, mlp = block.mixer, block.feed_forward
-    for name, size in (("mixer.head_width", mixer.head_width), ("feed_forward.width", mlp.width)):
+    mixer, feed_forward = block.mixer, block.feed_forward
+    for name, size in (("mixer.head_width", mixer.head_width), ("feed_forward.width", feed_forward.width)):
         want(f"{path}.{name}", size, size >= 1, "at least 1")
+    if isinstance(feed_forward, MoE):
+        check_experts(f"{path}.feed_forward", feed_forward)
     for name, share in (("dropout", block.dropout), ("mixer.dropout", mixer.dropout)):
         want(f"{path}.{name}", share, 0 <= share < 1, "from 0 to below 1")
     want(f"{path}.token_shift", block.token_shift, 0 <= block.token_shift <= 1, "a share from 0 to 1")
@@ -101,6 +103,15 @@ def check_block(path: str, block, width: int) -> None:
         raise ConfigError(f"{path}.mixer.heads: {mixer.heads} does not divide model.width={width}; try one of {fits}")
     if mixer.rope and mixer.head_width % 2:
         raise ConfigError(f"{path}.mixer.head_width: rotary positions need an even width, not {mixer.head_width}")
+
+
+def check_experts(path: str, moe: MoE) -> None:
+    want(f"{path}.experts", moe.experts, moe.experts >= 1, "at least 1")
+    want(f"{path}.active", moe.active, 1 <= moe.active <= moe.experts, f"from 1 to experts={moe.experts}")
+    for name in ("shared", "balance_loss", "router_z_loss", "balance_rate"):
+        value = getattr(moe, name)
+        want(f"{path}.{name}", value, value >= 0, "at least 0 (0: none)")
+    want(f"{path}.scale", moe.scale, moe.scale > 0, "above 0")
 
 
 def check_mesh(e: Experiment) -> None:

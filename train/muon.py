@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from model.layers import numbering
 from model.sharding import dealt, spec
 from train.config import Muon
 
@@ -36,17 +37,17 @@ def orthogonalised(matrices_LMN: jax.Array, iterations: int) -> jax.Array:
 
 
 def as_matrices(parameter: nnx.Param) -> tuple[int, int, int]:
-    """(layers, inputs, outputs) of a parameter that a layer uses as a matrix."""
-    shape = parameter[...].shape
-    first = 1 + parameter.inputs
-    return shape[0], math.prod(shape[1:first]), math.prod(shape[first:])
+    """(matrices, inputs, outputs) of a parameter that layers, or each of their experts, use as a matrix."""
+    shape, first = parameter[...].shape, numbering(parameter.axes)
+    last = first + parameter.inputs
+    return math.prod(shape[:first]), math.prod(shape[first:last]), math.prod(shape[last:])
 
 
 def scale_by_muon(config: Muon) -> optax.GradientTransformation:
-    """Momentum and orthogonalisation of stacked matrices (parameters with an axis L in front).
+    """Momentum and orthogonalisation of stacked matrices (parameters with an axis L in front, or L and E).
 
     The update of an inputs x outputs matrix is scaled by sqrt(max(1, outputs / inputs)), so that one rate serves every
-    shape. Matrices of one shape are worked on together, dealt out over all devices by their layer.
+    shape. Matrices of one shape are worked on together, dealt out over all devices one by one.
     """
 
     def init(parameters):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from model.layers import Balance
 from train import config as c
 from train.muon import scale_by_muon
 from train.schedule import rate
@@ -31,13 +33,39 @@ def hidden_matrices(parameters):
     return jax.tree.map(label, parameters, is_leaf=is_parameter)
 
 
+def kinds(parameters):
+    """`balance` for the biases that even out an experts' load, `weight` for all that the loss moves."""
+
+    def label(p: nnx.Param) -> nnx.Param:
+        return p.replace("balance" if isinstance(p, Balance) else "weight")
+
+    return jax.tree.map(label, parameters, is_leaf=is_parameter)
+
+
+def norm(gradient) -> jax.Array:
+    """The global norm of the weights' gradient: what clipping sees."""
+    parameters = jax.tree.leaves(gradient, is_leaf=is_parameter)
+    return optax.tree.norm([p[...] for p in parameters if not isinstance(p, Balance)])
+
+
+def against_the_load() -> optax.GradientTransformation:
+    """Every bias goes down by its own rate where its expert took more than an even share, up where less (Wang et al.
+    2024, algorithm 1)."""
+
+    def step(p: nnx.Param) -> nnx.Param:
+        return p.replace(-p.rate * jnp.sign(p[...])) if isinstance(p, Balance) else p
+
+    return optax.stateless(lambda gradient, _: jax.tree.map(step, gradient, is_leaf=is_parameter))
+
+
 def adamw(rule: c.AdamW) -> optax.GradientTransformation:
     decay = optax.add_decayed_weights(rule.weight_decay, mask=matrices)
     return optax.chain(optax.scale_by_adam(rule.beta1, rule.beta2, rule.epsilon), decay)
 
 
 def make(optimizer: c.Optimizer, steps: int) -> optax.GradientTransformation:
-    """Clipping, the rule with its decoupled weight decay, and minus the scheduled rate."""
+    """Clipping, the rule with its decoupled weight decay, and minus the scheduled rate; biases of a mixture of experts
+    have a rule of their own."""
     match optimizer.rule:
         case c.AdamW() as rule:
             direction = adamw(rule)
@@ -55,4 +83,5 @@ def make(optimizer: c.Optimizer, steps: int) -> optax.GradientTransformation:
             direction = optax.chain(optax.scale_by_factored_rms(decay_rate=rule.decay), decay)
     scheduled = functools.partial(rate, optimizer.schedule, optimizer.peak_rate, steps)
     clip = [] if optimizer.clip is None else [optax.clip_by_global_norm(optimizer.clip)]
-    return optax.chain(*clip, direction, optax.scale_by_learning_rate(scheduled))
+    weight = optax.chain(*clip, direction, optax.scale_by_learning_rate(scheduled))
+    return optax.partition({"weight": weight, "balance": against_the_load()}, kinds)

@@ -49,7 +49,7 @@ def train_step(experiment: Experiment, state: State, rows: Rows) -> tuple[State,
         average = optax.incremental_update(model, average, 1 - experiment.optimizer.average)
     metrics = {
         "train/loss": value,
-        "grad_norm": optax.tree.norm(gradient),
+        "grad_norm": optimizer.norm(gradient),
         "rate": schedule.rate(
             experiment.optimizer.schedule, experiment.optimizer.peak_rate, experiment.steps, state.step
         ),
