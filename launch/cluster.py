@@ -48,24 +48,23 @@ def seat(environment: Mapping[str, str]) -> Seat | None:
 
 def by_hand(environment: Mapping[str, str], found: Seat | None) -> Seat | None:
     """SKALD_COORDINATOR=host:port, SKALD_PROCESSES, SKALD_PROCESS; each stands before what was found."""
-    named = {name: environment.get(f"SKALD_{name}") for name in ("COORDINATOR", "PROCESSES", "PROCESS")}
+    names = ("COORDINATOR", "PROCESSES", "PROCESS")
+    named = {name: environment.get(f"SKALD_{name}", "") for name in names}
     if not any(named.values()):
         return found
-    known = {"COORDINATOR": found and found.coordinator, "PROCESSES": found and found.processes}
-    known["PROCESS"] = None if found is None else found.process
-    for name, value in named.items():
-        if value is None and known[name] is None:
-            raise ConfigError(f"SKALD_{name} is not set; one of several processes needs SKALD_{', SKALD_'.join(named)}")
-    address = named["COORDINATOR"] or known["COORDINATOR"]
+    known = (found.coordinator or "", str(found.processes), str(found.process)) if found else ("", "", "")
+    address, processes, process = (named[name] or other for name, other in zip(names, known, strict=True))
+    for name, value in zip(names, (address, processes, process), strict=True):
+        if not value:
+            raise ConfigError(f"SKALD_{name} is not set; one of several processes needs SKALD_{', SKALD_'.join(names)}")
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ConfigError(f"SKALD_COORDINATOR={address}: write host:port of process 0, as node1:12345")
-    counts = [named[name] or str(known[name]) for name in ("PROCESSES", "PROCESS")]
-    if not all(text.isdigit() for text in counts) or int(counts[1]) >= int(counts[0]):
-        raise ConfigError(f"SKALD_PROCESS={counts[1]} of SKALD_PROCESSES={counts[0]}: numbers go from 0 to below that")
-    if int(counts[0]) == 1:
+    if not (processes.isdigit() and process.isdigit() and int(process) < int(processes)):
+        raise ConfigError(f"SKALD_PROCESS={process} of SKALD_PROCESSES={processes}: numbers go from 0 to below that")
+    if processes == "1":
         return None
-    return Seat(int(counts[0]), int(counts[1]), address, device=found and found.device)
+    return Seat(int(processes), int(process), address, device=found and found.device)
 
 
 def slurm(environment: Mapping[str, str]) -> Seat | None:
