@@ -9,10 +9,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import jax
+
 from data.errors import DataError
 from data.streaming import GrowingText
 from model.decode import chain as chains
 from model.decode.generate import Generator, PromptError, PromptTooLong
+from model.sharding import folded
 from train.config import Experiment
 from train.fields import ConfigError
 
@@ -154,5 +157,6 @@ def samples(model, experiment: Experiment, tokenizer) -> list[str]:
     """What training shows at an evaluation: prompt and text together."""
     asked = experiment.evaluation
     request = {"sampler": asked.sampler, "max_new_tokens": asked.sample_tokens, "samples": asked.samples}
-    texts = Writer(model, tokenizer).write([asked.prompt], seed=experiment.seed, **request)
+    with jax.set_mesh(folded(jax.sharding.get_mesh())):
+        texts = Writer(model.stored(), tokenizer).write([asked.prompt], seed=experiment.seed, **request)
     return [text.prompt + text.text for text in texts]

@@ -64,7 +64,7 @@ class Declare:
         if self.repeats is not None:
             axes, shape = ("layers", *axes), (self.repeats, *shape)
         value = init(jax.random.fold_in(self.key, self.count), shape, spec(axes, shape, "storage"))
-        return kind(value, **{"axes": axes, "inputs": inputs, "turned": (), "exact": False, **says})
+        return kind(value, **{"axes": axes, "inputs": inputs, "turned": (), "matmul": "plain", "exact": False, **says})
 
     def weight(self, axes: tuple[str, ...], shape: tuple[int, ...], inputs: int = 1, exact: bool = False) -> nnx.Param:
         """A matrix that reads the residual stream: deviation `init.weight`, or 1 / sqrt(fan in)."""
@@ -88,9 +88,9 @@ class Declare:
         return self(axes, shape, constant(1.0))
 
 
-def gathered(module: nnx.Module, dtype: jnp.dtype, move: Callable = gather) -> nnx.Module:
+def gathered(module: nnx.Module, dtype: jnp.dtype, move: Callable = gather, matmul: str = "plain") -> nnx.Module:
     """A module's parameters as a layer uses them: cast first, then moved from storage to compute sharding; by `place`
-    where there will be no gradient.
+    where there will be no gradient. `matmul`: how `project` multiplies with them (config.Execution).
 
     Matrices are cast, and before they move, so that half the bytes travel; vectors stay float32. Inside a scan over
     layers the leading axis is gone: a parameter's axes are the last ones of its name.
@@ -98,12 +98,13 @@ def gathered(module: nnx.Module, dtype: jnp.dtype, move: Callable = gather) -> n
 
     def use(parameter: nnx.Param) -> nnx.Param:
         if parameter.turned:
-            return parameter
+            return parameter.replace(matmul=matmul)
         value = parameter[...]
         axes = parameter.axes[-value.ndim :]
         if not parameter.inputs:
             return parameter.replace(place(value, *axes))
-        return parameter.replace(move(value if parameter.exact else value.astype(dtype), *axes))
+        value = value if parameter.exact else value.astype(dtype)
+        return parameter.replace(move(value, *axes), matmul="plain" if parameter.exact else matmul)
 
     return jax.tree.map(use, module, is_leaf=lambda x: isinstance(x, nnx.Param))
 
@@ -138,7 +139,12 @@ def einsum(formula: str, x: jax.Array, y: jax.Array, *axes: str | None) -> jax.A
 
 
 def project(formula: str, x: jax.Array, weight: nnx.Param, *axes: str | None) -> jax.Array:
-    """`einsum` with a weight, which may be `turned`: x's last axes are those the weight reads."""
+    """`einsum` with a weight, in the precision it asks for; it may be `turned`: x's last axes are those it reads."""
+    if weight.matmul != "plain":
+        from model import quantized  # only here: qwix, and what it imports, takes more than a second
+
+        value = weight[...].T.reshape(weight.turned) if weight.turned else weight[...]
+        return place(quantized.project(x, value, weight.inputs, weight.matmul), *axes)
     if not weight.turned:
         return einsum(formula, x, weight[...], *axes)
     kept = x.shape[: x.ndim - weight.inputs]
@@ -149,8 +155,8 @@ def project(formula: str, x: jax.Array, weight: nnx.Param, *axes: str | None) ->
 
 
 def biased(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
-    """x + bias, in x's dtype; x where there is none."""
-    return x if bias is None else x + bias[...].astype(x.dtype)
+    """x + bias, in x's dtype; x where there is none. Added in float32, so that the bias's gradient is summed in it."""
+    return x if bias is None else (x + bias[...]).astype(x.dtype)
 
 
 def precise(x: jax.Array) -> jax.Array:
@@ -167,7 +173,7 @@ class Norm(nnx.Module):
         self.bias = declare.zeros((axis,), (size,)) if config.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x.astype(jnp.float32)
+        y = precise(x)
         if self.config.kind == "layer":
             y = y - y.mean(-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.config.epsilon)
@@ -179,21 +185,25 @@ class Norm(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """The table of token vectors [V, D]; `attend` uses it a second time as the tied output projection."""
+    """The table of token vectors [V, D]; the output projection too where that is tied."""
 
     def __init__(self, vocab_size: int, width: int, declare: Declare):
         self.table = declare(("vocab", "width"), (vocab_size, width), normal(declare.init.embedding), inputs=1)
 
     def __call__(self, tokens_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """int [B, T] -> [B, T, D]."""
-        table_VD = gathered(self, dtype, place).table[...]
-        wanted = spec(("batch", "time", None), (*tokens_BT.shape, table_VD.shape[1]), "compute")
-        return table_VD.at[tokens_BT].get(out_sharding=wanted)
+        return looked_up(gathered(self, dtype, place).table, tokens_BT, dtype)
 
-    def attend(self, hidden_BTD: jax.Array) -> jax.Array:
-        """[B, T, D] -> logits [B, T, V]."""
-        table_VD = gathered(self, hidden_BTD.dtype).table[...]
-        return einsum("BTD,VD->BTV", hidden_BTD, table_VD, "batch", "time", "vocab")
+
+def looked_up(table: nnx.Param, indices_BT: jax.Array, dtype: jnp.dtype, mode: str | None = None) -> jax.Array:
+    """Rows of a gathered table [A, D]: int [B, T] -> [B, T, D] in `dtype`.
+
+    Read in float32 for the gradient's sake: a row's is a sum over all places that read it, and a sum in bfloat16 stands
+    still after 256 equal terms.
+    """
+    table_AD = precise(table[...])
+    wanted = spec(("batch", "time", None), (*indices_BT.shape, table_AD.shape[1]), "compute")
+    return table_AD.at[indices_BT].get(out_sharding=wanted, mode=mode).astype(dtype)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
@@ -201,4 +211,4 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     if rate == 0 or key is None:
         return x
     keep = jax.random.bernoulli(key, 1 - rate, x.shape, out_sharding=jax.typeof(x).sharding)
-    return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+    return jnp.where(keep, precise(x) / (1 - rate), 0).astype(x.dtype)  # 0.9 in bfloat16 is 0.8984

@@ -71,7 +71,7 @@ def pipelined(repeat: Repeat, stream: Stream, reading: Reading, stacked, keys, e
 
         def tick(handed, time):
             mine = time - number
-            place, real = jnp.clip(mine, 0, parts - 1), (0 <= mine) & (mine < parts)
+            place, real = jnp.clip(mine, 0, parts - 1), (mine >= 0) & (mine < parts)
             reading = padded_unless(real, jax.tree.map(lambda x: x[place], readings))
             begun = jax.tree.map(lambda x: x[place], streams)
             stream = jax.tree.map(lambda new, old: jnp.where(number == 0, new, old), begun, handed)
@@ -94,15 +94,23 @@ def stages() -> int:
 
 
 def microbatches(rows: int, execution: c.Execution) -> int:
-    """Into how many a pipeline cuts `rows` rows. Raises ShardingError where they do not divide."""
+    """Into how many a pipeline cuts `rows` rows; 1 where there is none. Raises ShardingError where they do not
+    divide."""
     asked, mine = execution.stage_microbatches, rows // shards("batch")
+    if stages() == 1:
+        return 1
     if asked and mine % asked:
         fits = [n for n in range(1, mine + 1) if mine % n == 0]
         raise ShardingError(
-            f"execution.stage_microbatches={asked} does not divide the {mine} rows of a microbatch on each of "
-            f"{shards('batch')} shards; those that do: {', '.join(map(str, fits))}"
+            f"execution.stage_microbatches={asked} does not divide the {mine} rows on each of {shards('batch')} "
+            f"shards; those that do: {', '.join(map(str, fits))}"
         )
     return asked or max(n for n in range(1, min(4 * stages(), mine) + 1) if mine % n == 0)
+
+
+def rows_together(execution: c.Execution) -> int:
+    """Rows come in multiples of this many."""
+    return shards("batch") * (execution.stage_microbatches or 1 if stages() > 1 else 1)
 
 
 def bubble(parts: int, count: int) -> float:

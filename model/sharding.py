@@ -116,13 +116,23 @@ def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], table: str) -> Pa
             raise ShardingError(f"{axes}: mesh axis {taken.pop()} is claimed twice; one array, one use of a mesh axis")
         over = math.prod(sizes[m] for m in claimed)
         if size % over:
-            low, high = size - size % over, size + over - size % over
             raise ShardingError(
                 f"{axis} of size {size} does not divide over mesh {' x '.join(f'{m}={sizes[m]}' for m in claimed)}; "
-                f"the nearest that work are {f'{low} and ' if low else ''}{high}"
+                f"{nearest(size, over)}, or {' x '.join(claimed)} of {divisor(size, over)}"
             )
         parts.append(claimed or None)
     return PartitionSpec(*parts)
+
+
+def nearest(size: int, over: int) -> str:
+    """The sizes next to this one that divide."""
+    low = size - size % over
+    return f"the nearest that work are {low} and {low + over}" if low else f"the nearest that works is {over}"
+
+
+def divisor(size: int, over: int) -> int:
+    """The largest divisor of `size` below `over`."""
+    return max(d for d in range(1, min(size, over) + 1) if size % d == 0)
 
 
 def place(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -157,15 +167,21 @@ def gather(parameter: jax.Array, *axes: str | None) -> jax.Array:
     return parameter
 
 
+def check_parts(name: str, size: int, parts: int) -> None:
+    """Raises ShardingError where no device can cut its piece of a logical axis into so many."""
+    over = shards(name) * parts
+    if size % over:
+        raise ShardingError(
+            f"{name} of size {size} does not divide into {parts} parts on each of {shards(name)} shards; "
+            f"{nearest(size, over)}, or {divisor(size // shards(name), parts)} parts"
+        )
+
+
 def split(x: jax.Array, axis: int, parts: int, name: str) -> jax.Array:
     """[…, A, …] -> [parts, …, A / parts, …]: every device cuts its own piece of the logical axis `name`, so nothing
     moves. Raises ShardingError."""
+    check_parts(name, x.shape[axis], parts)
     count = shards(name)
-    if x.shape[axis] % (count * parts):
-        raise ShardingError(
-            f"{name} of size {x.shape[axis]} does not divide into {parts} parts on each of {count} shards; "
-            f"multiples of {count * parts} do"
-        )
     size, lies = x.shape[axis] // (count * parts), lying(x)
     shape = (*x.shape[:axis], count, parts, size, *x.shape[axis + 1 :])
     apart = reshaped(x, shape, (*lies[: axis + 1], None, None, *lies[axis + 1 :]))
@@ -206,10 +222,9 @@ def time_order(length: int) -> np.ndarray:
     if count == 1:
         return np.arange(length)
     if length % (2 * count):
-        low, high = length - length % (2 * count), length + 2 * count - length % (2 * count)
         raise ShardingError(
-            f"time of size {length} does not divide over 2 x mesh context={count}; the nearest that work are "
-            f"{f'{low} and ' if low else ''}{high}"
+            f"time of size {length} does not divide over 2 x mesh context={count} (two pieces a device); "
+            f"{nearest(length, 2 * count)}"
         )
     return np.arange(length).reshape(2 * count, -1)[pieces(count)].reshape(-1)
 
@@ -236,10 +251,11 @@ def before(x_BTD: jax.Array, first_B1D: jax.Array | None) -> jax.Array:
 
 
 def folded(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-    """The same devices as a mesh for writing, token by token: nothing but heads, features and vocabulary is split
-    over `tensor`, rows over all the rest."""
-    sizes = {axis: 1 for axis in MESH_AXES} | {"tensor": mesh.shape["tensor"]}
-    sizes["replica"] = mesh.size // sizes["tensor"]
+    """The same devices as a mesh for writing, token by token, where time, experts and stages are not split: their
+    devices take rows as those of `data` and `replica` do, and hold what they held of everything but layers."""
+    at, sizes = mesh.shape, dict.fromkeys(MESH_AXES, 1)
+    sizes |= {"replica": at["replica"] * at["stage"], "data": at["data"] * at["context"] * at["expert"]}
+    sizes["tensor"] = at["tensor"]
     return jax.sharding.Mesh(mesh.devices.reshape(tuple(sizes.values())), MESH_AXES, axis_types=mesh.axis_types)
 
 

@@ -6,6 +6,7 @@ Which program computes attention is model/kernels' choice, in which order layers
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +18,12 @@ from model import config as c
 from model import kernels, schedule
 from model.attention import Attention
 from model.cache import Cache, KeyValues, LayerCache
-from model.layers import Declare, Embedding, Norm, dropout, gathered, project, turned
+from model.layers import Declare, Embedding, Norm, dropout, gathered, precise, project, turned
 from model.mlp import MLP
 from model.moe import MoE
 from model.positions import LearnedPositions, rotation, sinusoids
 from model.reading import Reading, Stream
-from model.sharding import before, place, time_order
+from model.sharding import before, gather, place, spec, time_order
 
 FEED_FORWARDS = {c.MLP: MLP, c.MoE: MoE}  # what a block's config asks for -> what it is built of
 
@@ -71,8 +72,7 @@ class Block(nnx.Module):
         if not features:
             return x_BTD, None
         remembered = None if before_B1D is None else memory.last(x_BTD, before_B1D, reading.count_B)
-        first_B1D = jnp.zeros_like(x_BTD[:, 0])[:, None] if before_B1D is None else before_B1D.astype(x_BTD.dtype)
-        previous_BTD = before(x_BTD, first_B1D)
+        previous_BTD = before(x_BTD, before_B1D)
         previous_BTD = jnp.where(reading.starts_document(), 0, previous_BTD)
         mixed_BTD = jnp.concatenate([previous_BTD[..., :features], x_BTD[..., features:]], axis=-1)
         return mixed_BTD, remembered
@@ -96,7 +96,8 @@ class Stack(nnx.Module):
         def repeat(stream, reading, blocks, key):
             for index, block in enumerate(blocks):
                 layer_key = None if key is None else jax.random.fold_in(key, index)
-                stream, _ = gathered(block, dtype)(stream, reading.in_layer(layer_key))
+                block = gathered(block, dtype, matmul=execution.matmul)
+                stream, _ = block(stream, reading.in_layer(layer_key))
             return stream
 
         keys = None if key is None else jax.random.split(key, self.config.repeats)
@@ -141,14 +142,21 @@ class Transformer(nnx.Module):
             stream = stack(stream, reading, stack_key, self.execution)
         return stream._replace(x_BTD=self.finished(stream.x_BTD))
 
-    def logits(self, hidden_BTD):
+    def logits(self, hidden_BTD, move: Callable = gather):
         """[B, T, D] -> logits [B, T, V]."""
-        if self.output is None:
-            logits = self.embedding.attend(hidden_BTD)
-        else:
-            weight_DV = gathered(self.output, hidden_BTD.dtype)
-            logits = project("BTD,DV->BTV", hidden_BTD, weight_DV, "batch", "time", "vocab")
-        return logits * self.config.logit_scale
+        return self.projection(hidden_BTD.dtype, move)(hidden_BTD)
+
+    def projection(self, dtype: jnp.dtype, move: Callable = gather) -> Callable:
+        """`logits` as a function whose weight was gathered once, for several calls: its gradients add up in float32."""
+        formula = "BTD,VD->BTV" if self.output is None else "BTD,DV->BTV"
+        weight = gathered(self.embedding.table if self.output is None else self.output, dtype, move)
+        exact = weight.replace(precise(weight[...]))
+
+        def logits(hidden_BTD):
+            weight = exact.replace(exact[...].astype(dtype))
+            return project(formula, hidden_BTD, weight, "batch", "time", "vocab") * self.config.logit_scale
+
+        return logits
 
     def __call__(self, tokens_BT, cache: Cache, count_B=None):
         """The decoder's contract: logits [B, T, V] of each token's successor, and the cache with the tokens in it.
@@ -164,10 +172,10 @@ class Transformer(nnx.Module):
         for stack in self.stacks:
             for repeat in range(stack.config.repeats):
                 for position in range(len(stack.pattern)):
-                    block = gathered(stack.layer(repeat, position), dtype, place)
+                    block = gathered(stack.layer(repeat, position), dtype, place, self.execution.matmul)
                     stream, layer = block(stream, reading, cache.layers[len(layers)])
                     layers.append(layer)
-        return self.logits(self.finished(stream.x_BTD)), Cache(start_B + counted_B, tuple(layers))
+        return self.logits(self.finished(stream.x_BTD), place), Cache(start_B + counted_B, tuple(layers))
 
     def cache(self, rows: int, slots: int) -> Cache:
         """An empty memory for `rows` sequences of at most `slots` tokens."""
@@ -207,6 +215,16 @@ class Transformer(nnx.Module):
 
     def finished(self, x_BTD):
         return x_BTD if self.final_norm is None else gathered(self.final_norm, x_BTD.dtype)(x_BTD)
+
+    def stored(self) -> Transformer:
+        """The same model, its parameters moved to where the current mesh keeps them at rest."""
+        mesh = jax.sharding.get_mesh()
+
+        def move(x: nnx.Param) -> nnx.Param:
+            home = spec(x.axes, x[...].shape, "storage")
+            return x.replace(jax.device_put(x[...], jax.sharding.NamedSharding(mesh, home)))
+
+        return jax.tree.map(move, self, is_leaf=lambda x: isinstance(x, nnx.Param))
 
     def unstacked(self) -> Transformer:
         """The same function with every layer's parameters in arrays of their own. Axis L stays, of size 1."""

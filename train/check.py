@@ -118,7 +118,3 @@ def check_mesh(e: Experiment) -> None:
     for field in fields_of(c.Mesh):
         size = getattr(e.mesh, field.name)
         want(f"mesh.{field.name}", size, size >= 0, "at least 1, or 0 for the rest")
-    for axis in ("stage", "expert"):
-        want(f"mesh.{axis}", at(e, f"mesh.{axis}"), at(e, f"mesh.{axis}") == 1, "1: no part of this model is split so")
-    shifted = any(block.token_shift for block in blocks(e.model))
-    want("mesh.context", e.mesh.context, e.mesh.context == 1 or not shifted, "1 where a block has a token_shift")

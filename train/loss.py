@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from data.rows import Rows
+from model.layers import precise
 from model.sharding import joined, split
 from model.transformer import Transformer
 
@@ -25,7 +26,7 @@ def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Arra
 
     Written as a sum over the vocabulary, so that logits may be split along it.
     """
-    logits_BTV = logits_BTV.astype(jnp.float32)
+    logits_BTV = precise(logits_BTV)
     chosen = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
     total_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
     return total_BT - jnp.where(chosen, logits_BTV, 0).sum(-1), total_BT

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from data.pipeline import Pipeline
 from model import schedule
-from model.sharding import make_mesh, spec, time_order
+from model.sharding import check_parts, make_mesh, spec, time_order
 from train import fields, state, step
 from train.config import Experiment
 from train.events import Event
@@ -65,11 +65,18 @@ class Run:
         """Raises ShardingError where parameters or rows do not divide over the mesh."""
         e = self.experiment
         self.abstract_state()
-        rows = e.batch_size // e.microbatches
         with jax.set_mesh(self.mesh):
-            spec(ROW_AXES, (rows, e.data.length), "compute")
+            spec(ROW_AXES, (e.batch_size // e.microbatches, e.data.length), "compute")
             time_order(e.data.length)
-            schedule.microbatches(rows, e.execution)
+            check_parts("time", e.data.length, e.execution.loss_chunks)
+        self.pipelined  # noqa: B018 (it raises)
+
+    @property
+    def pipelined(self) -> int:
+        """Into how many microbatches a pipeline cuts the rows of a gradient; 1 where there is none."""
+        e = self.experiment
+        with jax.set_mesh(self.mesh):
+            return schedule.microbatches(e.batch_size // e.microbatches, e.execution)
 
     def create_state(self) -> state.State:
         with jax.set_mesh(self.mesh):

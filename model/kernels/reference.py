@@ -34,15 +34,19 @@ def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, 
     """softmax(query . key * scale) . value over visible keys; softmax in float32 (Vaswani et al. 2017, eq. 1)."""
     # One sequence axis must be whole where every query looks for its keys.
     key_BKSH, value_BKSH = (place(x, "batch", "kv_heads", None, None) for x in (key_BKSH, value_BKSH))
-    heads, (_, kv_heads, slots, _) = query_BNTH.shape[1], key_BKSH.shape
-    mask = visible.mask(slots)
+    return seeing(query_BNTH, key_BKSH, value_BKSH, visible.mask(key_BKSH.shape[2]), scale, drop)
+
+
+def seeing(query_BNTH, key_BKSH, value_BKSH, mask_B1TS, scale: float, drop=(0.0, None)) -> jax.Array:
+    """`attention` to the keys that a mask shows, keys and values whole on every device."""
+    heads, kv_heads = query_BNTH.shape[1], key_BKSH.shape[1]
     if kv_heads == heads:
         scores = einsum("BNTH,BNSH->BNTS", query_BNTH, key_BKSH, "batch", "heads", "time", None)
-        weights = dropout(probabilities(scores, mask, scale), *drop).astype(value_BKSH.dtype)
+        weights = dropout(probabilities(scores, mask_B1TS, scale), *drop).astype(value_BKSH.dtype)
         return einsum("BNTS,BNSH->BNTH", weights, value_BKSH, "batch", "heads", "time", None)
     query_BKGTH = grouped(query_BNTH, kv_heads)
     scores = einsum("BKGTH,BKSH->BKGTS", query_BKGTH, key_BKSH, "batch", "kv_heads", None, "time", None)
-    weights = dropout(probabilities(scores, mask[:, None], scale), *drop).astype(value_BKSH.dtype)
+    weights = dropout(probabilities(scores, mask_B1TS[:, None], scale), *drop).astype(value_BKSH.dtype)
     context = einsum("BKGTS,BKSH->BKGTH", weights, value_BKSH, "batch", "kv_heads", None, "time", None)
     return merged(context, query_BNTH.shape)
 

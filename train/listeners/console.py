@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
+from model import schedule
 from train.events import Ended, Evaluated, Event, Measured, Sampled, Saved, Started
 from train.run import Run
 
@@ -56,7 +57,8 @@ class ConsoleLines:
             return
         self.say(
             f"{run.experiment.name}: steps {step} to {run.experiment.steps} on {devices.size} "
-            f"{devices.flat[0].device_kind} device{'s' if devices.size > 1 else ''}, into {escape(str(run.folder))}"
+            f"{devices.flat[0].device_kind} device{'s' if devices.size > 1 else ''}{meshed(run)}, "
+            f"into {escape(str(run.folder))}"
         )
         self.printed = 0.0  # the first loss is shown at once
         if self.console.is_terminal:
@@ -90,6 +92,18 @@ class ConsoleLines:
 
     def say(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)
+
+
+def meshed(run: Run) -> str:
+    """The mesh, and what a pipeline's stages wait for each other; nothing where only rows are split."""
+    axes = {axis: size for axis, size in run.mesh.shape.items() if size > 1}
+    if not axes.keys() - {"replica", "data"}:
+        return ""
+    text = " x ".join(f"{axis}={size}" for axis, size in axes.items())
+    if "stage" in axes:
+        waits = schedule.bubble(run.pipelined, axes["stage"])
+        text += f"; {run.pipelined} microbatches in the pipeline, bubble {waits:.0%}"
+    return f" ({text})"
 
 
 def clock(seconds: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from data.windows import score_rows
-from model.sharding import shards
+from model.schedule import rows_together
 from train.evaluate import score, scores
 from train.events import Evaluated, Event, Paused
 from train.run import Run
@@ -16,7 +16,8 @@ def evaluation(run: Run, event: Event) -> None:
     if event.step % e.evaluation.every and event.step < e.steps:
         return
     store, length = run.data.validation, e.data.length
-    rows = -(-e.evaluation.rows // shards("batch")) * shards("batch")
+    least = rows_together(e.execution)
+    rows = -(-e.evaluation.rows // least) * least
     batches = score_rows(store.tokens, length, length, rows, store.offsets)
     found = scores(*score(run.state.best, batches), store.manifest["bytes"])
     values = {f"eval/{name}": found[name] for name in ("loss", "perplexity", "bits_per_byte")}

@@ -1,0 +1,38 @@
+"""A kernel that knows no mesh, on each device's part of the rows: what shard_map needs, from the names of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+from jax.sharding import PartitionSpec
+
+from model.sharding import place, spec
+
+QUERY = ("batch", "heads", "time", None)
+KEY = ("batch", "kv_heads", "time", None)
+SUMS = ("batch", "heads", "time")  # one number a query and head
+SEGMENTS = ("batch", "time")
+
+Axes = tuple[str | None, ...]
+
+
+def on_each_device(function: Callable, axes: tuple[Axes, ...], made: Axes | tuple[Axes, ...], *given):
+    """function(*given) on every device's part of the arrays; `axes` and `made`: the logical axes of what goes in and
+    comes out. An array may be None. Over all mesh axes but those that a caller has taken in hand itself (a pipeline's
+    stages)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function(*given)
+    there = [(names, x) for names, x in zip(axes, given, strict=True) if x is not None]
+    lengths = {name: size for names, x in there for name, size in zip(names, x.shape, strict=True)}
+
+    def split(names: Axes) -> PartitionSpec:
+        return spec(names, tuple(lengths[name] for name in names), "compute")
+
+    placed = [None if x is None else place(x, *names) for names, x in zip(axes, given, strict=True)]
+    taken = tuple(None if x is None else split(names) for names, x in zip(axes, given, strict=True))
+    out = tuple(map(split, made)) if isinstance(made[0], tuple) else split(made)
+    local = jax.shard_map(function, in_specs=taken, out_specs=out, axis_names=set(mesh.explicit_axes), check_vma=False)
+    # Without check_vma the result would count as the same in every stage, and its gradient be refused.
+    return jax.tree.map(lambda x: jax.lax.pcast(x, tuple(mesh.manual_axes), to="varying"), local(*placed))

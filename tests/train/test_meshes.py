@@ -1,0 +1,81 @@
+"""The matrix: ten steps on meshes of eight devices, against one device. Dense and mixture of experts, packed rows."""
+
+import functools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from model import config as c
+from model.sharding import make_mesh
+from train import config, feed, optimizer, state, step
+
+pytestmark = [
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(len(jax.devices()) != 8, reason="needs eight devices: unset XLA_FLAGS for tests/conftest.py"),
+]
+STEPS, ROWS, LAYERS = 10, 16, 4
+EXPERTS = c.MoE(8, 2, 16, shared=16, balance_loss=0.01, router_z_loss=0.001, balance_rate=0.01)
+BLOCKS = {"dense": tiny.BLOCK, "moe": replace(tiny.BLOCK, feed_forward=EXPERTS)}
+MESHES = [
+    {"replica": 8}, {"data": 8}, {"tensor": 2, "data": 4}, {"context": 8}, {"stage": 4, "data": 2},
+    {"replica": 2, "data": 2, "tensor": 2}, {"context": 2, "tensor": 2, "data": 2}, {"stage": 2, "context": 2, "tensor": 2},
+    {"expert": 8}, {"expert": 2, "data": 2, "tensor": 2}, {"expert": 4, "context": 2}, {"stage": 2, "expert": 2, "data": 2},
+    {"replica": 2, "expert": 2, "context": 2}, {"replica": 2, "stage": 2, "expert": 2},
+]  # fmt: skip
+
+
+def experiment(kind: str, **execution) -> config.Experiment:
+    made = tiny.experiment(BLOCKS[kind], LAYERS, batch_size=ROWS, optimizer=config.Optimizer(1e-3), z_loss=1e-3)
+    return replace(made, execution=replace(made.execution, dtype="float64", **execution))
+
+
+def trained(made: config.Experiment, seed: int = 0) -> dict:
+    """Losses, gradients of ten steps and the weights they lead to, in float64 on the current mesh."""
+    rows = tiny.rows(STEPS, batch=ROWS, seed=seed)
+    if not jax.sharding.get_abstract_mesh().empty:
+        source = lambda step, start, stop: jax.tree.map(lambda x: x[step, 0, start:stop], made_rows)  # noqa: E731
+        made_rows, rows = rows, None
+        rows = feed.training_rows(source, 0, STEPS, 1, ROWS, tiny.LENGTH)
+    transform = optimizer.make(made.optimizer, made.steps)
+
+    def one(now, rows):
+        value, gradient = step.gradients(made, now, rows, None)
+        updates, memory = transform.update(gradient, now.optimizer, now.model)
+        model = optax.apply_updates(now.model, updates)
+        return state.State(now.step + 1, model, memory, None), (value, gradient)
+
+    begun = jax.jit(lambda: jax.tree.map(wide, state.create(made)))()
+    end, (losses, gradients) = jax.jit(lambda begun, rows: jax.lax.scan(one, begun, rows))(begun, rows)
+    return jax.tree.map(np.asarray, {"losses": losses, "gradients": gradients, "weights": end.model})
+
+
+def wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+@functools.cache
+def alone(kind: str) -> dict:
+    return trained(experiment(kind))
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: " ".join(f"{k}={v}" for k, v in sizes.items()))
+def test_ten_steps_on_any_mesh_are_those_of_one_device(sizes, kind):
+    expected = alone(kind)
+    with jax.set_mesh(make_mesh(sizes)):
+        found = trained(experiment(kind))
+    far = {name: tiny.distance(found[name], expected[name]) for name in expected}
+    print(sizes, kind, far)
+    assert np.ptp(expected["losses"]) > 1e-3
+    assert max(far.values()) < 1e-5, far
