@@ -145,7 +145,8 @@ def summed_experts(x_MD, chosen_MK, weight_MK, matrices, first, activation: str)
     """[M, D] -> [M, D]: what experts `first`, first + 1, … (as many as the matrices hold) add for those who chose them.
 
     Every choice of a token is a row, R = M K; rows are sorted by expert and multiplied group by group. Those of other
-    shards come last, in no group: what a grouped product leaves there is undefined, forward and backward.
+    shards come last, in no group: what a grouped product leaves there is undefined, forward and backward. Rows are
+    weighted before `down`: so its result is not needed again for the gradient of the weights.
     """
     count, active = len(matrices["up"]), chosen_MK.shape[1]
     expert_R = chosen_MK.reshape(-1) - first
@@ -154,17 +155,18 @@ def summed_experts(x_MD, chosen_MK, weight_MK, matrices, first, activation: str)
     back_R = jnp.argsort(order_R)
     mine_R1 = (expert_R[order_R] < count)[:, None]
     sizes_E = (expert_R[:, None] == jnp.arange(count)).sum(0, dtype=jnp.int32)
-    rows_RD = permuted(jnp.repeat(x_MD, active, axis=0), order_R, back_R)
-    rows_RD = jnp.where(mine_R1, rows_RD, 0)
+    rows_RD = jnp.where(mine_R1, permuted(jnp.repeat(x_MD, active, axis=0), order_R, back_R), 0)
+    weight_R1 = jnp.where(mine_R1, permuted(weight_MK.reshape(-1, 1), order_R, back_R), 0)
     up_RF = checkpoint_name(jax.lax.ragged_dot(rows_RD, matrices["up"], sizes_E), "up")
     if "gate" in matrices:
         gate_RF = checkpoint_name(jax.lax.ragged_dot(rows_RD, matrices["gate"], sizes_E), "gate")
         hidden_RF = ACTIVATIONS[activation](gate_RF) * up_RF
     else:
         hidden_RF = ACTIVATIONS[activation](up_RF)
+    hidden_RF = (hidden_RF * weight_R1).astype(x_MD.dtype)
     out_RD = jnp.where(mine_R1, jax.lax.ragged_dot(hidden_RF, matrices["down"], sizes_E), 0)
     out_MKD = permuted(out_RD, back_R, order_R).reshape(*chosen_MK.shape, -1)
-    return (out_MKD * weight_MK[..., None]).sum(1).astype(x_MD.dtype)
+    return precise(out_MKD).sum(1).astype(x_MD.dtype)
 
 
 @jax.custom_vjp

@@ -4,6 +4,7 @@ In float64 throughout: in float32 a rounding may send a token to another expert.
 """
 
 import functools
+import importlib
 from dataclasses import replace
 
 import jax
@@ -20,6 +21,7 @@ from model.mlp import ACTIVATIONS
 from model.moe import MoE
 from model.reading import Reading
 from model.sharding import ShardingError, make_mesh, place, spec
+from model.transformer import Transformer
 
 pytestmark = pytest.mark.timeout(120)
 WIDTH, ROWS, LENGTH = 16, 8, 8
@@ -307,3 +309,64 @@ def test_the_biass_gradient_is_each_experts_excess_of_load():
     load = np.array([(chosen == expert).sum() for expert in range(ALL_ON.experts)])
     found = jax.grad(lambda module: (applied(module, x, segments)[1] * tokens_B).sum())(module)
     np.testing.assert_allclose(found.bias[...] * ALL_ON.active, load - load.mean(), atol=1e-10)
+
+
+# Hugging Face
+
+
+def huggingface(name: str, module: MoE, x_BTD) -> np.ndarray:
+    """What transformers' block of that family makes of x with our weights. Its softmax is in float32."""
+    torch = pytest.importorskip("torch", reason="parity needs torch: pip install torch==2.13.0 transformers")
+    transformers = pytest.importorskip("transformers", reason="parity needs transformers: pip install transformers")
+    config, weights = module.config, weights_of(module)
+    sizes = {"hidden_size": WIDTH, "num_experts_per_tok": config.active}
+    if name == "Mixtral":
+        sizes |= {"intermediate_size": config.width, "num_local_experts": config.experts}
+    else:
+        sizes |= {"moe_intermediate_size": config.width, "num_experts": config.experts}
+        sizes |= {"norm_topk_prob": config.normalised}
+    made = getattr(transformers, f"{name}Config")(**sizes)
+    made._experts_implementation = "eager"  # their plain loop
+    folder = {"Mixtral": "mixtral", "Qwen3Moe": "qwen3_moe"}[name]
+    family = importlib.import_module(f"transformers.models.{folder}.modeling_{folder}")
+    block = getattr(family, f"{name}SparseMoeBlock")(made).double().eval()
+    joined = np.concatenate([weights["gate"], weights["up"]], axis=-1).swapaxes(1, 2)
+    given = {"gate.weight": weights["router"].T, "experts.gate_up_proj": joined}
+    given |= {"experts.down_proj": weights["down"].swapaxes(1, 2)}
+    block.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in given.items()})
+    with torch.no_grad():
+        return block(torch.from_numpy(x_BTD)).numpy()
+
+
+@pytest.mark.parametrize(
+    "name, config",
+    [("Mixtral", MIXED), ("Qwen3Moe", MIXED), ("Qwen3Moe", replace(MIXED, active=3, normalised=False))],
+    ids=["Mixtral", "Qwen3", "Qwen3, not normalised"],
+)
+def test_it_is_transformers_block(name, config):
+    module, x = built(config), given()
+    np.testing.assert_allclose(applied(module, x)[0], huggingface(name, module, x), rtol=1e-5, atol=1e-5)
+
+
+# Inside a Transformer
+
+
+BLOCK = c.Block(c.Attention(4, 2, 4, rope=c.Rope()), replace(ALL_ON, score="softmax"))
+
+
+def products(remat: str) -> int:
+    """Grouped products in the traced program of a layer's loss and gradients."""
+    config = c.Model(32, WIDTH, LENGTH, (c.Stack((BLOCK,), 2),))
+    tokens_BT = np.zeros((ROWS, LENGTH), np.int32)
+
+    def loss(model):
+        stream = model.stream(tokens_BT)
+        return stream.x_BTD.sum() + stream.penalty_B.sum()
+
+    model = jax.eval_shape(lambda: Transformer(config, jax.random.key(0), c.Execution(remat=remat)))
+    return str(jax.make_jaxpr(jax.grad(loss))(model)).count("ragged_dot_general[")
+
+
+def test_recomputation_keeps_the_products_it_names():
+    """Three forward, twice as many backward; `full` computes gate and up again, `minimal` nothing."""
+    assert [products(remat) for remat in ("none", "minimal", "full")] == [9, 9, 11]

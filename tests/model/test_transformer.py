@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(120)
 VOCAB, WIDTH, CONTEXT = 31, 16, 24
 ATTENTION = c.Attention(4, 2, 4, rope=c.Rope(), bias=True, output_bias=True)
 BLOCK = c.Block(ATTENTION, c.MLP(24, "gelu", bias=True))
+MIXTURE = c.MoE(4, 2, 12, shared=8, balance_rate=0.1)
 PLACEMENTS = ("pre", "post_residual", "post_branch", "sandwich")
 INIT = c.Init(embedding=1.0, residual=0.3)
 
@@ -49,8 +50,10 @@ def logits(model, tokens_BT, segments_BT=None, positions_BT=None, key=None):
 @jax.jit
 @jax.value_and_grad
 def loss_and_gradients(model, tokens_BT, key=None):
-    log_probability = jax.nn.log_softmax(model.logits(model.hidden(tokens_BT, key=key)))
-    return -jnp.take_along_axis(log_probability[:, :-1], tokens_BT[:, 1:, None], axis=-1).mean()
+    stream = model.stream(tokens_BT, key=key)
+    log_probability = jax.nn.log_softmax(model.logits(stream.x_BTD))
+    loss = -jnp.take_along_axis(log_probability[:, :-1], tokens_BT[:, 1:, None], axis=-1).mean()
+    return loss + stream.penalty_B.mean()
 
 
 # One block written out in NumPy, float64, one document, one row at a time.
@@ -141,6 +144,7 @@ FEATURES = {
     "query_key_norm": small(replace(BLOCK, mixer=replace(ATTENTION, query_key_norm=c.Norm()))),
     "one key-value head": small(replace(BLOCK, mixer=replace(ATTENTION, kv_heads=1))),
     "as many key-value heads": small(replace(BLOCK, mixer=replace(ATTENTION, kv_heads=4))),
+    "mixture of experts": small(replace(BLOCK, feed_forward=MIXTURE)),
     "two kinds of block": c.Model(
         VOCAB, WIDTH, CONTEXT, (c.Stack((BLOCK, replace(BLOCK, token_shift=0.25)), 2), c.Stack((BLOCK,), 1)), init=INIT
     ),
@@ -177,7 +181,7 @@ def test_every_kernel_computes_what_the_reference_does(kernel):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-LAID_OUT = ["two kinds of block", "gated, untied, normed and scaled", "one key-value head"]
+LAID_OUT = ["mixture of experts", "two kinds of block", "gated, untied, normed and scaled", "one key-value head"]
 
 
 @pytest.mark.parametrize("name, turned", [*((name, None) for name in FEATURES), *((name, True) for name in LAID_OUT)])
@@ -200,7 +204,7 @@ def test_reading_in_ragged_chunks_through_the_cache_gives_the_same_logits(name, 
     assert cache.length_B.tolist() == lengths.tolist()
 
 
-@pytest.mark.parametrize("name", ["two kinds of block", "learned"])
+@pytest.mark.parametrize("name", ["two kinds of block", "learned", "mixture of experts"])
 def test_scanned_and_unrolled_are_one_function_of_one_tree(name):
     scanned, unrolled = built(FEATURES[name]), built(FEATURES[name], layers="unroll")
     one, other = ([path for path, _ in jax.tree_util.tree_leaves_with_path(model)] for model in (scanned, unrolled))
@@ -307,6 +311,10 @@ CHANGES = {
         "output_bias": False, "dropout": 0.2, "score_scale": 1.0,
     },
     c.MLP: {"width": 25, "activation": "relu", "gated": True, "bias": True},
+    c.MoE: {
+        "experts": 5, "active": 1, "width": 13, "activation": "relu", "gated": False, "score": "sigmoid",
+        "normalised": False, "scale": 2.0, "shared": 4, "balance_loss": 0.1, "router_z_loss": 0.1, "balance_rate": 0.0,
+    },
     c.Norm: {"kind": "rms", "epsilon": 1e-3, "scale": False, "bias": True},
     c.Rope: {"base": 500.0},
     c.Learned: {},
@@ -334,7 +342,7 @@ def with_part(part) -> tuple[c.Model, c.Execution]:
             block = replace(block, mixer=replace(attention, rope=part))
         case c.Attention():
             block = replace(block, mixer=part)
-        case c.MLP():
+        case c.MLP() | c.MoE():
             block = replace(block, feed_forward=part)
         case c.Norm():
             block = replace(block, norm=part)
@@ -355,7 +363,7 @@ def lowered(part) -> str:
 
 def base_of(kind):
     parts = (BASE, BASE.layers[0], EVERY, EVERY.mixer, EVERY.mixer.rope, EVERY.feed_forward, EVERY.norm, BASE.init)
-    return next(part for part in (*parts, c.Execution()) if type(part) is kind)
+    return next(part for part in (*parts, MIXTURE, c.Execution()) if type(part) is kind)
 
 
 def test_every_field_of_every_config_is_covered():
