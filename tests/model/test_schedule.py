@@ -1,0 +1,116 @@
+"""The order of layers: stages of a pipeline, what the backward pass keeps, and refusals."""
+
+import math
+import re
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model import config as c
+from model import schedule
+from model.sharding import ShardingError, make_mesh
+from model.transformer import Transformer
+
+pytestmark = pytest.mark.timeout(200)
+ROWS, LENGTH, WIDTH, FEATURES = 8, 16, 32, 48
+MODEL = c.Model(
+    64, WIDTH, LENGTH, (c.Stack((c.Block(c.Attention(4, 2, 8, rope=c.Rope()), c.MLP(FEATURES, gated=True)),), 4),),
+    init=c.Init(residual=0.3),
+)  # fmt: skip
+HEADS, KEYS = ROWS * LENGTH * 4 * 8, ROWS * LENGTH * 2 * 8
+SIZES = {"query": HEADS, "key": KEYS, "value": KEYS, "context": HEADS, "middle": ROWS * LENGTH * WIDTH}
+SIZES |= {"gate": ROWS * LENGTH * FEATURES, "up": ROWS * LENGTH * FEATURES}
+ATTENTION = {"query", "key", "value", "context", "middle"}
+
+
+def tokens() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 64, (ROWS, LENGTH)).astype(np.int32)
+
+
+def differentiated(execution: c.Execution, config: c.Model = MODEL):
+    """(model, loss, gradients) of the sum of squared hidden states."""
+    model = jax.jit(lambda: Transformer(config, jax.random.key(0), execution))()
+    run = jax.jit(jax.value_and_grad(lambda model, x: jnp.square(model.hidden(x)[..., ::2]).mean()))
+    return model, *run(model, tokens())
+
+
+def kept(remat: str) -> list[tuple[int, str]]:
+    """(elements a layer, memory) of every stacked array that the forward scan hands to the backward one."""
+    execution = c.Execution(remat=remat)
+    model = jax.eval_shape(lambda: Transformer(MODEL, jax.random.key(0), execution))
+    _, backward = jax.eval_shape(lambda model: jax.vjp(lambda model: model.hidden(jnp.asarray(tokens())), model), model)
+    weights = {x.shape for x in jax.tree.leaves(model)}
+    saved = [x for x in jax.tree.leaves(backward) if x.shape[:2] == (4, ROWS) and x.shape not in weights]
+    return sorted((x.size // 4) for x in saved)
+
+
+@pytest.mark.parametrize(
+    "remat, names", [("minimal", SIZES.keys()), ("save_qkv", ATTENTION), ("full", set())], ids=lambda x: str(x)[:9]
+)
+def test_a_remat_policy_keeps_what_it_names_and_each_layers_input(remat, names):
+    layer_input = ROWS * LENGTH * WIDTH
+    assert kept(remat) == sorted([layer_input, *(SIZES[name] for name in names)])
+    assert len(kept("none")) > len(kept("minimal"))
+
+
+def test_offload_keeps_in_the_hosts_memory_what_save_qkv_keeps():
+    execution = c.Execution(remat="offload")
+    model = jax.eval_shape(lambda: Transformer(MODEL, jax.random.key(0), execution))
+    program = str(jax.make_jaxpr(jax.grad(lambda model, x: model.hidden(x).sum()))(model, tokens()))
+    moved = re.findall(r"f32<host>\[([0-9,]+)\] = device_put", program)
+    assert sorted(math.prod(map(int, shape.split(","))) for shape in moved) == sorted(SIZES[name] for name in ATTENTION)
+
+
+@pytest.mark.parametrize("remat", ["minimal", "save_qkv", "full", "offload"])
+def test_every_policy_computes_the_same(remat):
+    _, *expected = differentiated(c.Execution())
+    _, *found = differentiated(c.Execution(remat=remat))
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("layers", ["scan", "unroll"])
+def test_four_stages_compute_what_one_device_does(layers):
+    """Also unrolled, without segments, and in as many microbatches as are asked for."""
+    _, *expected = differentiated(c.Execution())
+    execution = c.Execution(layers=layers, remat="minimal", stage_microbatches=2)
+    with jax.set_mesh(make_mesh({"stage": 4, "data": 2})):
+        model, *found = differentiated(execution)
+        held = model.stacks[0].pattern[0].mixer.query[...].addressable_shards[0].data
+    assert held.shape[0] == 1  # of four layers
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        assert np.linalg.norm(np.asarray(one) - np.asarray(other)) <= 1e-5 * np.linalg.norm(one)
+
+
+def test_a_stack_that_does_not_divide_over_the_stages_is_refused():
+    config = replace(MODEL, layers=(replace(MODEL.layers[0], repeats=6),))
+    with jax.set_mesh(make_mesh({"stage": 4, "data": 2})), pytest.raises(ShardingError) as error:
+        jax.eval_shape(lambda: Transformer(config, jax.random.key(0)))
+    assert "layers of size 6 does not divide over mesh stage=4; the nearest that work are 4 and 8" in str(error.value)
+    assert str(error.value).endswith("or stage of 3")
+
+
+@given(st.integers(1, 64), st.sampled_from([1, 2, 4, 8]))
+@settings(deadline=None, max_examples=30)
+def test_microbatches_divide_the_rows_and_a_wrong_number_is_told_those_that_do(rows, count):
+    with jax.set_mesh(make_mesh({"stage": count, "data": 8 // count})):
+        whole = rows * 8 // count
+        chosen = schedule.microbatches(whole, c.Execution())
+        assert rows % chosen == 0 and (chosen <= 4 * count)
+        assert chosen == 1 or count > 1
+        if count > 1:
+            with pytest.raises(ShardingError, match=rf"those that do: 1, .*{rows}" if rows > 1 else "do: 1"):
+                schedule.microbatches(whole, c.Execution(stage_microbatches=rows + 1))
+
+
+def test_the_bubble_is_the_idle_share_of_a_stages_ticks():
+    """Counted on the diagram: stage s works at ticks s .. s + M - 1 of M + S - 1."""
+    for parts, count in ((1, 4), (8, 4), (3, 2), (5, 1)):
+        ticks = parts + count - 1
+        busy = sum(0 <= tick - stage < parts for tick in range(ticks) for stage in range(count))
+        assert schedule.bubble(parts, count) == pytest.approx(1 - busy / (ticks * count))
