@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax
 
-from model.kernels import held, reference, ring
+from model.kernels import blocks, cudnn, held, reference, ring, splash
 from model.kernels.reference import Visible
 from model.sharding import shards
 
@@ -42,6 +42,9 @@ KERNELS = {
     "reference": Kernel(reference.attention),
     "held": Kernel(held.attention),
     "ring": Kernel(ring.attention, ring.refusal),
+    "blocks": Kernel(blocks.attention, blocks.refusal, "cpu", above=blocks.BLOCK),
+    "cudnn": Kernel(cudnn.attention, cudnn.refusal, "gpu", portable=False),
+    "splash": Kernel(splash.attention, splash.refusal, "tpu", portable=False),
 }
 
 

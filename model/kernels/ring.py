@@ -16,20 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
 
+from model.kernels.local import KEY, QUERY, SEGMENTS, SUMS, on_each_device
 from model.kernels.reference import Visible
-from model.sharding import place, shards, spec, time_order
+from model.sharding import shards, spec, time_order
 
 LARGEST = 1024  # tokens of a block: its scores take 4 MiB a head
 SMALLEST = 128  # a longer piece that only smaller blocks divide is refused: it would be many tiny products
 HIDDEN = -1e30  # as a score; finite, so that no difference of two is NaN
 
 Pairs = jax.Array  # int [P, 2]: a block of queries and one of keys
-QUERY = ("batch", "heads", "time", None)
-KEY = ("batch", "kv_heads", "time", None)
-SUMS = ("batch", "heads", "time")
-SEGMENTS = ("batch", "time")
+GIVEN = (QUERY, KEY, KEY, ("time",), SEGMENTS)  # query, key, value, slots, segments
 
 
 class Tokens(NamedTuple):
@@ -66,59 +63,46 @@ def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, 
     The backward pass needs the context and one float32 a query and head besides the inputs; both bear the name
     `context` for what decides what to keep (model/schedule.py).
     """
-    slots_T = place(jnp.asarray(time_order(query_BNTH.shape[2]), jnp.int32), "time")
-    query_BNTH, key_BKSH, value_BKSH = place(query_BNTH, *QUERY), place(key_BKSH, *KEY), place(value_BKSH, *KEY)
-    segments_BT = None if visible.segments_BT is None else place(visible.segments_BT, *SEGMENTS)
-    return ringed(scale, query_BNTH, key_BKSH, value_BKSH, Tokens(slots_T, segments_BT))
+    slots_T = jnp.asarray(time_order(query_BNTH.shape[2]), jnp.int32)
+    return ringed(scale, query_BNTH, key_BKSH, value_BKSH, slots_T, visible.segments_BT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def ringed(scale: float, query_BNTH, key_BKSH, value_BKSH, tokens: Tokens) -> jax.Array:
-    return forward(scale, query_BNTH, key_BKSH, value_BKSH, tokens)[0]
+def ringed(scale: float, query_BNTH, key_BKSH, value_BKSH, slots_T, segments_BT) -> jax.Array:
+    return forward(scale, query_BNTH, key_BKSH, value_BKSH, slots_T, segments_BT)[0]
 
 
-def forward(scale: float, query_BNTH, key_BKSH, value_BKSH, tokens: Tokens):
-    given = (query_BNTH, key_BKSH, value_BKSH, tokens)
-    context_BNTH, logsumexp_BNT = on_each_device(here_forward, scale, given, (QUERY, SUMS), query_BNTH.shape)
+def forward(scale: float, *given):
+    made = (QUERY, SUMS)
+    context_BNTH, logsumexp_BNT = on_each_device(here(here_forward, scale, given[0]), GIVEN, made, *given)
     context_BNTH = checkpoint_name(context_BNTH, "context")
     logsumexp_BNT = checkpoint_name(logsumexp_BNT, "context")
     return context_BNTH, (*given, context_BNTH, logsumexp_BNT)
 
 
 def backward(scale: float, saved, slope_BNTH):
-    """Gradients of query, key and value; none of the tokens' places."""
-    *given, context_BNTH, logsumexp_BNT = saved
-    given = (*given, logsumexp_BNT, context_BNTH, slope_BNTH)
-    return *on_each_device(here_backward, scale, given, (QUERY, KEY, KEY), slope_BNTH.shape), None
+    """Gradients of query, key and value; slots and segments have none."""
+    axes, made = (*GIVEN, QUERY, SUMS, QUERY), (QUERY, KEY, KEY)
+    slopes = on_each_device(here(here_backward, scale, saved[0]), axes, made, *saved, slope_BNTH)
+    return *slopes, None, None
 
 
 ringed.defvjp(forward, backward)
 
 
-def on_each_device(function: Callable, scale: float, given: tuple, made: tuple, shape: tuple) -> tuple:
-    """function(scale, size, axes, *given) on every device's part of the arrays; `axes`: those of the ring."""
-    size, mesh = block_size(shape[2]), jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return function(scale, size, (), *given)
-    lengths = {"batch": shape[0], "heads": shape[1], "kv_heads": given[1].shape[1], "time": shape[2]}
-
-    def split(axes: tuple[str | None, ...]) -> PartitionSpec:
-        return spec(axes, tuple(lengths.get(axis, 0) for axis in axes), "compute")
-
-    tokens = Tokens(split(("time",)), None if given[3].segments is None else split(SEGMENTS))
-    sums = (split(SUMS), split(QUERY), split(QUERY))
-    taken = (split(QUERY), split(KEY), split(KEY), tokens, *sums)[: len(given)]
-    ring = split(("time",))[0] or ()
-    local = functools.partial(function, scale, size, ring)
-    axes, made = set(mesh.explicit_axes), tuple(map(split, made))
-    return jax.shard_map(local, in_specs=taken, out_specs=made, axis_names=axes, check_vma=False)(*given)
+def here(function: Callable, scale: float, query_BNTH: jax.Array) -> Callable:
+    """The function of one device's arrays: with the size of a block, and the mesh axes that make the ring."""
+    split = spec(("time",), query_BNTH.shape[2:3], "compute")
+    axes = split[0] if split and split[0] else ()
+    return functools.partial(function, scale, block_size(query_BNTH.shape[2]), axes)
 
 
-def here_forward(scale: float, size: int, axes: tuple, query_BNTH, key_BKSH, value_BKSH, tokens: Tokens):
+def here_forward(scale: float, size: int, axes: tuple, query_BNTH, key_BKSH, value_BKSH, slots_T, segments_BT):
     """One device's context [B, N, T, H], and the logsumexp of each query's scores [B, N, T]."""
     queries = blocked(grouped(query_BNTH, key_BKSH), 3, size)
     shape = (*queries.shape[:-1], 1)
     start = jnp.full(shape, HIDDEN), jnp.zeros(shape), jnp.zeros(queries.shape, jnp.float32)
+    tokens = Tokens(slots_T, segments_BT)
     asked = in_blocks(tokens, size)
 
     def visit(pairs: Pairs, held, state, travelling):
@@ -141,8 +125,8 @@ def here_forward(scale: float, size: int, axes: tuple, query_BNTH, key_BKSH, val
 
 
 def here_backward(
-    scale: float, size: int, axes: tuple, query_BNTH, key_BKSH, value_BKSH, tokens: Tokens,
-    logsumexp_BNT, context_BNTH, slope_BNTH,
+    scale: float, size: int, axes: tuple, query_BNTH, key_BKSH, value_BKSH, slots_T, segments_BT,
+    context_BNTH, logsumexp_BNT, slope_BNTH,
 ):  # fmt: skip
     """One device's gradients of its queries, keys and values; those of keys travel with the keys until they are home.
 
@@ -151,6 +135,7 @@ def here_backward(
     mean_BNT = jnp.sum(slope_BNTH.astype(jnp.float32) * context_BNTH.astype(jnp.float32), axis=-1)
     per_query = (query_BNTH, slope_BNTH, logsumexp_BNT[..., None], mean_BNT[..., None])
     queries, slopes, logsumexps, means = (blocked(grouped(x, key_BKSH), 3, size) for x in per_query)
+    tokens = Tokens(slots_T, segments_BT)
     asked = in_blocks(tokens, size)
 
     def visit(pairs: Pairs, held, query_slopes, travelling):

@@ -1,0 +1,58 @@
+"""Attention on NVIDIA GPUs by cuDNN's flash attention, through jax.nn; each device for its own rows and heads."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.kernels.local import KEY, QUERY, SEGMENTS, on_each_device
+from model.kernels.reference import Visible
+from model.sharding import shards
+
+WIDEST = 128  # features of a head that every supported GPU takes; in multiples of 8
+TYPES = ("bfloat16", "float16")
+
+
+def refusal(query_BNTH, key_BKSH, visible: Visible, drop) -> str | None:
+    """Why cuDNN cannot compute this, and what to set instead; None where it can."""
+    _, _, length, head_width = query_BNTH.shape
+    if shards("time") > 1:
+        return f"reads whole rows and mesh context={shards('time')} splits them; set execution.kernel=ring"
+    if drop[0] and drop[1] is not None:
+        return "drops no attention weights here; set attention's dropout to 0, or execution.kernel=reference"
+    if query_BNTH.dtype not in TYPES:
+        return f"takes {' or '.join(TYPES)}, not {query_BNTH.dtype}; set execution.dtype=bfloat16, or kernel=reference"
+    if head_width % 8 or head_width > WIDEST:
+        return f"takes head widths up to {WIDEST} that 8 divides, not {head_width}; set execution.kernel=reference"
+    if length % 2:
+        return f"takes even lengths, not {length}; set execution.kernel=reference"
+    return None
+
+
+def attention(
+    query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, drop=(0.0, None), implementation: str = "cudnn"
+) -> jax.Array:
+    """The reference's context; `drop` is refused above. `implementation` is that of jax.nn.dot_product_attention."""
+    here = functools.partial(on_one_device, scale, implementation)
+    return on_each_device(
+        here, (QUERY, KEY, KEY, SEGMENTS), QUERY, query_BNTH, key_BKSH, value_BKSH, visible.segments_BT
+    )
+
+
+def on_one_device(scale: float, implementation: str, query_BNTH, key_BKSH, value_BKSH, segments_BT) -> jax.Array:
+    """Where documents share a row cuDNN has to read a mask [B, 1, T, S]; without one it skips what causality hides."""
+    mask = None
+    if segments_BT is not None:
+        causal = np.tri(segments_BT.shape[1], dtype=bool)
+        mask = causal & (segments_BT[:, None, :, None] == segments_BT[:, None, None, :])
+    context_BTNH = jax.nn.dot_product_attention(
+        *(jnp.swapaxes(x, 1, 2) for x in (query_BNTH, key_BKSH, value_BKSH)),
+        mask=mask,
+        scale=scale,
+        is_causal=mask is None,
+        implementation=implementation,
+    )
+    return jnp.swapaxes(context_BTNH, 1, 2)
