@@ -34,5 +34,4 @@ def on_each_device(function: Callable, axes: tuple[Axes, ...], made: Axes | tupl
     taken = tuple(None if x is None else split(names) for names, x in zip(axes, given, strict=True))
     out = tuple(map(split, made)) if isinstance(made[0], tuple) else split(made)
     local = jax.shard_map(function, in_specs=taken, out_specs=out, axis_names=set(mesh.explicit_axes), check_vma=False)
-    # Without check_vma the result would count as the same in every stage, and its gradient be refused.
-    return jax.tree.map(lambda x: jax.lax.pcast(x, tuple(mesh.manual_axes), to="varying"), local(*placed))
+    return local(*placed)
