@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import config as c
-from model.layers import Declare, gathered, normal
-from model.sharding import place, spec
+from model.layers import Declare, gathered, looked_up, normal
+from model.sharding import place
 
 
 class LearnedPositions(nnx.Module):
@@ -19,9 +19,7 @@ class LearnedPositions(nnx.Module):
 
     def __call__(self, positions_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
         """int [B, T] -> [B, T, D]. Positions past the table read its last row: callers check lengths at the door."""
-        table = gathered(self, dtype, place).table[...]
-        wanted = spec(("batch", "time", None), (*positions_BT.shape, table.shape[1]), "compute")
-        return table.at[positions_BT].get(out_sharding=wanted, mode="clip").astype(dtype)
+        return looked_up(gathered(self, dtype, place).table, positions_BT, dtype, mode="clip")
 
 
 def sinusoids(positions_BT: jax.Array, width: int, dtype: jnp.dtype) -> jax.Array:

@@ -17,10 +17,10 @@ PACKAGES = {
 LAYERS = [
     {"model.decode"},
     {"model.transformer"},
-    {"model.attention", "model.mlp", "model.moe"},
+    {"model.attention", "model.mlp", "model.moe", "model.experts"},
     {"model.reading"},
     {"model.layers", "model.cache", "model.kernels", "model.positions"},
-    {"model.config", "model.sharding", "model.cost"},
+    {"model.config", "model.sharding", "model.cost", "model.quantized"},
 ]
 # Heavy or foreign libraries, and the only packages that may know them.
 ONLY_IN = {
@@ -28,6 +28,7 @@ ONLY_IN = {
     "flax": {"model", "train"},
     "optax": {"train"},
     "orbax": {"train"},
+    "qwix": {"model"},
     "rich": {"train", "launch"},
     "torch": {"launch"},
     "transformers": {"launch"},

@@ -1,0 +1,149 @@
+"""Products of activations with weights in eight bits, forward and backward (Execution.matmul). layers.project calls it.
+
+Quantized as qwix's own training (QtProvider with weight, activation and backward types) does it, from its public
+parts: the provider looks for a module and its rule on the call stack and drops `out_sharding`, so neither layers
+used as plain trees nor Explicit mesh axes can have it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import qwix
+from jax.sharding import PartitionSpec
+
+from model.sharding import lying
+
+
+class Format(NamedTuple):
+    """What activations and weights, and what the gradients of a product's result, are rounded to."""
+
+    value: jnp.dtype
+    gradient: jnp.dtype
+
+
+FORMATS = {
+    "int8": Format(jnp.int8, jnp.int8),
+    "fp8": Format(jnp.float8_e4m3fn, jnp.float8_e5m2),  # Micikevicius et al. 2022, 3
+}
+
+
+def project(x: jax.Array, weight: jax.Array, inputs: int, name: str) -> jax.Array:
+    """[…, I…] . [I…, O…] -> […, O…] over the weight's first `inputs` axes, in the format of this name.
+
+    On a mesh every device quantizes what it holds, and partial results are summed in x's dtype: where a contracted
+    axis is split, each part has scales of its own (finer ones), and no scale travels.
+    """
+    if jax.sharding.get_abstract_mesh().explicit_axes:
+        return on_each_device(x, weight, inputs, name)
+    return contracted(x, weight, inputs, name)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def on_each_device(x: jax.Array, weight: jax.Array, inputs: int, name: str) -> jax.Array:
+    """`project` over the mesh axes that are not manual yet.
+
+    The backward pass is written out, from x and weight: JAX (0.10 to 0.12) gives what it would keep itself a sharding
+    that the compiler refuses inside a pipeline, and it checks in one direction only who holds what, where
+    a gathered weight's gradient needs it.
+    """
+    x_lies, weight_lies = lying(x), lying(weight)
+    kept, summed = x_lies[: x.ndim - inputs], tuple(named(x_lies[x.ndim - inputs :]))
+
+    def part(x, weight):
+        return jax.lax.psum(contracted(x, weight, inputs, name), summed)
+
+    taken, made = (PartitionSpec(*x_lies), PartitionSpec(*weight_lies)), PartitionSpec(*kept, *weight_lies[inputs:])
+    run = jax.shard_map(part, in_specs=taken, out_specs=made, axis_names=free_axes(), check_vma=False)
+    y = run(x, jax.sharding.reshard(weight, taken[1]))
+    return jax.lax.pcast(y, tuple(jax.sharding.get_abstract_mesh().manual_axes), to="varying")  # not one for all stages
+
+
+def each_forward(x, weight, inputs, name):
+    return on_each_device(x, weight, inputs, name), (x, weight)
+
+
+def each_backward(inputs, name, saved, gradient):
+    """Of x and weight. The weight's stays unsummed over the axes it was gathered from (sharding.gather)."""
+    lies = [lying(array) for array in (*saved, gradient)]
+    reduced = jax.typeof(saved[1]).sharding.spec.reduced
+    used = named(lies[0] + lies[1])
+
+    def part(x, weight, gradient):
+        def each(x, weight):
+            x, weight = varying(x, used - named(lies[0])), varying(weight, used - named(lies[1]), reduced)
+            return contracted(x, weight, inputs, name)
+
+        return jax.vjp(each, x, weight)[1](varying(gradient, used - named(lies[2])))
+
+    taken = (PartitionSpec(*lies[0]), PartitionSpec(*lies[1], reduced=reduced), PartitionSpec(*lies[2]))
+    made = (taken[0], PartitionSpec(*lies[1], unreduced=reduced))
+    return jax.shard_map(part, in_specs=taken, out_specs=made, axis_names=free_axes())(*saved, gradient)
+
+
+on_each_device.defvjp(each_forward, each_backward)
+
+
+def free_axes() -> set[str]:
+    """The mesh axes that no enclosing shard_map has taken."""
+    return set(jax.sharding.get_abstract_mesh().explicit_axes)
+
+
+def named(lies: tuple) -> set[str]:
+    """The mesh axes in a description such as `lying` gives."""
+    return {axis for part in lies for axis in ((part,) if isinstance(part, str) else part or ())}
+
+
+def varying(x: jax.Array, axes: set[str], reduced: frozenset[str] = frozenset()) -> jax.Array:
+    """x, from here on each device's own: its gradient is summed over the axes, but for those in `reduced`."""
+    for group in (axes & reduced, axes - reduced):
+        x = jax.lax.pcast(x, tuple(sorted(group)), to="varying") if group else x
+    return x
+
+
+def contracted(x: jax.Array, weight: jax.Array, inputs: int, name: str) -> jax.Array:
+    """`project` on one device's arrays."""
+    made = (*x.shape[: x.ndim - inputs], *weight.shape[inputs:])
+    features = math.prod(weight.shape[:inputs])
+    return matmul(x.reshape(-1, features), weight.reshape(features, -1), FORMATS[name]).reshape(made)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def matmul(x_TI: jax.Array, weight_IO: jax.Array, form: Format) -> jax.Array:
+    """[T, I] . [I, O] -> [T, O] of tokens' features, in x's dtype.
+
+    One scale for each token and each output feature, so that scales leave the sum: the products are of 8-bit numbers,
+    summed in int32 (exact up to 133,000 terms) or float32. The backward pass multiplies with the numbers saved
+    here, after their scales have gone into the gradient, which is then rounded itself.
+    """
+    return forward(x_TI, weight_IO, form)[0]
+
+
+def forward(x_TI, weight_IO, form):
+    x, weight = rounded(x_TI, form.value, 0), rounded(weight_IO, form.value, 1)
+    return dot(x, weight, 1, 0).astype(x_TI.dtype), (x, weight)
+
+
+def backward(form, saved, gradient_TO):
+    x, weight = saved
+    for_x = rounded(gradient_TO * weight.scale, form.gradient, 0)
+    for_weight = rounded(gradient_TO * x.scale, form.gradient, 1)
+    x_TI, weight_IO = dot(for_x, weight.qvalue, 1, 1), dot(x.qvalue, for_weight, 0, 0)
+    return x_TI.astype(gradient_TO.dtype), weight_IO.astype(gradient_TO.dtype)
+
+
+matmul.defvjp(forward, backward)
+
+
+def rounded(matrix: jax.Array, dtype: jnp.dtype, axis: int) -> qwix.QArray:
+    """8-bit numbers and float32 scales, one for each entry of `axis`, from its largest magnitude."""
+    return qwix.quantize(matrix.astype(jnp.float32), dtype, channelwise_axes=[axis])
+
+
+def dot(a, b, over_a: int, over_b: int) -> jax.Array:
+    """float32: two matrices multiplied over these axes, the scales of those that have any put back."""
+    return qwix.dot_general(a, b, (((over_a,), (over_b,)), ((), ())))
