@@ -76,10 +76,11 @@ class MoE:
 
     The experts' outputs are weighted with their scores, which sum to 1 where `normalised`, times `scale`. `shared` is
     the width of a feed-forward that every token goes through besides (DeepSeekMoE, Dai et al. 2024); 0: none.
-    Three ways to keep the load even, each off at 0: `balance_loss` times experts * sum(share of tokens * mean score)
-    of each row (Fedus et al. 2021, eq. 4; by row: DeepSeek-V3, eq. 17); `router_z_loss` times the mean square of the
-    router's logsumexp (Zoph et al. 2022, eq. 5); `balance_rate`: after each step every expert's bias, which counts in
-    choosing only, moves so far towards an even load (Wang et al. 2024, loss-free balancing).
+    Three ways to keep the load even, each off at 0: `balance_loss` times experts * sum over experts(share of the row's
+    choices * mean of its share of the scores), 1 where all is even (Fedus et al. 2021, eq. 4; by row: DeepSeek-V3,
+    eq. 17); `router_z_loss` times the row's mean square of the router's logsumexp (Zoph et al. 2022, eq. 5);
+    `balance_rate`: after each step every expert's bias, which counts in choosing only, moves so far towards an even
+    load, whatever the optimizer's rate (Wang et al. 2024, loss-free balancing).
     """
 
     experts: int
