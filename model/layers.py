@@ -190,9 +190,9 @@ class Embedding(nnx.Module):
     def __init__(self, vocab_size: int, width: int, declare: Declare):
         self.table = declare(("vocab", "width"), (vocab_size, width), normal(declare.init.embedding), inputs=1)
 
-    def __call__(self, tokens_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    def __call__(self, tokens_BT: jax.Array, dtype: jnp.dtype, move: Callable = gather) -> jax.Array:
         """int [B, T] -> [B, T, D]."""
-        return looked_up(gathered(self, dtype, place).table, tokens_BT, dtype)
+        return looked_up(gathered(self, dtype, move).table, tokens_BT, dtype)
 
 
 def looked_up(table: nnx.Param, indices_BT: jax.Array, dtype: jnp.dtype, mode: str | None = None) -> jax.Array:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from model import config as c
 from model.layers import Declare, gathered, looked_up, normal
-from model.sharding import place
+from model.sharding import gather
 
 
 class LearnedPositions(nnx.Module):
@@ -17,9 +19,9 @@ class LearnedPositions(nnx.Module):
     def __init__(self, context: int, width: int, declare: Declare):
         self.table = declare(("position", "width"), (context, width), normal(declare.init.embedding), inputs=1)
 
-    def __call__(self, positions_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    def __call__(self, positions_BT: jax.Array, dtype: jnp.dtype, move: Callable = gather) -> jax.Array:
         """int [B, T] -> [B, T, D]. Positions past the table read its last row: callers check lengths at the door."""
-        return looked_up(gathered(self, dtype, place).table, positions_BT, dtype, mode="clip")
+        return looked_up(gathered(self, dtype, move).table, positions_BT, dtype, mode="clip")
 
 
 def sinusoids(positions_BT: jax.Array, width: int, dtype: jnp.dtype) -> jax.Array:

@@ -168,7 +168,8 @@ class Transformer(nnx.Module):
         slots_BT = start_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
         kernel = kernels.for_cache(self.execution.kernel)
         reading = self.reading(slots_BT, kernels.Visible(slots_BT), kernel, start_B, counted_B)
-        stream, layers, dtype = Stream(self.embed(tokens_BT, reading, None), 0.0), [], jnp.dtype(self.execution.dtype)
+        stream = Stream(self.embed(tokens_BT, reading, None, place), 0.0)
+        layers, dtype = [], jnp.dtype(self.execution.dtype)
         for stack in self.stacks:
             for repeat in range(stack.config.repeats):
                 for position in range(len(stack.pattern)):
@@ -201,12 +202,12 @@ class Transformer(nnx.Module):
         turns = tuple(rotation(rope, positions_BT, size) for rope, size in ropes)
         return Reading(positions_BT, visible, turns, kernel, ropes, start_B, count_B)
 
-    def embed(self, tokens_BT, reading: Reading, key):
+    def embed(self, tokens_BT, reading: Reading, key, move: Callable = gather):
         """Embeddings with positions added, normed and dropped out as the config says. [B, T] -> [B, T, D]."""
         dtype = jnp.dtype(self.execution.dtype)
-        x_BTD = self.embedding(tokens_BT, dtype) * self.config.embedding_scale
+        x_BTD = self.embedding(tokens_BT, dtype, move) * self.config.embedding_scale
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(reading.positions_BT, dtype)
+            x_BTD = x_BTD + self.positions(reading.positions_BT, dtype, move)
         elif isinstance(self.config.positions, c.Sinusoidal):
             x_BTD = x_BTD + sinusoids(reading.positions_BT, self.config.width, dtype)
         if self.embedding_norm is not None:

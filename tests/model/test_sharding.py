@@ -1,5 +1,7 @@
 """The table's lookup, and the same model on one device and on meshes of eight."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,6 +149,103 @@ def test_the_axis_left_free_takes_the_rest_of_the_devices(names, first, second):
     mesh = make_mesh({names[0]: first, names[1]: second, names[2]: 0})
     assert mesh.shape[names[2]] == 8 // (first * second)
     assert mesh.axis_names == sharding.MESH_AXES
+
+
+def by_name(sizes: dict[str, int]):
+    return jax.set_mesh(make_mesh({"replica": 0, **sizes}))
+
+
+@given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 5))
+@settings(deadline=None, max_examples=20)
+def test_time_is_dealt_out_so_that_every_device_has_the_same_causal_work(count, size):
+    with by_name({"context": count}):
+        order = sharding.time_order(2 * count * size)
+    assert sorted(order) == list(range(2 * count * size))
+    work = (order + 1).reshape(count, -1).sum(1)  # keys that a device's queries see
+    assert len(set(work)) == 1
+    assert all(np.diff(piece).tolist() == [1] * (size - 1) for piece in order.reshape(2 * count, size))
+
+
+def test_time_that_does_not_divide_into_two_pieces_a_device_is_refused():
+    with by_name({"context": 4}), pytest.raises(ShardingError) as error:
+        sharding.time_order(20)
+    assert_one_line(error, "time", "20", "context=4", "16 and 24")
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_every_token_finds_the_one_before_it_however_time_lies(count):
+    """Against NumPy on rows in their own order."""
+    x = np.random.default_rng(0).standard_normal((4, 32, 3)).astype(np.float32)
+    first = np.random.default_rng(1).standard_normal((4, 1, 3)).astype(np.float32)
+    with by_name({"context": count, "replica": 1, "tensor": 0}):
+        order = sharding.time_order(32)
+        laid = place(jnp.asarray(x[:, order]), "batch", "time", None)
+        for given_first in (first, None):
+            found = np.asarray(jax.jit(sharding.before)(laid, given_first))
+            start = np.zeros_like(first) if given_first is None else first
+            np.testing.assert_array_equal(found[:, np.argsort(order)], np.concatenate([start, x[:, :-1]], axis=1))
+
+
+@given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 3), st.integers(1, 3), st.sampled_from([0, 1]))
+@settings(deadline=None, max_examples=20)
+def test_what_is_split_on_each_device_is_joined_as_it_was(count, parts, size, axis):
+    name, mesh_axis = (("batch", "data"), ("time", "context"))[axis]
+    shape = [2, 3]
+    shape[axis] = count * parts * size
+    x = np.arange(np.prod(shape)).reshape(shape)
+    with by_name({mesh_axis: count, "replica": 1, "tensor": 0}):
+        laid = place(jnp.asarray(x), *(name if i == axis else None for i in (0, 1)))
+        apart = jax.jit(lambda x: sharding.split(x, axis, parts, name))(laid)
+        back = jax.jit(lambda x: sharding.joined(x, axis, name))(apart)
+        assert sharding.lying(apart)[1:] == sharding.lying(laid) == sharding.lying(back)
+    np.testing.assert_array_equal(back, x)
+    pieces = np.split(x, count, axis)  # what each device had
+    np.testing.assert_array_equal(apart[0], np.concatenate([np.split(p, parts, axis)[0] for p in pieces], axis))
+
+
+def test_parts_that_do_not_divide_are_refused():
+    with by_name({"context": 4}), pytest.raises(ShardingError) as error:
+        sharding.check_parts("time", 32, 3)
+    assert_one_line(error, "time", "32", "3 parts", "4 shards", "24 and 36", "or 2 parts")
+
+
+def test_gradients_are_summed_inside_a_slice_before_their_pieces_cross_to_the_next():
+    """In the compiled program: no sum over replicas is as large as what a slice's devices hold together."""
+    execution = c.Execution(layers="unroll")
+    with jax.set_mesh(make_mesh({"replica": 2, "data": 4})):
+        model = jax.jit(lambda: Transformer(UNTIED, jax.random.key(0), execution))()
+        tokens = jax.device_put(
+            np.ones((16, 8), np.int32),
+            NamedSharding(jax.sharding.get_mesh(), spec(("batch", None), (16, 8), "compute")),
+        )
+        program = jax.jit(jax.grad(lambda model: jnp.square(model.hidden(tokens)[..., ::2]).sum())).lower(model)
+    sums = collectives(program.compile().as_text(), "all-reduce")
+    table, up = 64 * 16, 16 * 32  # elements of the embedding and of a layer's matrix
+    inside, across = [{size for size, group in sums if group == wanted} for wanted in (4, 2)]
+    assert {table, up} <= inside and {table // 4, up // 4} <= across
+    assert max(across) == table // 4
+    assert not {size for size, group in sums if group == 8 and size >= up}
+
+
+def collectives(program: str, kind: str) -> list[tuple[int, int]]:
+    """(elements, devices that take part) of every array in a compiled program's collectives of a kind."""
+    found = []
+    for line in program.splitlines():
+        result, call, rest = line.partition(f" {kind}(")
+        groups = re.search(
+            r"replica_groups=\{\{([0-9,]+)\}|replica_groups=\[\d+,(\d+)\]|replica_groups=mesh\[.*?\] (\{.*?\})", rest
+        )
+        if not call or not groups:
+            continue
+        named = dict(re.findall(r"'(\w+)'=(\d+)", rest))
+        listed, counted, axes = groups.groups()
+        group = len(listed.split(",")) if listed else int(counted) if counted else 0
+        group = group or int(np.prod([int(named[axis]) for axis in re.findall(r"'(\w+)'", axes)]))
+        found += [
+            (int(np.prod([int(n) for n in shape.split(",")])), group)
+            for shape in re.findall(r"f32\[([0-9,]+)\]", result)
+        ]
+    return found
 
 
 def assert_one_line(error, *parts: str):
