@@ -1,7 +1,9 @@
 """The loss and the step: against float64, against themselves cut another way, and against broken rows."""
 
+import contextlib
 import functools
 import math
+import re
 from dataclasses import replace
 
 import jax
@@ -12,8 +14,10 @@ import tiny
 
 from data.rows import Rows
 from data.windows import score_rows
+from model import config as c_model
+from model.sharding import make_mesh
 from train import config as c
-from train import evaluate, loss, state, step
+from train import evaluate, feed, loss, state, step
 
 
 def stepped(experiment, rows: Rows, steps: int = 1):
@@ -46,6 +50,53 @@ def test_only_weighted_targets_count():
     np.testing.assert_allclose(total, np.asarray(each)[rows.weights > 0].sum(), rtol=1e-5)
     other = rows._replace(targets=np.where(rows.weights > 0, rows.targets, 0))
     np.testing.assert_allclose(loss.summed(made.model, other)[0], total, rtol=1e-6)
+
+
+def with_chunks(chunks: int, dtype: str = "float32"):
+    made = tiny.experiment()
+    model = replace(made.model, vocab_size=88)  # a size that no other axis has
+    return replace(made, model=model, execution=c_model.Execution(dtype, loss_chunks=chunks), z_loss=0.01)
+
+
+def test_the_loss_in_chunks_is_the_loss_at_once():
+    rows, begun = tiny.one_step(tiny.rows(1)), jax.jit(lambda: state.create(with_chunks(1)))()
+    found = {}
+    for chunks in (1, 4):
+        made = jax.jit(lambda: state.create(with_chunks(chunks)))()  # noqa: B023
+        found[chunks] = jax.jit(lambda s, r: step.gradients(with_chunks(1), s, r, None))(made, rows)
+    assert tiny.distance(found[4], found[1]) < 1e-5
+    assert tiny.distance(begun.model, made.model) == 0
+
+
+@pytest.mark.parametrize("sizes", [{}, {"tensor": 2, "data": 2, "context": 2}], ids=["one device", "a mesh"])
+def test_in_chunks_the_logits_are_never_whole(sizes):
+    """Not in any type: in the compiled program no array is as large as a device's share of the batch's logits."""
+    made, rows = with_chunks(4, "bfloat16"), tiny.rows(1)
+    with jax.set_mesh(make_mesh(sizes)) if sizes else contextlib.nullcontext():
+        if sizes:
+            source = lambda step, start, stop: jax.tree.map(lambda x: x[step, 0, start:stop], tiny.rows(1))  # noqa: E731
+            rows = feed.training_rows(source, 0, 1, 1, tiny.BATCH, tiny.LENGTH)
+        largest = {}
+        for chunks in (1, 4):
+            begun = jax.jit(lambda: state.create(with_chunks(chunks, "bfloat16")))()  # noqa: B023
+            run = jax.jit(lambda s, r: step.gradients(made, s, r, None))
+            text = run.lower(begun, tiny.one_step(rows)).compile().as_text()
+            shapes = re.findall(r"(?:f32|bf16)\[(\d+),(\d+),(\d+)\]", text)
+            vocab = 88 // sizes.get("tensor", 1)
+            largest[chunks] = max(int(b) * int(t) for b, t, v in shapes if int(v) == vocab)
+    assert largest[1] >= 4 * largest[4] > 0
+
+
+def test_the_z_loss_is_the_mean_square_of_logsumexp_and_no_part_of_the_metric():
+    """Its gradient by differences in float64: along one direction in the embedding."""
+    rows, made = tiny.one_step(tiny.rows(1)), jax.jit(lambda: state.create(tiny.experiment()))()
+    one = jax.tree.map(lambda x: x[0], rows)
+    logits = np.asarray(made.model.logits(made.model.hidden(one.tokens, one.segments, one.positions)), np.float64)
+    squares = np.log(np.exp(logits).sum(-1)) ** 2 * one.weights
+    sums = loss.summed(made.model, one, z_loss=0.5)
+    np.testing.assert_allclose(sums.added, 0.5 * squares.sum(), rtol=1e-5)
+    plain, found = (step.gradients(replace(tiny.experiment(), z_loss=z), made, rows, None) for z in (0.0, 0.5))
+    assert plain[0] == found[0] and tiny.distance(plain[1], found[1]) > 0.1
 
 
 def test_documents_in_one_row_do_not_see_each_other():
