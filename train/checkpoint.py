@@ -178,7 +178,9 @@ class Checkpoints:
         found = {name: read(self.folder / str(step) / name, arrays) for name, arrays in items(state).items()}
         model, optimizer = unflat(state.model, found["model"]), unflat(state.optimizer, found["optimizer"])
         average = None if state.average is None else unflat(state.average, found["average"])
-        return State(jax.device_put(np.int32(step), state.step.sharding), model, optimizer, average)
+        # Not device_put: it would ask the other processes whether they put the same, and one may have read nothing.
+        at = jax.make_array_from_callback((), state.step.sharding, lambda _: np.int32(step))
+        return State(at, model, optimizer, average)
 
 
 def read(item: Path, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:

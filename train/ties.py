@@ -21,6 +21,7 @@ from train import processes
 
 HELLO = 60.0  # seconds for all to connect: they were all there a moment ago
 FAREWELL = 10.0  # seconds process 0 waits for the others to end: JAX's service dies with it, and they would abort
+CAUSE = 1.0  # seconds before a failure is told: where a collective broke because a process died, that is the news
 TIED: list[Ties] = []
 
 
@@ -99,6 +100,7 @@ class Ties:
             leave(status)
 
     def fail(self, status: int, line: str) -> None:
+        time.sleep(CAUSE)
         if processes.number() == 0:
             self.end_all(status, line)
         tell(self.first, {"status": status, "line": line})
