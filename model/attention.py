@@ -58,8 +58,7 @@ class Attention(nnx.Module):
         context_BNTH = reading.kernel(
             query_BNTH, key_BKSH, value_BKSH, reading.visible, self.scale, (self.config.dropout, reading.key("weights"))
         )
-        context_BTNH = checkpoint_name(jnp.swapaxes(context_BNTH, 1, 2), "context")
-        out_BTD = project("BTNH,NHD->BTD", context_BTNH, self.output, "batch", "time", None)
+        out_BTD = project("BTNH,NHD->BTD", jnp.swapaxes(context_BNTH, 1, 2), self.output, "batch", "time", None)
         return biased(out_BTD, self.output_bias), memory
 
     @property

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 from model.kernels import blocks, cudnn, held, reference, ring, splash
 from model.kernels.reference import Visible
@@ -28,7 +29,9 @@ class Kernel(NamedTuple):
     """`attention` computes it. `refusal(query, key, visible, drop)`: why it cannot, for these shapes and types on this
     mesh, and what to set instead; None where it can.
 
-    `backend`: where `auto` takes it, for rows longer than `above` tokens; `portable`: it runs on others too.
+    `backend`: where `auto` takes it, for rows longer than `above` tokens; `portable`: it runs on others too. `names`:
+    it names `context` what its backward pass needs, so that model/schedule.py keeps it; others' context is named here.
+    `short`: tokens a device of a row that crosses every border of its blocks (model/kernels/proof.py).
     """
 
     attention: Callable
@@ -36,15 +39,17 @@ class Kernel(NamedTuple):
     backend: str | None = None
     above: int = 0
     portable: bool = True
+    names: bool = False
+    short: int = 64
 
 
 KERNELS = {
     "reference": Kernel(reference.attention),
     "held": Kernel(held.attention),
-    "ring": Kernel(ring.attention, ring.refusal),
-    "blocks": Kernel(blocks.attention, blocks.refusal, "cpu", above=blocks.BLOCK),
-    "cudnn": Kernel(cudnn.attention, cudnn.refusal, "gpu", portable=False),
-    "splash": Kernel(splash.attention, splash.refusal, "tpu", portable=False),
+    "ring": Kernel(ring.attention, ring.refusal, names=True),
+    "blocks": Kernel(blocks.attention, blocks.refusal, "cpu", above=blocks.BLOCK, short=2 * blocks.BLOCK),
+    "cudnn": Kernel(cudnn.attention, cudnn.refusal, "gpu", portable=False, short=128),
+    "splash": Kernel(splash.attention, splash.refusal, "tpu", portable=False, short=2 * splash.QUERIES, names=True),
 }
 
 
@@ -55,7 +60,8 @@ def for_rows(name: str) -> Callable:
 
     def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, drop=(0.0, None)) -> jax.Array:
         kernel = KERNELS[chosen(name, query_BNTH, key_BKSH, visible, drop)]
-        return kernel.attention(query_BNTH, key_BKSH, value_BKSH, visible, scale, drop)
+        context_BNTH = kernel.attention(query_BNTH, key_BKSH, value_BKSH, visible, scale, drop)
+        return context_BNTH if kernel.names else checkpoint_name(context_BNTH, "context")  # twice would be kept twice
 
     return attention
 
