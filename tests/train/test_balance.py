@@ -9,10 +9,14 @@ import pytest
 import tiny
 from flax import nnx
 
-from model.config import MoE
+from configs import mixtral
+from model import cost
+from model.config import MoE, blocks
 from model.layers import Balance
 from train import config as c
 from train import optimizer, state, step
+from train.check import check
+from train.fields import ConfigError
 
 pytestmark = pytest.mark.timeout(120)
 RATE, EXPERTS = 0.003, 4
@@ -132,3 +136,33 @@ def test_muon_makes_each_experts_own_matrix_orthogonal(begun):
             np.testing.assert_allclose(inside - np.diag(np.diag(inside)), 0, atol=5e-3)
             assert (np.abs(np.diag(inside) - 1) < 0.4).all()
     assert seen == 2 * EXPERTS * 3
+
+
+@pytest.mark.parametrize(
+    "field, value, wanted",
+    [
+        ("experts", 0, "at least 1"),
+        ("active", 5, "from 1 to experts=4"),
+        ("active", 0, "from 1 to experts=4"),
+        ("width", 0, "at least 1"),
+        ("shared", -1, "at least 0"),
+        ("balance_loss", -0.1, "at least 0"),
+        ("router_z_loss", float("nan"), "at least 0"),
+        ("balance_rate", -1.0, "at least 0"),
+        ("scale", 0.0, "above 0"),
+    ],
+)
+def test_a_mixture_that_could_not_work_is_refused_in_one_line(field, value, wanted):
+    made = tiny.experiment(replace(BLOCK, feed_forward=replace(BLOCK.feed_forward, **{field: value})))
+    with pytest.raises(ConfigError) as error:
+        check(made)
+    text = str(error.value)
+    assert text.startswith(f"model.layers.0.pattern.0.feed_forward.{field}: must be {wanted}") and "\n" not in text
+    assert text.endswith(f"got {value}")
+
+
+def test_a_token_meets_mixtrals_published_number_of_parameters():
+    """12.9 B (Jiang et al. 2024, table 1): those it is multiplied with, and the embedding."""
+    model = mixtral.eight_by_seven_b().model
+    weights = sum(cost.block_matmul_parameters(block, model.width) for block in blocks(model))
+    assert weights + 2 * model.vocab_size * model.width == pytest.approx(12.9e9, rel=2e-3)
