@@ -13,6 +13,7 @@ from data import tokenizer
 from data.pipeline import open_data
 from launch import experiments, machine, writing
 from model import cost
+from model.kernels.proof import prove
 from train import fields, processes, ties
 from train.check import check, check_vocabulary
 from train.checkpoint import Checkpoints, about, find, found, published
@@ -81,6 +82,8 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
         source.check_fits(experiment.model)
     run = Run(machine.fitted(experiment), folder, data, [], machine.tuned, machine.queued())
     run.check_fits()
+    with jax.set_mesh(run.mesh):
+        prove(run.experiment.model, run.experiment.execution, experiment.data.length)
     run.lease = claim(folder)  # held as long as the run
     # Again: another first start may have been a moment ahead.
     for line in processes.agreed(lambda: same_run(experiment, folder)):
