@@ -21,11 +21,25 @@ pytestmark = [
 STEPS, ROWS, LAYERS = 10, 16, 4
 EXPERTS = c.MoE(8, 2, 16, shared=16, balance_loss=0.01, router_z_loss=0.001, balance_rate=0.01)
 BLOCKS = {"dense": tiny.BLOCK, "moe": replace(tiny.BLOCK, feed_forward=EXPERTS)}
+QUICK = {  # the others are slow ones
+    "dense": [
+        {"data": 8}, {"context": 8}, {"replica": 2, "data": 2, "tensor": 2}, {"stage": 4, "data": 2},
+        {"stage": 2, "context": 2, "tensor": 2},
+    ],
+    "moe": [
+        {"expert": 2, "data": 2, "tensor": 2}, {"stage": 2, "expert": 2, "data": 2},
+        {"replica": 2, "expert": 2, "context": 2}, {"context": 2, "tensor": 2, "data": 2},
+    ],
+}  # fmt: skip
 MESHES = [
-    {"replica": 8}, {"data": 8}, {"tensor": 2, "data": 4}, {"context": 8}, {"stage": 4, "data": 2},
-    {"replica": 2, "data": 2, "tensor": 2}, {"context": 2, "tensor": 2, "data": 2}, {"stage": 2, "context": 2, "tensor": 2},
-    {"expert": 8}, {"expert": 2, "data": 2, "tensor": 2}, {"expert": 4, "context": 2}, {"stage": 2, "expert": 2, "data": 2},
-    {"replica": 2, "expert": 2, "context": 2}, {"replica": 2, "stage": 2, "expert": 2},
+    {"replica": 8}, {"tensor": 2, "data": 4}, {"expert": 8}, {"expert": 4, "context": 2},
+    {"replica": 2, "stage": 2, "expert": 2}, {"context": 4, "data": 2}, {"stage": 4, "tensor": 2},
+    *(sizes for quick in QUICK.values() for sizes in quick),
+]  # fmt: skip
+MATRIX = [
+    pytest.param(kind, sizes, id=f"{kind} {' '.join(f'{axis}={size}' for axis, size in sizes.items())}",
+                 marks=[] if sizes in QUICK[kind] else pytest.mark.slow)
+    for kind in BLOCKS for sizes in MESHES
 ]  # fmt: skip
 
 
@@ -69,13 +83,13 @@ def float64():
         yield
 
 
-@pytest.mark.parametrize("kind", BLOCKS)
-@pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: " ".join(f"{k}={v}" for k, v in sizes.items()))
-def test_ten_steps_on_any_mesh_are_those_of_one_device(sizes, kind):
+@pytest.mark.parametrize("kind, sizes", MATRIX)
+def test_ten_steps_on_any_mesh_are_those_of_one_device(kind, sizes):
+    """Losses, gradients and weights, relative to each tensor's norm; -s prints how far they are."""
     expected = alone(kind)
     with jax.set_mesh(make_mesh(sizes)):
         found = trained(experiment(kind))
     far = {name: tiny.distance(found[name], expected[name]) for name in expected}
-    print(sizes, kind, far)
+    print(kind, sizes, *(f"{name} {value:.1e}" for name, value in far.items()))
     assert np.ptp(expected["losses"]) > 1e-3
     assert max(far.values()) < 1e-5, far
