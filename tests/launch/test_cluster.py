@@ -410,4 +410,5 @@ def test_a_slurm_job_that_fails_or_is_cancelled_stays_so(skald, job, tmp_path):
     assert job.ended() == "CANCELLED"
     time.sleep(3)
     assert job["JobState"] == "CANCELLED" and job["Restarts"] == "0", job.log.read_text()
-    assert "stopped by SIGTERM" in job.log.read_text(), "and it is saved"
+    said = job.log.read_text()
+    assert "stopped by SIGTERM" in said and "queued again" not in said, "it is saved, and stays cancelled"
