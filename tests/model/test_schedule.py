@@ -95,6 +95,16 @@ def test_a_stack_that_does_not_divide_over_the_stages_is_refused():
     assert str(error.value).endswith("or stage of 3")
 
 
+def test_the_pipeline_takes_as_many_microbatches_as_it_is_told():
+    """Counted in the traced program: ticks of its loop."""
+    with jax.set_mesh(make_mesh({"stage": 4, "data": 2})):
+        for parts in (1, 2, 4):
+            execution = c.Execution(layers="unroll", stage_microbatches=parts)
+            model = jax.eval_shape(lambda: Transformer(MODEL, jax.random.key(0), execution))  # noqa: B023
+            program = jax.make_jaxpr(lambda model, x: model.hidden(x))(model, tokens())
+            assert f"length={parts + 3}\n" in str(program)
+
+
 @given(st.integers(1, 64), st.sampled_from([1, 2, 4, 8]))
 @settings(deadline=None, max_examples=30)
 def test_microbatches_divide_the_rows_and_a_wrong_number_is_told_those_that_do(rows, count):
