@@ -40,7 +40,7 @@ def pretraining(name: str, model: Model, data: Data, rate: float, batch_size: in
         batch_size=batch_size,
         evaluation=Evaluation(every=1000, rows=16, prompt="The"),
         checkpoints=Checkpoints(every=1000),
-        execution=Execution(dtype="auto", remat="minimal"),
+        execution=Execution(dtype="auto", remat="save_qkv", loss_chunks=8),
     )
 
 

@@ -15,7 +15,10 @@ from train.fields import ConfigError
 
 AT_LEAST_1 = (
     "steps", "batch_size", "microbatches", "data.length", "evaluation.every", "checkpoints.every",
-    "checkpoints.keep_last", "model.width", "model.context", "model.vocab_size",
+    "checkpoints.keep_last", "model.width", "model.context", "model.vocab_size", "execution.loss_chunks",
+)  # fmt: skip
+AT_LEAST_0 = (
+    "steps_per_dispatch", "checkpoints.keep_best", "optimizer.schedule.warmup", "execution.stage_microbatches", "z_loss",
 )  # fmt: skip
 SHARES = ("optimizer.schedule.final", "optimizer.schedule.decay")  # from 0 to 1
 
@@ -58,7 +61,7 @@ def check_ranges(e: Experiment) -> None:
     """Numbers that would make a run diverge, or do nothing, without a word."""
     for path in AT_LEAST_1:
         want(path, at(e, path), at(e, path) >= 1, "at least 1")
-    for path in ("steps_per_dispatch", "checkpoints.keep_best", "optimizer.schedule.warmup"):
+    for path in AT_LEAST_0:
         want(path, at(e, path), at(e, path) >= 0, "at least 0")
     for path in SHARES:
         want(path, at(e, path), 0 <= at(e, path) <= 1, "a share from 0 to 1")

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from data.pipeline import Pipeline
 from model import schedule
-from model.sharding import check_parts, make_mesh, spec, time_order
+from model.sharding import ShardingError, check_parts, make_mesh, spec, time_order
 from train import fields, state, step
 from train.config import Experiment
 from train.events import Event
@@ -68,7 +68,10 @@ class Run:
         with jax.set_mesh(self.mesh):
             spec(ROW_AXES, (e.batch_size // e.microbatches, e.data.length), "compute")
             time_order(e.data.length)
-            check_parts("time", e.data.length, e.execution.loss_chunks)
+            try:
+                check_parts("time", e.data.length, e.execution.loss_chunks)
+            except ShardingError as error:
+                raise ShardingError(f"execution.loss_chunks={e.execution.loss_chunks}: {error}") from None
         self.pipelined  # noqa: B018 (it raises)
 
     @property
