@@ -18,7 +18,8 @@ AT_LEAST_1 = (
     "checkpoints.keep_last", "model.width", "model.context", "model.vocab_size", "execution.loss_chunks",
 )  # fmt: skip
 AT_LEAST_0 = (
-    "steps_per_dispatch", "checkpoints.keep_best", "optimizer.schedule.warmup", "execution.stage_microbatches", "z_loss",
+    "steps_per_dispatch", "checkpoints.keep_best", "optimizer.schedule.warmup", "execution.stage_microbatches",
+    "z_loss",
 )  # fmt: skip
 SHARES = ("optimizer.schedule.final", "optimizer.schedule.decay")  # from 0 to 1
 
