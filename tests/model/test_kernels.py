@@ -366,9 +366,16 @@ def test_auto_on_other_backends_is_their_kernel_where_it_takes_the_rows(backend,
         assert kernels.chosen("auto", query, key, None) == expected
 
 
-@pytest.mark.parametrize("layers, remat", [("scan", "minimal"), ("unroll", "none"), ("scan", "full")])
-def test_a_model_on_a_mesh_that_splits_time_has_the_same_gradients(layers, remat):
-    """Two packed rows through two layers, time over four devices against one device."""
+@pytest.mark.parametrize(
+    "sizes, layers, remat",
+    [
+        ({"context": 4, "tensor": 2}, "scan", "minimal"),
+        ({"context": 8}, "unroll", "none"),
+        ({"context": 2, "tensor": 2, "stage": 2}, "scan", "full"),
+    ],
+)
+def test_a_model_on_a_mesh_that_splits_time_has_the_same_gradients(sizes, layers, remat):
+    """Two packed rows through two layers, over devices and in a pipeline's stages against one device."""
     mixer = c.Attention(4, 2, 4, rope=c.Rope())
     config = c.Model(32, 16, 32, (c.Stack((c.Block(mixer, c.MLP(24)),), 2),), init=c.Init(1.0, residual=0.3))
     random = np.random.default_rng(0)
@@ -386,7 +393,7 @@ def test_a_model_on_a_mesh_that_splits_time_has_the_same_gradients(layers, remat
         return jax.jit(jax.value_and_grad(loss))(model, tokens[:, order], segments[:, order])
 
     alone = gradients(c.Execution(kernel="reference"))
-    with jax.set_mesh(make_mesh({"context": 4, "tensor": 2})):
+    with jax.set_mesh(make_mesh(sizes)):
         there = gradients(c.Execution(kernel="auto", layers=layers, remat=remat))
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(there), strict=True):
         assert np.linalg.norm(np.asarray(a) - np.asarray(b)) <= 1e-5 * np.linalg.norm(a)
