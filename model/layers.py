@@ -46,15 +46,14 @@ class Declare:
     Layers of a stack are declared together: `repeats` puts an axis L before every parameter's own.
     """
 
-    def __init__(self, key: jax.Array, init: c.Init, repeats: int | None = None, made: list | None = None):
+    def __init__(self, key: jax.Array, init: c.Init, repeats: int | None = None):
         self.key, self.init, self.repeats = key, init, repeats
         self.count = 0
-        self.made = [] if made is None else made  # whether a parameter held a NaN, one after another
 
     def stacked(self, repeats: int) -> Declare:
         """The same declaration for `repeats` layers at once, with keys of its own."""
         self.count += 1
-        return Declare(jax.random.fold_in(self.key, self.count), self.init, repeats, self.made)
+        return Declare(jax.random.fold_in(self.key, self.count), self.init, repeats)
 
     def __call__(
         self, axes: tuple[str, ...], shape: tuple[int, ...], init: Initializer, inputs: int = 0, kind=nnx.Param, **says
@@ -64,20 +63,8 @@ class Declare:
         self.count += 1
         if self.repeats is not None:
             axes, shape = ("layers", *axes), (self.repeats, *shape)
-        value = init(self.in_turn(jax.random.fold_in(self.key, self.count)), shape, spec(axes, shape, "storage"))
-        self.made.append(jnp.isnan(value).any())
+        value = init(jax.random.fold_in(self.key, self.count), shape, spec(axes, shape, "storage"))
         return kind(value, **{"axes": axes, "inputs": inputs, "turned": (), "matmul": "plain", "exact": False, **says})
-
-    def in_turn(self, key: jax.Array) -> jax.Array:
-        """The key, which is known only once the parameter before is there.
-
-        Drawing numbers on CPU takes three times their size in temporaries, and XLA draws as many parameters at once as
-        it can: twice the model. Data alone orders them: a barrier is gone before they are scheduled.
-        """
-        if not self.made:
-            return key
-        data = jnp.where(self.made[-1], 0, jax.random.key_data(key))
-        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
 
     def weight(self, axes: tuple[str, ...], shape: tuple[int, ...], inputs: int = 1, exact: bool = False) -> nnx.Param:
         """A matrix that reads the residual stream: deviation `init.weight`, or 1 / sqrt(fan in)."""
