@@ -42,7 +42,7 @@ def prove_attention(config: c.Attention, execution: c.Execution, length: int) ->
         jax.ShapeDtypeStruct((shards("batch"), heads, length, config.head_width), dtype)
         for heads in (config.heads, config.kv_heads)
     )
-    drop = (config.dropout, jax.random.key(0) if config.dropout else None)
+    drop = (config.dropout, jax.eval_shape(jax.random.key, 0))
     name = kernels.chosen(execution.kernel, query, key, Visible(None), drop)
     kernel = kernels.KERNELS[name]
     if kernel.attention is reference.attention:
