@@ -1,6 +1,6 @@
 """The reference in blocks of queries, for long rows on CPU: a block is multiplied with the keys up to its end only.
 
-Half the scores are never computed or held. model/kernels chooses it; delete this file and its line there, and only
+Half the scores are never computed or held. model/kernels chooses it; delete this file and its name there, and only
 speed changes.
 """
 
@@ -10,19 +10,15 @@ import jax
 import jax.numpy as jnp
 
 from model.kernels import reference
+from model.kernels.local import dropout_refusal, split_refusal
 from model.kernels.reference import Visible
-from model.sharding import shards
 
 BLOCK = 256  # queries; rows no longer than this are the reference's
 
 
 def refusal(query_BNTH, key_BKSH, visible: Visible, drop) -> str | None:
     """Why blocks cannot compute this, and what to set instead; None where they can."""
-    if shards("time") > 1:
-        return f"cuts whole rows into blocks and mesh context={shards('time')} splits them; set execution.kernel=ring"
-    if drop[0] and drop[1] is not None:
-        return "drops no attention weights; set attention's dropout to 0, or execution.kernel=reference"
-    return None
+    return split_refusal() or dropout_refusal(drop)
 
 
 def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, drop=(0.0, None)) -> jax.Array:

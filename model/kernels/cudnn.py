@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.kernels.local import KEY, QUERY, SEGMENTS, on_each_device
+from model.kernels.local import KEY, QUERY, SEGMENTS, dropout_refusal, on_each_device, split_refusal
 from model.kernels.reference import Visible
-from model.sharding import shards
 
 WIDEST = 128  # features of a head that every supported GPU takes; in multiples of 8
 TYPES = ("bfloat16", "float16")
@@ -19,17 +18,13 @@ TYPES = ("bfloat16", "float16")
 def refusal(query_BNTH, key_BKSH, visible: Visible, drop) -> str | None:
     """Why cuDNN cannot compute this, and what to set instead; None where it can."""
     _, _, length, head_width = query_BNTH.shape
-    if shards("time") > 1:
-        return f"reads whole rows and mesh context={shards('time')} splits them; set execution.kernel=ring"
-    if drop[0] and drop[1] is not None:
-        return "drops no attention weights here; set attention's dropout to 0, or execution.kernel=reference"
     if query_BNTH.dtype not in TYPES:
         return f"takes {' or '.join(TYPES)}, not {query_BNTH.dtype}; set execution.dtype=bfloat16, or kernel=reference"
     if head_width % 8 or head_width > WIDEST:
         return f"takes head widths up to {WIDEST} that 8 divides, not {head_width}; set execution.kernel=reference"
     if length % 2:
         return f"takes even lengths, not {length}; set execution.kernel=reference"
-    return None
+    return split_refusal() or dropout_refusal(drop)
 
 
 def attention(

@@ -1,4 +1,4 @@
-"""A kernel that knows no mesh, on each device's part of the rows: what shard_map needs, from the names of axes."""
+"""What kernels share: one that knows no mesh is run on each device's part of the rows; what most of them refuse."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 from jax.sharding import PartitionSpec
 
-from model.sharding import place, spec
+from model.sharding import place, shards, spec
 
 QUERY = ("batch", "heads", "time", None)
 KEY = ("batch", "kv_heads", "time", None)
@@ -35,3 +35,17 @@ def on_each_device(function: Callable, axes: tuple[Axes, ...], made: Axes | tupl
     out = tuple(map(split, made)) if isinstance(made[0], tuple) else split(made)
     local = jax.shard_map(function, in_specs=taken, out_specs=out, axis_names=set(mesh.explicit_axes), check_vma=False)
     return local(*placed)
+
+
+def dropout_refusal(drop: tuple[float, jax.Array | None]) -> str | None:
+    """Why a kernel that keeps no weights cannot drop any."""
+    if drop[0] and drop[1] is not None:
+        return "drops no attention weights; set attention's dropout to 0, or execution.kernel=reference"
+    return None
+
+
+def split_refusal() -> str | None:
+    """Why a kernel of whole rows cannot run where the mesh splits time."""
+    if shards("time") > 1:
+        return f"reads whole rows and mesh context={shards('time')} splits them; set execution.kernel=ring"
+    return None

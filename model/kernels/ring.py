@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from model.kernels.local import KEY, QUERY, SEGMENTS, SUMS, on_each_device
+from model.kernels.local import KEY, QUERY, SEGMENTS, SUMS, dropout_refusal, on_each_device
 from model.kernels.reference import Visible
 from model.sharding import shards, spec, time_order
 
@@ -38,15 +38,12 @@ class Tokens(NamedTuple):
 
 def refusal(query_BNTH, key_BKSH, visible: Visible, drop) -> str | None:
     """Why the ring cannot compute this, and what to set instead; None where it can."""
-    if drop[0] and drop[1] is not None:
-        return "drops no attention weights; set attention's dropout to 0, or execution.kernel=reference"
-    length = query_BNTH.shape[2]
+    length, parts = query_BNTH.shape[2], shards("time")
     if block_size(length) is None:
-        parts = shards("time")
         return f"finds no block of {SMALLEST} to {LARGEST} tokens in length {length} over mesh context={parts}; " + (
             f"multiples of {2 * parts * SMALLEST} have one"
         )
-    return None
+    return dropout_refusal(drop)
 
 
 def block_size(length: int) -> int | None:

@@ -7,9 +7,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from model.kernels.local import KEY, QUERY, SEGMENTS, on_each_device
+from model.kernels.local import KEY, QUERY, SEGMENTS, dropout_refusal, on_each_device, split_refusal
 from model.kernels.reference import Visible
-from model.sharding import shards
 
 LANES = 128  # of a vector register: the kernel's blocks are multiples
 QUERIES = 512  # of a block, at most
@@ -19,14 +18,10 @@ KEYS = 4096  # of a block, at most, for 256 bytes a head: with one block for a r
 def refusal(query_BNTH, key_BKSH, visible: Visible, drop) -> str | None:
     """Why Splash cannot compute this, and what to set instead; None where it can."""
     length = query_BNTH.shape[2]
-    if shards("time") > 1:
-        return f"reads whole rows and mesh context={shards('time')} splits them; set execution.kernel=ring"
-    if drop[0] and drop[1] is not None:
-        return "drops no attention weights; set attention's dropout to 0, or execution.kernel=reference"
     if length % LANES:
         low, high = length - length % LANES, length + LANES - length % LANES
         return f"takes lengths that {LANES} divides, not {length}; {f'{low} and ' if low else ''}{high} are near"
-    return None
+    return split_refusal() or dropout_refusal(drop)
 
 
 def attention(
