@@ -381,8 +381,8 @@ def lines(run: Path) -> list[dict]:
 
 
 def test_a_slurm_job_requeues_itself_in_the_middle_and_ends_as_one_process(skald, job, tmp_path):
-    given = [skald.config, "--run-dir", tmp_path / "run", "--set", "steps=300", "--set", "mesh.data=4"]
-    given += ["--set", "evaluation.every=300", "--set", "checkpoints.every=100"]
+    given = [skald.config, "--run-dir", tmp_path / "run", "--set", "steps=160", "--set", "mesh.data=4"]
+    given += ["--set", "evaluation.every=160", "--set", "checkpoints.every=80"]
     job.submit(*given)
     waited_for(lambda: len(lines(tmp_path / "run")) > 20, 200)
     job.cancel("--signal=TERM")  # to the processes: as --signal=TERM@120 does ahead of the time limit
