@@ -30,7 +30,7 @@ def digest(folder) -> str:
 
 
 CONFIGS = [
-    (["nosuch"], ["no config 'nosuch'", "gpt2, llama, shakespeare, vaswani"]),
+    (["nosuch"], ["no config 'nosuch'", "gpt2, llama, mixtral, shakespeare, vaswani"]),
     (["shakespear"], ["did you mean 'shakespeare'"]),
     (["gpt2"], ["needs a variant", "gpt2:small"]),
     (["gpt2:smal"], ["no variant 'smal'", "did you mean 'small'"]),
@@ -52,8 +52,11 @@ CONFIGS = [
     (["shakespeare", "--from", "nothere"], ["nothere: no such folder"]),
     (["shakespeare", "--seed", "-1"], ["seed: must be from 0 to 2**63 - 2, got -1"]),
     (["shakespeare", "--set", "mesh.data=-1"], ["mesh.data: must be at least 1, or 0 for the rest, got -1"]),
-    (["shakespeare", "--set", "mesh.stage=2"], ["mesh.stage: must be 1"]),
-    (["shakespeare", "--set", "mesh.context=2"], ["mesh.context: must be 1 where a block has a token_shift"]),
+    (["shakespeare", "--set", "mesh.tensor=2"], ["vocab of size 65 does not divide over mesh tensor=2", "64 and 66"]),
+    (["shakespeare", "--set", "mesh.context=2", "--set", "data.length=62"], ["time of size 62", "60 and 64"]),
+    (["shakespeare", "--set", "execution.loss_chunks=3"], ["execution.loss_chunks=3", "63 and 66, or 2 parts"]),
+    (["shakespeare", "--set", "execution.kernel=splash"], ["execution.kernel=splash runs on tpu and this is cpu"]),
+    (["shakespeare", "--set", "execution.remat=qkv"], ["execution.remat: expected one of none, minimal, save_qkv"]),
     (["shakespeare", "--set", "model.dropout=1"], ["model.dropout: must be from 0 to below 1, got 1"]),
     (["shakespeare", "--set", "optimizer.average=1.5"], ["optimizer.average: must be from 0 to below 1"]),
     (["shakespeare", "--set", "optimizer.clip=0"], ["optimizer.clip: must be above 0, or null, got 0"]),
