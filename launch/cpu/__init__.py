@@ -14,6 +14,7 @@ from train.config import Experiment
 
 STEPS_PER_DISPATCH = 10  # a call has a fixed cost; more in one would delay the first loss and the answer to a signal
 DROPS_BARRIERS = "cse_barrier_expander"  # a pass of XLA's, before it fuses: in its absence barriers hold
+AT_ONCE = "xla_cpu_enable_concurrency_optimized_scheduler"  # draws all parameters at once: the model twice in memory
 SPLITS_SUMS = "tree_reduction_rewriter"  # makes many small sums of one over rows
 
 
@@ -25,6 +26,7 @@ def set_flags(experiment: Experiment | None, processes: int = 1) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         flags["xla_force_host_platform_device_count"] = str(devices(experiment, cores, processes))
         flags["xla_disable_hlo_passes"] += f",{SPLITS_SUMS}"
+        flags[AT_ONCE] = "false"
     added = [f"--{name}={value}" for name, value in flags.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
 
