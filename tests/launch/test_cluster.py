@@ -263,11 +263,12 @@ NODES = ("skald1", "skald2")
 
 
 def configured(folder: Path, ports: list[int]) -> str:
-    """slurm.conf of two nodes that are this machine."""
+    """slurm.conf of two nodes that are this machine. A requeued job waits for a credential to expire: 10 s."""
     host = socket.gethostname().split(".")[0]
     lines = [
         "ClusterName=skald", f"SlurmctldHost={host}(127.0.0.1)", f"SlurmctldPort={ports[0]}", "SlurmUser=root",
-        "SlurmdUser=root", "AuthType=auth/munge", f"AuthInfo=socket={folder}/munge/socket", "MpiDefault=none",
+        "SlurmdUser=root", "AuthType=auth/munge", f"AuthInfo=socket={folder}/munge/socket,cred_expire=10",
+        "MpiDefault=none",
         f"StateSaveLocation={folder}/state", f"SlurmdSpoolDir={folder}/spool-%n", f"SlurmctldPidFile={folder}/ctld.pid",
         f"SlurmdPidFile={folder}/slurmd-%n.pid", f"SlurmctldLogFile={folder}/ctld.log", "SwitchType=switch/none",
         f"SlurmdLogFile={folder}/slurmd-%n.log", "ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none",
