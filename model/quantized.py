@@ -1,8 +1,11 @@
 """Products of activations with weights in eight bits, forward and backward (Execution.matmul). layers.project calls it.
 
+Those of layers: query, key, value and output, gate, up and down. Not the logits, a router, experts, or what attention
+multiplies.
+
 Quantized as qwix's own training (QtProvider with weight, activation and backward types) does it, from its public
-parts: the provider looks for a module and its rule on the call stack and drops `out_sharding`, so neither layers
-used as plain trees nor Explicit mesh axes can have it.
+parts: the provider itself, put around a whole model, takes what attention multiplies for weights as well, and fails
+where mesh axes are Explicit (0.1.8).
 """
 
 from __future__ import annotations
@@ -47,9 +50,9 @@ def project(x: jax.Array, weight: jax.Array, inputs: int, name: str) -> jax.Arra
 def on_each_device(x: jax.Array, weight: jax.Array, inputs: int, name: str) -> jax.Array:
     """`project` over the mesh axes that are not manual yet.
 
-    The backward pass is written out, from x and weight: JAX (0.10 to 0.12) gives what it would keep itself a sharding
-    that the compiler refuses inside a pipeline, and it checks in one direction only who holds what, where
-    a gathered weight's gradient needs it.
+    The backward pass is written out, from x and weight. What JAX (0.10 to 0.12) would keep for it by itself gets a
+    sharding that the compiler refuses inside a pipeline; so forward is not checked (check_vma). Backward is: that is
+    how a gathered weight's gradient stays unsummed.
     """
     x_lies, weight_lies = lying(x), lying(weight)
     kept, summed = x_lies[: x.ndim - inputs], tuple(named(x_lies[x.ndim - inputs :]))
