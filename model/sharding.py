@@ -91,12 +91,13 @@ def arranged(shape: dict[str, int], devices: list) -> np.ndarray:
     """
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
-        return mesh_utils.create_device_mesh(tuple(shape.values()), devices)
+        return mesh_utils.create_device_mesh(tuple(shape.values()), devices, allow_split_physical_axes=True)
     if shape["replica"] % slices:
         raise ShardingError(f"mesh: replica={shape['replica']} does not divide over {slices} slices; try {slices}")
     inside = {**shape, "replica": shape["replica"] // slices}
     between = {axis: slices if axis == "replica" else 1 for axis in shape}
-    return mesh_utils.create_hybrid_device_mesh(tuple(inside.values()), tuple(between.values()), devices)
+    inside, between = tuple(inside.values()), tuple(between.values())
+    return mesh_utils.create_hybrid_device_mesh(inside, between, devices, allow_split_physical_axes=True)
 
 
 def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], table: str) -> PartitionSpec | None:
