@@ -59,10 +59,10 @@ def settled(execution: Execution) -> Execution:
 
 
 def writing(execution: Execution) -> Execution:
-    """How a decoder computes on this machine."""
+    """How a checkpoint's model computes on this machine: the kernel its config names was that of the training's."""
     import jax  # after prepare
 
-    execution = replace(settled(execution), remat="none")
+    execution = replace(settled(execution), remat="none", kernel="auto")
     return tuning().writing(execution) if jax.default_backend() == "cpu" and tuning() else execution
 
 

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 from model.layers import precise
 from model.mlp import ACTIVATIONS
-from model.sharding import lying, shards
+from model.sharding import free_axes, lying, mesh_axes, shards
 
 
 class Over(NamedTuple):
@@ -74,12 +74,9 @@ def routed(x_BTD, chosen_BTK, weight_BTK, matrices: dict[str, jax.Array], activa
 
 
 def lies(x_BTD: jax.Array, up_EDF: jax.Array) -> Over:
-    def named(part) -> tuple[str, ...]:
-        return (part,) if isinstance(part, str) else tuple(part or ())
-
     batch, time, _ = lying(x_BTD)
     reduced = () if jax.sharding.get_abstract_mesh().empty else jax.typeof(up_EDF).sharding.spec.reduced
-    return Over(named(batch) + named(time), *map(named, lying(up_EDF)), copies=tuple(reduced))
+    return Over(mesh_axes(batch, time), *map(mesh_axes, lying(up_EDF)), copies=tuple(reduced))
 
 
 def on_each_device(function: Callable, made, *given):
@@ -88,12 +85,10 @@ def on_each_device(function: Callable, made, *given):
     Nothing is kept for the backward pass but what goes in: what JAX (0.10 to 0.12) would keep of the inside gets a
     sharding that the compiler refuses in a pipeline. What is computed again is little, since each function is linear.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if jax.sharding.get_abstract_mesh().empty:
         return function(*given)
     taken = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, given)
-    run = jax.shard_map(jax.checkpoint(function), in_specs=taken, out_specs=made, axis_names=set(mesh.explicit_axes))
-    return run(*given)
+    return jax.shard_map(jax.checkpoint(function), in_specs=taken, out_specs=made, axis_names=free_axes())(*given)
 
 
 def group(over: tuple[str, ...], x: jax.Array, axis: int = 0) -> jax.Array:

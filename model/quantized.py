@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import qwix
 from jax.sharding import PartitionSpec
 
-from model.sharding import lying
+from model.sharding import free_axes, lying, mesh_axes
 
 
 class Format(NamedTuple):
@@ -41,7 +41,7 @@ def project(x: jax.Array, weight: jax.Array, inputs: int, name: str) -> jax.Arra
     On a mesh every device quantizes what it holds, and partial results are summed in x's dtype: where a contracted
     axis is split, each part has scales of its own (finer ones), and no scale travels.
     """
-    if jax.sharding.get_abstract_mesh().explicit_axes:
+    if free_axes():
         return on_each_device(x, weight, inputs, name)
     return contracted(x, weight, inputs, name)
 
@@ -55,15 +55,14 @@ def on_each_device(x: jax.Array, weight: jax.Array, inputs: int, name: str) -> j
     how a gathered weight's gradient stays unsummed.
     """
     x_lies, weight_lies = lying(x), lying(weight)
-    kept, summed = x_lies[: x.ndim - inputs], tuple(named(x_lies[x.ndim - inputs :]))
+    kept, summed = x_lies[: x.ndim - inputs], mesh_axes(*x_lies[x.ndim - inputs :])
 
     def part(x, weight):
         return jax.lax.psum(contracted(x, weight, inputs, name), summed)
 
     taken, made = (PartitionSpec(*x_lies), PartitionSpec(*weight_lies)), PartitionSpec(*kept, *weight_lies[inputs:])
     run = jax.shard_map(part, in_specs=taken, out_specs=made, axis_names=free_axes(), check_vma=False)
-    y = run(x, jax.sharding.reshard(weight, taken[1]))
-    return jax.lax.pcast(y, tuple(jax.sharding.get_abstract_mesh().manual_axes), to="varying")  # not one for all stages
+    return run(x, jax.sharding.reshard(weight, taken[1]))
 
 
 def each_forward(x, weight, inputs, name):
@@ -74,14 +73,15 @@ def each_backward(inputs, name, saved, gradient):
     """Of x and weight. The weight's stays unsummed over the axes it was gathered from (sharding.gather)."""
     lies = [lying(array) for array in (*saved, gradient)]
     reduced = jax.typeof(saved[1]).sharding.spec.reduced
-    used = named(lies[0] + lies[1])
+    split = [set(mesh_axes(*parts)) for parts in lies]
+    used = split[0] | split[1]
 
     def part(x, weight, gradient):
         def each(x, weight):
-            x, weight = varying(x, used - named(lies[0])), varying(weight, used - named(lies[1]), reduced)
+            x, weight = varying(x, used - split[0]), varying(weight, used - split[1], reduced)
             return contracted(x, weight, inputs, name)
 
-        return jax.vjp(each, x, weight)[1](varying(gradient, used - named(lies[2])))
+        return jax.vjp(each, x, weight)[1](varying(gradient, used - split[2]))
 
     taken = (PartitionSpec(*lies[0]), PartitionSpec(*lies[1], reduced=reduced), PartitionSpec(*lies[2]))
     made = (taken[0], PartitionSpec(*lies[1], unreduced=reduced))
@@ -89,16 +89,6 @@ def each_backward(inputs, name, saved, gradient):
 
 
 on_each_device.defvjp(each_forward, each_backward)
-
-
-def free_axes() -> set[str]:
-    """The mesh axes that no enclosing shard_map has taken."""
-    return set(jax.sharding.get_abstract_mesh().explicit_axes)
-
-
-def named(lies: tuple) -> set[str]:
-    """The mesh axes in a description such as `lying` gives."""
-    return {axis for part in lies for axis in ((part,) if isinstance(part, str) else part or ())}
 
 
 def varying(x: jax.Array, axes: set[str], reduced: frozenset[str] = frozenset()) -> jax.Array:

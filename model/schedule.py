@@ -84,7 +84,7 @@ def pipelined(repeat: Repeat, stream: Stream, reading: Reading, stacked, keys, e
 
     here, whole = jax.P("stage"), jax.P()
     specs = {"in_specs": (whole, whole, here, here), "out_specs": whole, "axis_names": {"stage"}}
-    # Unchecked, here and in every shard_map inside: JAX (0.12) names the stages in what those keep for their gradients.
+    # Unchecked: else JAX (0.10 to 0.12) names the stages in what the shard_maps inside keep, and its compiler refuses.
     done = jax.shard_map(stage, **specs, check_vma=False)(cut(stream), cut(reading), stacked, keys)
     return jax.tree.map(lambda x: joined(x, 0, "batch"), done)
 

@@ -132,7 +132,7 @@ def nearest(size: int, over: int) -> str:
 
 
 def divisor(size: int, over: int) -> int:
-    """The largest divisor of `size` below `over`."""
+    """The largest divisor of `size` up to `over`."""
     return max(d for d in range(1, min(size, over) + 1) if size % d == 0)
 
 
@@ -163,7 +163,7 @@ def gather(parameter: jax.Array, *axes: str | None) -> jax.Array:
     sizes = mesh.shape
     summed = {m for axis in ("batch", "time") for m in TABLE["compute"][axis] if sizes.get(m, 1) > 1}
     for split in (at_rest, wanted):
-        used = {m for part in split for m in ((part,) if isinstance(part, str) else part or ())}
+        used = set(mesh_axes(*split))
         parameter = jax.sharding.reshard(parameter, PartitionSpec(*split, reduced=summed - used))
     return parameter
 
@@ -206,6 +206,16 @@ def lying(x: jax.Array) -> tuple:
         return (None,) * x.ndim
     known = jax.typeof(x).sharding.spec.partitions  # a gathered parameter's spec is more than its parts
     return (*known, *(None,) * (x.ndim - len(known)))
+
+
+def mesh_axes(*parts: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes in parts of what `lying` or a PartitionSpec says, in order."""
+    return tuple(axis for part in parts for axis in ((part,) if isinstance(part, str) else part or ()))
+
+
+def free_axes() -> set[str]:
+    """The mesh axes that a shard_map here may take: all but those of one around it (a pipeline's stages)."""
+    return set(jax.sharding.get_abstract_mesh().explicit_axes)
 
 
 def reshaped(x: jax.Array, shape: tuple[int, ...], lies: tuple) -> jax.Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from data.rows import Rows
 from model.layers import precise
-from model.sharding import joined, split
+from model.sharding import divisor, joined, shards, split
 from model.transformer import Transformer
 
 
@@ -34,8 +34,8 @@ def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Arra
 
 def chunked_losses(model: Transformer, hidden_BTD: jax.Array, targets_BT: jax.Array):
     """`token_losses` of hidden states, a part of every row's time at once: forward and backward hold the logits of one
-    part only. Each device cuts its own time. Raises ShardingError where time does not divide."""
-    chunks = model.execution.loss_chunks
+    part only. Each device cuts its own time: into fewer parts where it does not divide (a window that is scored)."""
+    chunks = divisor(targets_BT.shape[1] // shards("time"), model.execution.loss_chunks)
     if chunks == 1:
         return token_losses(model.logits(hidden_BTD), targets_BT)
     project = model.projection(hidden_BTD.dtype)

@@ -72,11 +72,11 @@ class Run:
                 check_parts("time", e.data.length, e.execution.loss_chunks)
             except ShardingError as error:
                 raise ShardingError(f"execution.loss_chunks={e.execution.loss_chunks}: {error}") from None
-        self.pipelined  # noqa: B018 (it raises)
+        self.pipelined()
 
-    @property
     def pipelined(self) -> int:
-        """Into how many microbatches a pipeline cuts the rows of a gradient; 1 where there is none."""
+        """Into how many microbatches a pipeline cuts the rows of a gradient; 1 where there is none. Raises
+        ShardingError."""
         e = self.experiment
         with jax.set_mesh(self.mesh):
             return schedule.microbatches(e.batch_size // e.microbatches, e.execution)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 from jax.sharding import PartitionSpec
 
-from model.sharding import place, shards, spec
+from model.sharding import free_axes, place, shards, spec
 
 QUERY = ("batch", "heads", "time", None)
 KEY = ("batch", "kv_heads", "time", None)
@@ -21,8 +21,7 @@ def on_each_device(function: Callable, axes: tuple[Axes, ...], made: Axes | tupl
     """function(*given) on every device's part of the arrays; `axes` and `made`: the logical axes of what goes in and
     comes out. An array may be None. Over all mesh axes but those that a caller has taken in hand itself (a pipeline's
     stages)."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if jax.sharding.get_abstract_mesh().empty:
         return function(*given)
     there = [(names, x) for names, x in zip(axes, given, strict=True) if x is not None]
     lengths = {name: size for names, x in there for name, size in zip(names, x.shape, strict=True)}
@@ -33,7 +32,7 @@ def on_each_device(function: Callable, axes: tuple[Axes, ...], made: Axes | tupl
     placed = [None if x is None else place(x, *names) for names, x in zip(axes, given, strict=True)]
     taken = tuple(None if x is None else split(names) for names, x in zip(axes, given, strict=True))
     out = tuple(map(split, made)) if isinstance(made[0], tuple) else split(made)
-    local = jax.shard_map(function, in_specs=taken, out_specs=out, axis_names=set(mesh.explicit_axes), check_vma=False)
+    local = jax.shard_map(function, in_specs=taken, out_specs=out, axis_names=free_axes(), check_vma=False)
     return local(*placed)
 
 

@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from model.kernels.local import KEY, QUERY, SEGMENTS, SUMS, dropout_refusal, on_each_device
 from model.kernels.reference import Visible
-from model.sharding import shards, spec, time_order
+from model.sharding import mesh_axes, shards, spec, time_order
 
 LARGEST = 1024  # tokens of a block: its scores take 4 MiB a head
 SMALLEST = 128  # a longer piece that only smaller blocks divide is refused: it would be many tiny products
@@ -27,6 +27,14 @@ HIDDEN = -1e30  # as a score; finite, so that no difference of two is NaN
 
 Pairs = jax.Array  # int [P, 2]: a block of queries and one of keys
 GIVEN = (QUERY, KEY, KEY, ("time",), SEGMENTS)  # query, key, value, slots, segments
+
+
+class Ring(NamedTuple):
+    """The score scale, the tokens of a block, and the mesh axes round which keys travel (none: one device)."""
+
+    scale: float
+    size: int
+    axes: tuple[str, ...]
 
 
 class Tokens(NamedTuple):
@@ -88,26 +96,25 @@ ringed.defvjp(forward, backward)
 
 
 def here(function: Callable, scale: float, query_BNTH: jax.Array) -> Callable:
-    """The function of one device's arrays: with the size of a block, and the mesh axes that make the ring."""
-    split = spec(("time",), query_BNTH.shape[2:3], "compute")
-    axes = split[0] if split and split[0] else ()
-    return functools.partial(function, scale, block_size(query_BNTH.shape[2]), axes)
+    """The function of one device's arrays."""
+    split = spec(("time",), query_BNTH.shape[2:3], "compute") or ()
+    return functools.partial(function, Ring(scale, block_size(query_BNTH.shape[2]), mesh_axes(*split)))
 
 
-def here_forward(scale: float, size: int, axes: tuple, query_BNTH, key_BKSH, value_BKSH, slots_T, segments_BT):
+def here_forward(ring: Ring, query_BNTH, key_BKSH, value_BKSH, slots_T, segments_BT):
     """One device's context [B, N, T, H], and the logsumexp of each query's scores [B, N, T]."""
-    queries = blocked(grouped(query_BNTH, key_BKSH), 3, size)
+    queries = blocked(grouped(query_BNTH, key_BKSH), 3, ring.size)
     shape = (*queries.shape[:-1], 1)
     start = jnp.full(shape, HIDDEN), jnp.zeros(shape), jnp.zeros(queries.shape, jnp.float32)
     tokens = Tokens(slots_T, segments_BT)
-    asked = in_blocks(tokens, size)
+    asked = in_blocks(tokens, ring.size)
 
     def visit(pairs: Pairs, held, state, travelling):
-        keys, values, there = in_blocks(held, size)
+        keys, values, there = in_blocks(held, ring.size)
 
         def one(state, pair):
             (i, j), (tops, sums, totals) = pair, state
-            scores = scored(scale, queries[i], keys[j], seen(asked, i, there, j))
+            scores = scored(ring.scale, queries[i], keys[j], seen(asked, i, there, j))
             top = jnp.maximum(tops[i], scores.max(-1, keepdims=True))
             weights, before = jnp.exp(scores - top), jnp.exp(tops[i] - top)
             found = product("BKGTS,BKSH->BKGTH", weights.astype(values.dtype), values[j])
@@ -116,34 +123,32 @@ def here_forward(scale: float, size: int, axes: tuple, query_BNTH, key_BKSH, val
 
         return jax.lax.scan(one, state, pairs)[0], travelling
 
-    (tops, sums, totals), _ = round_the_ring(visit, axes, len(queries), (key_BKSH, value_BKSH, tokens), start, ())
+    (tops, sums, totals), _ = round_the_ring(visit, ring.axes, len(queries), (key_BKSH, value_BKSH, tokens), start, ())
     context_BNTH = joined(totals / sums, 3).reshape(query_BNTH.shape)
     return context_BNTH.astype(query_BNTH.dtype), joined(tops + jnp.log(sums), 3).reshape(query_BNTH.shape[:3])
 
 
-def here_backward(
-    scale: float, size: int, axes: tuple, query_BNTH, key_BKSH, value_BKSH, slots_T, segments_BT,
-    context_BNTH, logsumexp_BNT, slope_BNTH,
-):  # fmt: skip
+def here_backward(ring: Ring, query_BNTH, key_BKSH, value_BKSH, slots_T, segments_BT, *behind):
     """One device's gradients of its queries, keys and values; those of keys travel with the keys until they are home.
 
-    `slope_BNTH` is the context's. Summed in float32.
+    `behind`: context, logsumexp and the context's own gradient. Summed in float32.
     """
+    context_BNTH, logsumexp_BNT, slope_BNTH = behind
     mean_BNT = jnp.sum(slope_BNTH.astype(jnp.float32) * context_BNTH.astype(jnp.float32), axis=-1)
     per_query = (query_BNTH, slope_BNTH, logsumexp_BNT[..., None], mean_BNT[..., None])
-    queries, slopes, logsumexps, means = (blocked(grouped(x, key_BKSH), 3, size) for x in per_query)
+    queries, slopes, logsumexps, means = (blocked(grouped(x, key_BKSH), 3, ring.size) for x in per_query)
     tokens = Tokens(slots_T, segments_BT)
-    asked = in_blocks(tokens, size)
+    asked = in_blocks(tokens, ring.size)
 
     def visit(pairs: Pairs, held, query_slopes, travelling):
-        keys, values, there = in_blocks(held, size)
+        keys, values, there = in_blocks(held, ring.size)
 
         def one(state, pair):
             (i, j), (query_slopes, key_slopes, value_slopes) = pair, state
             query, key, slope = queries[i], keys[j], slopes[i]
-            weights = jnp.exp(scored(scale, query, key, seen(asked, i, there, j)) - logsumexps[i])
+            weights = jnp.exp(scored(ring.scale, query, key, seen(asked, i, there, j)) - logsumexps[i])
             spread = product("BKGTH,BKSH->BKGTS", slope, values[j])
-            score_slopes = (weights * (spread - means[i]) * scale).astype(query.dtype)
+            score_slopes = (weights * (spread - means[i]) * ring.scale).astype(query.dtype)
             return (
                 query_slopes.at[i].add(product("BKGTS,BKSH->BKGTH", score_slopes, key)),
                 key_slopes.at[j].add(product("BKGTS,BKGTH->BKSH", score_slopes, query)),
@@ -155,8 +160,8 @@ def here_backward(
 
     held = (key_BKSH, value_BKSH, tokens)
     start = jnp.zeros(queries.shape, jnp.float32)
-    home = jnp.zeros(blocked(key_BKSH, 2, size).shape, jnp.float32)
-    query_slopes, (key_slopes, value_slopes) = round_the_ring(visit, axes, len(queries), held, start, (home, home))
+    home = jnp.zeros(blocked(key_BKSH, 2, ring.size).shape, jnp.float32)
+    query_slopes, (key_slopes, value_slopes) = round_the_ring(visit, ring.axes, len(queries), held, start, (home, home))
     query_slope_BNTH = joined(query_slopes, 3).reshape(query_BNTH.shape).astype(query_BNTH.dtype)
     return query_slope_BNTH, *(joined(x, 2).astype(key_BKSH.dtype) for x in (key_slopes, value_slopes))
 

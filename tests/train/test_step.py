@@ -245,3 +245,10 @@ def test_scores_by_hand():
     assert found["bits_per_byte"] == pytest.approx(2.0 / np.log(2) * 300 / 1000)
     assert found["perplexity"] == pytest.approx(np.exp(2.0))
     assert (found["loss"], found["tokens"], found["bytes"]) == (2.0, 300, 1000)
+
+
+def test_a_window_that_the_chunks_do_not_divide_is_scored_in_fewer():
+    made = jax.jit(lambda: state.create(with_chunks(8)))()
+    rows = jax.tree.map(lambda x: x[0, :, :15], tiny.one_step(tiny.rows(1)))  # fifteen tokens: in five parts
+    plain = jax.jit(lambda: state.create(with_chunks(1)))()
+    np.testing.assert_allclose(loss.summed(made.model, rows).loss, loss.summed(plain.model, rows).loss, rtol=1e-6)

@@ -101,8 +101,8 @@ def meshed(run: Run) -> str:
         return ""
     text = " x ".join(f"{axis}={size}" for axis, size in axes.items())
     if "stage" in axes:
-        waits = schedule.bubble(run.pipelined, axes["stage"])
-        text += f"; {run.pipelined} microbatches in the pipeline, bubble {waits:.0%}"
+        parts = run.pipelined()
+        text += f"; {parts} microbatches in the pipeline, bubble {schedule.bubble(parts, axes['stage']):.0%}"
     return f" ({text})"
 
 
