@@ -10,7 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from model import cache
 from model import config as c
 from model.cache import KeyValues
-from model.layers import Declare, Norm, biased, project
+from model.layers import Declare, Norm, biased, precise, project
 from model.positions import rotate
 from model.reading import Reading
 
@@ -44,7 +44,9 @@ class Attention(nnx.Module):
             query_BTNH, key_BTKH = self.query_norm(query_BTNH), self.key_norm(key_BTKH)
         if self.config.rope is not None:
             turn = reading.turn(self.config.rope, self.config.head_width)
-            query_BTNH, key_BTKH = rotate(query_BTNH, turn), rotate(key_BTKH, turn)
+            query_BTNH, key_BTKH = rotate(query_BTNH, turn, self.scale), rotate(key_BTKH, turn)
+        else:
+            query_BTNH = (precise(query_BTNH) * self.scale).astype(query_BTNH.dtype)
         query_BTNH = checkpoint_name(query_BTNH, "query")
         key_BTKH, value_BTKH = checkpoint_name(key_BTKH, "key"), checkpoint_name(value_BTKH, "value")
         # Kernels and memory want heads first: otherwise a batched matrix product copies what it reads.
@@ -56,7 +58,7 @@ class Attention(nnx.Module):
             )
             key_BKSH, value_BKSH = memory
         context_BNTH = reading.kernel(
-            query_BNTH, key_BKSH, value_BKSH, reading.visible, self.scale, (self.config.dropout, reading.key("weights"))
+            query_BNTH, key_BKSH, value_BKSH, reading.visible, (self.config.dropout, reading.key("weights"))
         )
         out_BTD = project("BTNH,NHD->BTD", jnp.swapaxes(context_BNTH, 1, 2), self.output, "batch", "time", None)
         return biased(out_BTD, self.output_bias), memory

@@ -1,8 +1,7 @@
 """SEAM 1: which program computes attention. model/transformer.py asks for one; this file alone knows a backend.
 
-A kernel takes query [B, N, T, H], key and value [B, K, S, H], a Visible, the score scale and dropout, and returns
-the context [B, N, T, H]. Everything is split as the compute table says, time too: a kernel brings together what it
-needs.
+A kernel takes query [B, N, T, H], scaled, key and value [B, K, S, H], a Visible and dropout, and returns the context
+[B, N, T, H]. Everything is split as the compute table says, time too: a kernel brings together what it needs.
 """
 
 from __future__ import annotations
@@ -58,9 +57,9 @@ def for_rows(name: str) -> Callable:
     """The kernel for whole rows, in training and scoring (T == S). It raises KernelError where it is called with what
     the kernel of this name cannot compute."""
 
-    def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, drop=(0.0, None)) -> jax.Array:
+    def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, drop=(0.0, None)) -> jax.Array:
         kernel = KERNELS[chosen(name, query_BNTH, key_BKSH, visible, drop)]
-        context_BNTH = kernel.attention(query_BNTH, key_BKSH, value_BKSH, visible, scale, drop)
+        context_BNTH = kernel.attention(query_BNTH, key_BKSH, value_BKSH, visible, drop)
         return context_BNTH if kernel.names else checkpoint_name(context_BNTH, "context")  # twice would be kept twice
 
     return attention

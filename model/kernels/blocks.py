@@ -21,7 +21,7 @@ def refusal(query_BNTH, key_BKSH, visible: Visible, drop) -> str | None:
     return split_refusal() or dropout_refusal(drop)
 
 
-def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, drop=(0.0, None)) -> jax.Array:
+def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, drop=(0.0, None)) -> jax.Array:
     """The reference's context; `drop` is refused above."""
     length = query_BNTH.shape[2]
     mask_B1TS = visible.mask(length)
@@ -29,5 +29,5 @@ def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, 
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
         query, key, value = query_BNTH[:, :, start:end], key_BKSH[:, :, :end], value_BKSH[:, :, :end]
-        parts.append(reference.seeing(query, key, value, mask_B1TS[:, :, start:end, :end], scale))
+        parts.append(reference.seeing(query, key, value, mask_B1TS[:, :, start:end, :end]))
     return jnp.concatenate(parts, axis=2)

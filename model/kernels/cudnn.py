@@ -28,16 +28,16 @@ def refusal(query_BNTH, key_BKSH, visible: Visible, drop) -> str | None:
 
 
 def attention(
-    query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, drop=(0.0, None), implementation: str = "cudnn"
+    query_BNTH, key_BKSH, value_BKSH, visible: Visible, drop=(0.0, None), implementation: str = "cudnn"
 ) -> jax.Array:
     """The reference's context; `drop` is refused above. `implementation` is that of jax.nn.dot_product_attention."""
-    here = functools.partial(on_one_device, scale, implementation)
+    here = functools.partial(on_one_device, implementation)
     return on_each_device(
         here, (QUERY, KEY, KEY, SEGMENTS), QUERY, query_BNTH, key_BKSH, value_BKSH, visible.segments_BT
     )
 
 
-def on_one_device(scale: float, implementation: str, query_BNTH, key_BKSH, value_BKSH, segments_BT) -> jax.Array:
+def on_one_device(implementation: str, query_BNTH, key_BKSH, value_BKSH, segments_BT) -> jax.Array:
     """Where documents share a row cuDNN has to read a mask [B, 1, T, S]; without one it skips what causality hides."""
     mask = None
     if segments_BT is not None:
@@ -46,7 +46,7 @@ def on_one_device(scale: float, implementation: str, query_BNTH, key_BKSH, value
     context_BTNH = jax.nn.dot_product_attention(
         *(jnp.swapaxes(x, 1, 2) for x in (query_BNTH, key_BKSH, value_BKSH)),
         mask=mask,
-        scale=scale,
+        scale=1.0,
         is_causal=mask is None,
         implementation=implementation,
     )

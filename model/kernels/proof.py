@@ -69,31 +69,29 @@ class Rows(NamedTuple):
     value_BKSH: np.ndarray
     slope_BNTH: np.ndarray
     segments_BT: np.ndarray
-    scale: float
 
 
 def rows(config: c.Attention, count: int, length: int, dtype: jnp.dtype) -> Rows:
     """Random numbers that `dtype` has too. Documents of 3, length - 8, 4 and 1 tokens: the second crosses every border
     of blocks and of devices."""
     random, size = np.random.default_rng(0), config.head_width
-    scale = size**-0.5 if config.score_scale is None else config.score_scale
     heads = (config.heads, config.kv_heads, config.kv_heads, config.heads)
     query, *others = (random.standard_normal((count, n, length, size), np.float32) for n in heads)
-    query *= size**-0.5 / scale  # scores of deviation 1, whatever the scale
+    query *= size**-0.5  # scores of deviation 1
     segments = np.repeat(np.arange(1, 5, dtype=np.int32), (3, length - 8, 4, 1))
     arrays = (np.asarray(x.astype(dtype), np.float32) for x in (query, *others))
-    return Rows(*arrays, np.tile(segments, (count, 1)), scale)
+    return Rows(*arrays, np.tile(segments, (count, 1)))
 
 
 def expected(row: Rows) -> list[np.ndarray]:
     """Context and gradients by the reference in float32, on one device of this process."""
-    *arrays, segments_BT, scale = row
+    *arrays, segments_BT = row
 
     @jax.jit
     def run(*arrays):
         *given, slope = arrays
         visible = Visible(jnp.broadcast_to(jnp.arange(segments_BT.shape[1]), segments_BT.shape), segments_BT)
-        context, back = jax.vjp(lambda *x: reference.attention(*x, visible, scale), *given)
+        context, back = jax.vjp(lambda *x: reference.attention(*x, visible), *given)
         return [context, *back(slope)]
 
     with jax.set_mesh(make_mesh({}, jax.local_devices()[:1])), jax.default_matmul_precision("highest"):
@@ -103,7 +101,7 @@ def expected(row: Rows) -> list[np.ndarray]:
 def compared(attention: Callable, row: Rows, expected: list[np.ndarray], dtype: jnp.dtype) -> tuple:
     """How far context and gradients are from what is expected, relative to its norm; and how many numbers of the second
     and fourth document's context change when the first and third are others."""
-    *arrays, segments_BT, scale = row
+    *arrays, segments_BT = row
     order = time_order(segments_BT.shape[1])
     slots_BT = np.broadcast_to(order.astype(np.int32), segments_BT.shape)
     segments_BT, first_and_third = segments_BT[:, order], segments_BT[:, None, order, None] % 2 == 1
@@ -113,7 +111,7 @@ def compared(attention: Callable, row: Rows, expected: list[np.ndarray], dtype: 
     def run(*arrays):
         visible = Visible(place(jnp.asarray(slots_BT), *SEGMENTS), place(jnp.asarray(segments_BT), *SEGMENTS))
         *given, slope = (place(x, *axes).astype(dtype) for x, axes in zip(arrays, AXES, strict=True))
-        context, back = jax.vjp(lambda *x: attention(*x, visible, scale), *given)
+        context, back = jax.vjp(lambda *x: attention(*x, visible), *given)
         return [context, *back(slope)]
 
     @jax.jit

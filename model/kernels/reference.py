@@ -30,30 +30,30 @@ class Visible(NamedTuple):
         return seen
 
 
-def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, drop=(0.0, None)) -> jax.Array:
-    """softmax(query . key * scale) . value over visible keys; softmax in float32 (Vaswani et al. 2017, eq. 1)."""
+def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, drop=(0.0, None)) -> jax.Array:
+    """softmax(query . key) . value over visible keys; softmax in float32 (Vaswani et al. 2017, eq. 1)."""
     # One sequence axis must be whole where every query looks for its keys.
     key_BKSH, value_BKSH = (place(x, "batch", "kv_heads", None, None) for x in (key_BKSH, value_BKSH))
-    return seeing(query_BNTH, key_BKSH, value_BKSH, visible.mask(key_BKSH.shape[2]), scale, drop)
+    return seeing(query_BNTH, key_BKSH, value_BKSH, visible.mask(key_BKSH.shape[2]), drop)
 
 
-def seeing(query_BNTH, key_BKSH, value_BKSH, mask_B1TS, scale: float, drop=(0.0, None)) -> jax.Array:
+def seeing(query_BNTH, key_BKSH, value_BKSH, mask_B1TS, drop=(0.0, None)) -> jax.Array:
     """`attention` to the keys that a mask shows, keys and values whole on every device."""
     heads, kv_heads = query_BNTH.shape[1], key_BKSH.shape[1]
     if kv_heads == heads:
         scores = einsum("BNTH,BNSH->BNTS", query_BNTH, key_BKSH, "batch", "heads", "time", None)
-        weights = dropout(probabilities(scores, mask_B1TS, scale), *drop).astype(value_BKSH.dtype)
+        weights = dropout(probabilities(scores, mask_B1TS), *drop).astype(value_BKSH.dtype)
         return einsum("BNTS,BNSH->BNTH", weights, value_BKSH, "batch", "heads", "time", None)
     query_BKGTH = grouped(query_BNTH, kv_heads)
     scores = einsum("BKGTH,BKSH->BKGTS", query_BKGTH, key_BKSH, "batch", "kv_heads", None, "time", None)
-    weights = dropout(probabilities(scores, mask_B1TS[:, None], scale), *drop).astype(value_BKSH.dtype)
+    weights = dropout(probabilities(scores, mask_B1TS[:, None]), *drop).astype(value_BKSH.dtype)
     context = einsum("BKGTS,BKSH->BKGTH", weights, value_BKSH, "batch", "kv_heads", None, "time", None)
     return merged(context, query_BNTH.shape)
 
 
-def probabilities(scores: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
+def probabilities(scores: jax.Array, mask: jax.Array) -> jax.Array:
     """Softmax over the last axis in float32, hidden keys at probability 0."""
-    return jax.nn.softmax(jnp.where(mask, precise(scores) * scale, -1e30), axis=-1)
+    return jax.nn.softmax(jnp.where(mask, precise(scores), -1e30), axis=-1)
 
 
 def grouped(query_BNTH: jax.Array, kv_heads: int) -> jax.Array:

@@ -30,9 +30,8 @@ GIVEN = (QUERY, KEY, KEY, ("time",), SEGMENTS)  # query, key, value, slots, segm
 
 
 class Ring(NamedTuple):
-    """The score scale, the tokens of a block, and the mesh axes round which keys travel (none: one device)."""
+    """The tokens of a block, and the mesh axes round which keys travel (none: one device)."""
 
-    scale: float
     size: int
     axes: tuple[str, ...]
 
@@ -62,43 +61,43 @@ def block_size(length: int) -> int | None:
     return size if size >= min(piece, SMALLEST) else None
 
 
-def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, drop=(0.0, None)) -> jax.Array:
+def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, drop=(0.0, None)) -> jax.Array:
     """The reference's context; `drop` is refused above. Softmax and sums in float32.
 
     The backward pass needs the context and one float32 a query and head besides the inputs; both bear the name
     `context` for what decides what to keep (model/schedule.py).
     """
     slots_T = jnp.asarray(time_order(query_BNTH.shape[2]), jnp.int32)
-    return ringed(scale, query_BNTH, key_BKSH, value_BKSH, slots_T, visible.segments_BT)
+    return ringed(query_BNTH, key_BKSH, value_BKSH, slots_T, visible.segments_BT)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def ringed(scale: float, query_BNTH, key_BKSH, value_BKSH, slots_T, segments_BT) -> jax.Array:
-    return forward(scale, query_BNTH, key_BKSH, value_BKSH, slots_T, segments_BT)[0]
+@jax.custom_vjp
+def ringed(query_BNTH, key_BKSH, value_BKSH, slots_T, segments_BT) -> jax.Array:
+    return forward(query_BNTH, key_BKSH, value_BKSH, slots_T, segments_BT)[0]
 
 
-def forward(scale: float, *given):
+def forward(*given):
     made = (QUERY, SUMS)
-    context_BNTH, logsumexp_BNT = on_each_device(here(here_forward, scale, given[0]), GIVEN, made, *given)
+    context_BNTH, logsumexp_BNT = on_each_device(here(here_forward, given[0]), GIVEN, made, *given)
     context_BNTH = checkpoint_name(context_BNTH, "context")
     logsumexp_BNT = checkpoint_name(logsumexp_BNT, "context")
     return context_BNTH, (*given, context_BNTH, logsumexp_BNT)
 
 
-def backward(scale: float, saved, slope_BNTH):
+def backward(saved, slope_BNTH):
     """Gradients of query, key and value; slots and segments have none."""
     axes, made = (*GIVEN, QUERY, SUMS, QUERY), (QUERY, KEY, KEY)
-    slopes = on_each_device(here(here_backward, scale, saved[0]), axes, made, *saved, slope_BNTH)
+    slopes = on_each_device(here(here_backward, saved[0]), axes, made, *saved, slope_BNTH)
     return *slopes, None, None
 
 
 ringed.defvjp(forward, backward)
 
 
-def here(function: Callable, scale: float, query_BNTH: jax.Array) -> Callable:
+def here(function: Callable, query_BNTH: jax.Array) -> Callable:
     """The function of one device's arrays."""
     split = spec(("time",), query_BNTH.shape[2:3], "compute") or ()
-    return functools.partial(function, Ring(scale, block_size(query_BNTH.shape[2]), mesh_axes(*split)))
+    return functools.partial(function, Ring(block_size(query_BNTH.shape[2]), mesh_axes(*split)))
 
 
 def here_forward(ring: Ring, query_BNTH, key_BKSH, value_BKSH, slots_T, segments_BT):
@@ -114,7 +113,7 @@ def here_forward(ring: Ring, query_BNTH, key_BKSH, value_BKSH, slots_T, segments
 
         def one(state, pair):
             (i, j), (tops, sums, totals) = pair, state
-            scores = scored(ring.scale, queries[i], keys[j], seen(asked, i, there, j))
+            scores = scored(queries[i], keys[j], seen(asked, i, there, j))
             top = jnp.maximum(tops[i], scores.max(-1, keepdims=True))
             weights, before = jnp.exp(scores - top), jnp.exp(tops[i] - top)
             found = product("BKGTS,BKSH->BKGTH", weights.astype(values.dtype), values[j])
@@ -146,9 +145,9 @@ def here_backward(ring: Ring, query_BNTH, key_BKSH, value_BKSH, slots_T, segment
         def one(state, pair):
             (i, j), (query_slopes, key_slopes, value_slopes) = pair, state
             query, key, slope = queries[i], keys[j], slopes[i]
-            weights = jnp.exp(scored(ring.scale, query, key, seen(asked, i, there, j)) - logsumexps[i])
+            weights = jnp.exp(scored(query, key, seen(asked, i, there, j)) - logsumexps[i])
             spread = product("BKGTH,BKSH->BKGTS", slope, values[j])
-            score_slopes = (weights * (spread - means[i]) * ring.scale).astype(query.dtype)
+            score_slopes = (weights * (spread - means[i])).astype(query.dtype)
             return (
                 query_slopes.at[i].add(product("BKGTS,BKSH->BKGTH", score_slopes, key)),
                 key_slopes.at[j].add(product("BKGTS,BKGTH->BKSH", score_slopes, query)),
@@ -200,9 +199,9 @@ def round_the_ring(visit: Callable, axes: tuple, blocks: int, held, staying, tra
     return staying, passed(travelling)
 
 
-def scored(scale: float, query_BKGTH, key_BKSH, seen_BTS) -> jax.Array:
-    """float32 [B, K, G, T, S]: query . key * scale, HIDDEN where the query does not see the key."""
-    scores = product("BKGTH,BKSH->BKGTS", query_BKGTH, key_BKSH) * scale
+def scored(query_BKGTH, key_BKSH, seen_BTS) -> jax.Array:
+    """float32 [B, K, G, T, S]: query . key, HIDDEN where the query does not see the key."""
+    scores = product("BKGTH,BKSH->BKGTS", query_BKGTH, key_BKSH)
     return jnp.where(seen_BTS[:, None, None], scores, HIDDEN)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,8 @@ from model.kernels.reference import Visible
 
 LANES = 128  # of a vector register: the kernel's blocks are multiples
 QUERIES = 512  # of a block, at most
-KEYS = 4096  # of a block, at most, for 256 bytes a head: with one block for a row nothing is summed between blocks
+KEYS = 1024  # of a block, at most, forward: blocks that causality hides are skipped whole
+KEYS_BACKWARD = 1024  # for 256 bytes a head: each block's part of the queries' gradients is written, and summed
 
 
 def refusal(query_BNTH, key_BKSH, visible: Visible, drop) -> str | None:
@@ -25,13 +29,12 @@ def refusal(query_BNTH, key_BKSH, visible: Visible, drop) -> str | None:
 
 
 def attention(
-    query_BNTH, key_BKSH, value_BKSH, visible: Visible, scale: float, drop=(0.0, None), interpret: bool = False
+    query_BNTH, key_BKSH, value_BKSH, visible: Visible, drop=(0.0, None), interpret: bool = False
 ) -> jax.Array:
     """The reference's context; `drop` is refused above. `interpret` runs the kernel where there is no TPU.
 
     Context and logsumexp bear the name `context` for what decides what to keep (model/schedule.py).
     """
-    query_BNTH = (query_BNTH.astype(jnp.float32) * scale).astype(query_BNTH.dtype)  # Splash does not
     here = functools.partial(on_one_device, interpret)
     return on_each_device(
         here, (QUERY, KEY, KEY, SEGMENTS), QUERY, query_BNTH, key_BKSH, value_BKSH, visible.segments_BT
@@ -39,22 +42,18 @@ def attention(
 
 
 def on_one_device(interpret: bool, query_BNTH, key_BKSH, value_BKSH, segments_BT) -> jax.Array:
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # half a second that only a TPU should cost
-
+    splash = library()
     _, heads, length, head_width = query_BNTH.shape
-    # A block of keys and its gradients lie in vector memory: wider heads leave room for fewer.
-    bytes_a_head = query_BNTH.dtype.itemsize * max(LANES, head_width)
-    queries, keys = divisor(length, QUERIES), divisor(length, max(LANES, KEYS * 256 // bytes_a_head))
-    at_once = divisor(keys, QUERIES)
+    sizes = Sizes.of(length, head_width, query_BNTH.dtype.itemsize)
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([splash.CausalMask((length, length))] * heads),
         block_sizes=splash.BlockSizes(
-            block_q=queries,
-            block_kv=keys,
-            block_kv_compute=at_once,
-            block_q_dkv=queries,
-            block_kv_dkv=keys,
-            block_kv_dkv_compute=at_once,
+            block_q=sizes.queries,
+            block_kv=sizes.keys,
+            block_kv_compute=sizes.at_once,
+            block_q_dkv=sizes.queries,
+            block_kv_dkv=sizes.keys_backward,
+            block_kv_dkv_compute=sizes.at_once,
             use_fused_bwd_kernel=True,
         ),
         head_shards=1,
@@ -64,6 +63,68 @@ def on_one_device(interpret: bool, query_BNTH, key_BKSH, value_BKSH, segments_BT
     )
     segments = None if segments_BT is None else splash.SegmentIds(segments_BT, segments_BT)
     return jax.vmap(kernel)(query_BNTH, key_BKSH, value_BKSH, segments)
+
+
+class Sizes(NamedTuple):
+    """Tokens of blocks: of queries, of keys forward and backward, and of keys that are multiplied at once."""
+
+    queries: int
+    keys: int
+    keys_backward: int
+    at_once: int
+
+    @staticmethod
+    def of(length: int, head_width: int, itemsize: int) -> Sizes:
+        # A block of keys and its gradients lie in vector memory: wider heads leave room for fewer.
+        room = KEYS_BACKWARD * 256 // (itemsize * max(LANES, head_width))
+        queries, keys = divisor(length, QUERIES), divisor(length, KEYS)
+        backward = divisor(length, max(LANES, room))
+        return Sizes(queries, keys, backward, math.gcd(divisor(keys, QUERIES), divisor(backward, QUERIES)))
+
+    def pairs(self, length: int, backward: bool) -> int:
+        """Query-key pairs that are multiplied: those of every block with a pair that causality shows."""
+        keys = self.keys_backward if backward else self.keys
+        ends = range(self.queries, length + 1, self.queries)  # of blocks of queries
+        return sum(self.queries * keys * -(-end // keys) for end in ends)
+
+
+@functools.cache
+def library():
+    """JAX's Splash, which states no costs of its kernels, with them."""
+    from jax.experimental.pallas.ops.tpu import splash_attention  # half a second that only a TPU should cost
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
+
+    splash_attention_kernel.pl = Costed(splash_attention_kernel.pl)
+    return splash_attention
+
+
+class Costed:
+    """Pallas with the costs of Splash's kernels: else the compiler plans as if they took no time."""
+
+    def __init__(self, pallas):
+        self.pallas = pallas
+
+    def __getattr__(self, name: str):
+        return getattr(self.pallas, name)
+
+    def pallas_call(self, kernel: Callable, *, name: str, **given) -> Callable:
+        def call(*operands):
+            made = cost(name, operands, jax.tree.leaves(given["out_shape"]))
+            return self.pallas.pallas_call(kernel, name=name, cost_estimate=self.CostEstimate(**made), **given)(
+                *operands
+            )
+
+        return call
+
+
+def cost(name: str, operands, made) -> dict[str, int]:
+    """FLOPs, exponentials and bytes of a kernel of one row: forward two products of every pair, backward five."""
+    backward = "dkv" in name
+    query_NTH = next(x for x in operands if x is not None and x.ndim == 3 and jnp.issubdtype(x.dtype, jnp.floating))
+    heads, length, head_width = query_NTH.shape
+    pairs = heads * Sizes.of(length, head_width, query_NTH.dtype.itemsize).pairs(length, backward)
+    moved = sum(x.size * x.dtype.itemsize for x in (*operands, *made) if x is not None)
+    return {"flops": (10 if backward else 4) * pairs * head_width, "transcendentals": pairs, "bytes_accessed": moved}
 
 
 def divisor(length: int, limit: int) -> int:

@@ -19,7 +19,6 @@ pytestmark = [
     pytest.mark.timeout(120),
     pytest.mark.skipif(len(jax.devices()) != 8, reason="needs eight devices: unset XLA_FLAGS for tests/conftest.py"),
 ]
-SCALE = 0.3
 MESHES = {
     "context 8": {"context": 8},
     "context 4, replica 2": {"context": 4, "replica": 2},
@@ -47,7 +46,8 @@ def rows(
     segments = (
         np.sort(random.integers(1, documents + 1, (batch, length)), axis=1).astype(np.int32) if documents else None
     )
-    return Rows(*(random.standard_normal(shape).astype(np.float32) for shape in shapes), segments)
+    query, *others = (random.standard_normal(shape).astype(np.float32) for shape in shapes)
+    return Rows(np.float32(0.3) * query, *others, segments)  # queries come scaled
 
 
 def arrays(given: Rows) -> list[np.ndarray]:
@@ -66,11 +66,11 @@ def numpy_attention(given: Rows) -> list[np.ndarray]:
         seen = np.tri(length, dtype=bool)
         if given.segments_BT is not None:
             seen &= given.segments_BT[row][:, None] == given.segments_BT[row]
-        scores = np.where(seen, query @ key.T * SCALE, -np.inf)
+        scores = np.where(seen, query @ key.T, -np.inf)
         weights = np.exp(scores - scores.max(1, keepdims=True))
         weights /= weights.sum(1, keepdims=True)
         context = weights @ value
-        score_slope = weights * (slope @ value.T - (slope * context).sum(1, keepdims=True)) * SCALE
+        score_slope = weights * (slope @ value.T - (slope * context).sum(1, keepdims=True))
         found[0][row, head] = context
         found[1][row, head] = score_slope @ key
         found[2][row, shared] += score_slope.T @ query
@@ -88,7 +88,7 @@ def program(attention, dtype=jnp.float32):
         segments = None if segments is None else place(segments, "batch", "time")
         slots_T = jnp.asarray(time_order(query.shape[2]), jnp.int32)
         slots = place(jnp.broadcast_to(slots_T, (query.shape[0], query.shape[2])), "batch", "time")
-        context, back = jax.vjp(lambda *given: attention(*given, Visible(slots, segments), SCALE), query, key, value)
+        context, back = jax.vjp(lambda *given: attention(*given, Visible(slots, segments)), query, key, value)
         return context, *back(slope)
 
     return run
@@ -188,8 +188,8 @@ MINIMAL = jax.checkpoint_policies.save_only_these_names("query", "key", "value",
 def remade(attention, policy):
     """The kernel in a layer whose results are made again for the backward pass, but for those that the policy keeps."""
 
-    def once_more(query, key, value, visible, scale):
-        return jax.checkpoint(lambda *given: attention(*given, visible, scale), policy=policy)(query, key, value)
+    def once_more(query, key, value, visible):
+        return jax.checkpoint(lambda *given: attention(*given, visible), policy=policy)(query, key, value)
 
     return once_more
 
@@ -431,8 +431,8 @@ WRONG = {
 @pytest.mark.parametrize("sizes", [{}, {"data": 4, "tensor": 2}, {"context": 4, "tensor": 2}], ids=str)
 @pytest.mark.parametrize("change, factor, found", WRONG.values(), ids=WRONG)
 def test_a_kernel_that_computes_something_else_is_refused(change, factor, found, sizes, dtype, monkeypatch):
-    def wrong(query, key, value, visible, scale, drop=(0.0, None)):
-        return reference.attention(query, key, value, change(visible), scale * factor, drop)
+    def wrong(query, key, value, visible, drop=(0.0, None)):
+        return reference.attention(query * factor, key, value, change(visible), drop)
 
     monkeypatch.setitem(kernels.KERNELS, "other", kernels.Kernel(wrong))
     with jax.set_mesh(make_mesh(sizes, jax.devices()[:1] if not sizes else None)), pytest.raises(KernelError) as error:
@@ -441,8 +441,8 @@ def test_a_kernel_that_computes_something_else_is_refused(change, factor, found,
 
 
 def test_a_kernel_with_wrong_gradients_is_refused(monkeypatch):
-    def wrong(query, key, value, visible, scale, drop=(0.0, None)):
-        return reference.attention(query, jax.lax.stop_gradient(key), value, visible, scale, drop)
+    def wrong(query, key, value, visible, drop=(0.0, None)):
+        return reference.attention(query, jax.lax.stop_gradient(key), value, visible, drop)
 
     monkeypatch.setitem(kernels.KERNELS, "other", kernels.Kernel(wrong))
     with pytest.raises(KernelError) as error:
