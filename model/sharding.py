@@ -63,6 +63,13 @@ def make_mesh(sizes: dict[str, int], devices: list | None = None) -> jax.shardin
     Raises ShardingError where the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(sizes, len(devices))
+    explicit = (AxisType.Explicit,) * len(MESH_AXES)
+    return jax.sharding.Mesh(arranged(shape, devices), MESH_AXES, axis_types=explicit)
+
+
+def mesh_shape(sizes: dict[str, int], count: int) -> dict[str, int]:
+    """Devices along every mesh axis, of `count`. Raises ShardingError."""
     shape = {axis: sizes.get(axis, 1) for axis in MESH_AXES}
     free = [axis for axis, size in shape.items() if size == 0]
     fixed = math.prod(size for size in shape.values() if size)
@@ -71,16 +78,16 @@ def make_mesh(sizes: dict[str, int], devices: list | None = None) -> jax.shardin
         raise ShardingError(f"mesh: {said}: sizes are at least 1, or 0 for the rest")
     if len(free) > 1:
         raise ShardingError(f"mesh: only one axis may be 0 (the rest), not {' and '.join(free)}")
-    if len(devices) % fixed or (not free and fixed != len(devices)):
-        fits = [d for d in range(1, len(devices) + 1) if len(devices) % d == 0] if free else [len(devices)]
+    if count % fixed or (not free and fixed != count):
+        fits = [d for d in range(1, count + 1) if count % d == 0] if free else [count]
+        rest = "" if free else ", or set mesh.data=0 for the rest"
         raise ShardingError(
-            f"mesh: {said} needs {fixed} devices and there are {len(devices)}; "
-            f"sizes that multiply to {' or '.join(map(str, fits))} fit, or set mesh.data=0 for the rest"
+            f"mesh: {said} needs {fixed} devices and there are {count}; "
+            f"sizes that multiply to {' or '.join(map(str, fits))} fit{rest}"
         )
     if free:
-        shape[free[0]] = len(devices) // fixed
-    explicit = (AxisType.Explicit,) * len(MESH_AXES)
-    return jax.sharding.Mesh(arranged(shape, devices), MESH_AXES, axis_types=explicit)
+        shape[free[0]] = count // fixed
+    return shape
 
 
 def arranged(shape: dict[str, int], devices: list) -> np.ndarray:

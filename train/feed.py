@@ -22,7 +22,7 @@ def training_rows(
     rows: Callable[[int, int, int], Rows], first: int, count: int, microbatches: int, batch: int, length: int
 ) -> Rows:
     """Rows of steps first .. first + count as arrays [steps, M, B / M, T], on the current mesh."""
-    shape = (count, microbatches, batch // microbatches, length)
+    shape = rows_shape(count, microbatches, batch, length)
     order_T = time_order(length)
     parts: dict[tuple[int, int], list[Rows]] = {}
 
@@ -45,6 +45,10 @@ def training_rows(
         return jax.make_array_from_callback(shape, sharding((None, None, *ROW_AXES), shape), block)
 
     return Rows(*(field(index) for index in range(len(Rows._fields))))
+
+
+def rows_shape(count: int, microbatches: int, batch: int, length: int) -> tuple[int, int, int, int]:
+    return count, microbatches, batch // microbatches, length
 
 
 def by_field(made: list[list[Rows]]) -> list[list[list[np.ndarray]]]:

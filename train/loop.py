@@ -25,7 +25,7 @@ def train(run: Run) -> str:
         while run.step < run.experiment.steps and not run.stop:
             count = run.next_count()
             rows = run.feed(run.step, count)
-            run.state, metrics = run.train_steps(run.state, rows)
+            run.state, metrics = run.program.train_steps(run.state, rows)
             run.step += count
             flying.append((run.step, count, metrics))
             since = deliver(run, flying, run.queued, since)

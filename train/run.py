@@ -1,23 +1,20 @@
-"""One training run: its folder, data, mesh, state and listeners. launch/train.py opens it, train/loop.py drives it."""
+"""One training run: its program, folder, data, state, listeners. launch/train.py opens it, train/loop.py drives it."""
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-from jax.sharding import NamedSharding, PartitionSpec
 
 from data.pipeline import Pipeline
-from model import schedule
-from model.sharding import ShardingError, check_parts, make_mesh, spec, time_order
-from train import fields, state, step
+from train import fields, state
 from train.config import Experiment
 from train.events import Event
-from train.feed import ROW_AXES, training_rows
+from train.feed import training_rows
+from train.program import Program
 
 IDENTITY = ("model", "data", "optimizer", "seed", "batch_size", "microbatches", "z_loss")
 PLACES = ("data.source.path", "data.validation_source.path", "data.tokenizer.path")  # may move: fingerprints tell
@@ -28,62 +25,22 @@ class RunError(ValueError):
 
 
 class Run:
-    """What the loop and the listeners share. `stop` names the signal once one was received.
-
-    `tuned` may rewrite the step for the machine before it is compiled: the numbers stay the same. `queued`: dispatches
-    that may wait behind the one that runs.
+    """What the loop and the listeners share. `stop` names the signal once one was received. `queued`: dispatches that
+    may wait behind the one that runs.
     """
 
     def __init__(
-        self,
-        experiment: Experiment,
-        folder: Path,
-        data: Pipeline,
-        listeners: Sequence[Callable],
-        tuned: Callable = lambda steps: steps,
-        queued: int = 1,
+        self, program: Program, folder: Path, data: Pipeline, listeners: Sequence[Callable] = (), queued: int = 1
     ):
-        self.experiment, self.folder, self.data, self.listeners = experiment, folder, data, listeners
-        self.mesh = make_mesh(vars(experiment.mesh))
+        self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
+        self.folder, self.data, self.listeners = folder, data, listeners
         self.step, self.stop, self.queued = 0, "", queued
         self.state: state.State | None = None
         self.scores: dict[int, dict] = {}  # step -> what evaluation found there
-        self.train_steps = jax.jit(tuned(functools.partial(step.train_steps, experiment)), donate_argnums=0)
-
-    def abstract_state(self) -> state.State:
-        """Shapes, types and shardings of the state on this mesh; nothing is computed."""
-        with jax.set_mesh(self.mesh):
-            shapes = jax.eval_shape(lambda: state.create(self.experiment))
-
-        def here(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            spec = x.sharding.spec if x.sharding else PartitionSpec()
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))
-
-        return jax.tree.map(here, shapes)
-
-    def check_fits(self) -> None:
-        """Raises ShardingError where parameters or rows do not divide over the mesh."""
-        e = self.experiment
-        self.abstract_state()
-        with jax.set_mesh(self.mesh):
-            spec(ROW_AXES, (e.batch_size // e.microbatches, e.data.length), "compute")
-            time_order(e.data.length)
-            try:
-                check_parts("time", e.data.length, e.execution.loss_chunks)
-            except ShardingError as error:
-                raise ShardingError(f"execution.loss_chunks={e.execution.loss_chunks}: {error}") from None
-        self.pipelined()
-
-    def pipelined(self) -> int:
-        """Into how many microbatches a pipeline cuts the rows of a gradient; 1 where there is none. Raises
-        ShardingError."""
-        e = self.experiment
-        with jax.set_mesh(self.mesh):
-            return schedule.microbatches(e.batch_size // e.microbatches, e.execution)
 
     def create_state(self) -> state.State:
         with jax.set_mesh(self.mesh):
-            return jax.jit(lambda: state.create(self.experiment))()
+            return jax.block_until_ready(jax.jit(lambda: state.create(self.experiment))())
 
     def feed(self, first: int, count: int):
         e = self.experiment

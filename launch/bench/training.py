@@ -32,7 +32,7 @@ def task(experiment: Experiment, batch: int):
     check(e)
     data = open_data(e.data, e.batch_size, e.seed, machine.cache())
     check_vocabulary(e, data.tokenizer.vocab_size)
-    run = Run(machine.fitted(e), Path(), data, [], machine.tuned)
+    run = Run(machine.program(e), Path(), data)
     run.state = run.create_state()
     size = [2 * run.next_count()]
 

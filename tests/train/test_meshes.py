@@ -63,7 +63,7 @@ def trained(made: config.Experiment, seed: int = 0) -> dict:
         model = optax.apply_updates(now.model, updates)
         return state.State(now.step + 1, model, memory, None), (value, gradient)
 
-    begun = jax.jit(lambda: jax.tree.map(wide, state.create(made)))()
+    begun = jax.block_until_ready(jax.jit(lambda: jax.tree.map(wide, state.create(made)))())
     end, (losses, gradients) = jax.jit(lambda begun, rows: jax.lax.scan(one, begun, rows))(begun, rows)
     return jax.tree.map(np.asarray, {"losses": losses, "gradients": gradients, "weights": end.model})
 

@@ -101,7 +101,7 @@ def meshed(run: Run) -> str:
         return ""
     text = " x ".join(f"{axis}={size}" for axis, size in axes.items())
     if "stage" in axes:
-        parts = run.pipelined()
+        parts = run.program.pipelined()
         text += f"; {parts} microbatches in the pipeline, bubble {schedule.bubble(parts, axes['stage']):.0%}"
     return f" ({text})"
 

@@ -1,0 +1,82 @@
+"""What is compiled of a run: its mesh, the steps on it, the shapes of what goes in. train/run.py runs it on the devices
+that are here, launch/plan compiles it for machines that are not."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from data.rows import Rows
+from model import schedule
+from model.sharding import ShardingError, check_parts, make_mesh, spec, time_order
+from train import state, step
+from train.config import Experiment
+from train.feed import ROW_AXES, rows_shape
+
+
+class Program:
+    """The steps of an experiment on a mesh over `devices`; None: those that are here.
+
+    `tuned` may rewrite the step for the machine before it is compiled: the numbers stay the same. `options`: the
+    compiler's, by name.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        devices: list | None = None,
+        tuned: Callable = lambda steps: steps,
+        options: dict[str, str] | None = None,
+    ):
+        self.experiment, self.mesh = experiment, make_mesh(vars(experiment.mesh), devices)
+        steps = tuned(functools.partial(step.train_steps, experiment))
+        self.train_steps = jax.jit(steps, donate_argnums=0, compiler_options=options)
+
+    def abstract_state(self) -> state.State:
+        """Shapes, types and shardings of the state on this mesh; nothing is computed."""
+        with jax.set_mesh(self.mesh):
+            shapes = jax.eval_shape(lambda: state.create(self.experiment))
+
+        def here(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            lies = x.sharding.spec if x.sharding else PartitionSpec()
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, lies))
+
+        return jax.tree.map(here, shapes)
+
+    def abstract_rows(self, steps: int = 1) -> Rows:
+        """The rows of one dispatch as shapes: [steps, M, B / M, T]."""
+        e = self.experiment
+        shape = rows_shape(steps, e.microbatches, e.batch_size, e.data.length)
+        with jax.set_mesh(self.mesh):
+            lies = NamedSharding(self.mesh, spec((None, None, *ROW_AXES), shape, "compute"))
+        types = Rows(jnp.int32, jnp.int32, jnp.int32, jnp.int32, jnp.float32)
+        return Rows(*(jax.ShapeDtypeStruct(shape, dtype, sharding=lies) for dtype in types))
+
+    def lowered(self) -> jax.stages.Lowered:
+        """One step, traced for this mesh."""
+        with jax.set_mesh(self.mesh):
+            return self.train_steps.lower(self.abstract_state(), self.abstract_rows())
+
+    def check_fits(self) -> None:
+        """Raises ShardingError where parameters or rows do not divide over the mesh."""
+        e = self.experiment
+        self.abstract_state()
+        with jax.set_mesh(self.mesh):
+            spec(ROW_AXES, (e.batch_size // e.microbatches, e.data.length), "compute")
+            time_order(e.data.length)
+            try:
+                check_parts("time", e.data.length, e.execution.loss_chunks)
+            except ShardingError as error:
+                raise ShardingError(f"execution.loss_chunks={e.execution.loss_chunks}: {error}") from None
+        self.pipelined()
+
+    def pipelined(self) -> int:
+        """Into how many microbatches a pipeline cuts the rows of a gradient; 1 where there is none. Raises
+        ShardingError."""
+        e = self.experiment
+        with jax.set_mesh(self.mesh):
+            return schedule.microbatches(e.batch_size // e.microbatches, e.execution)
