@@ -18,12 +18,13 @@ COMMANDS = {
     "train": ("train a config, or go on where its run stopped", "skald train shakespeare --set steps=500"),
     "generate": ("write text from a checkpoint", "skald generate runs/shakespeare --prompt 'ROMEO:'"),
     "evaluate": ("score a checkpoint", "skald evaluate runs/shakespeare@best --json"),
+    "plan": ("compile a config's step for TPUs that are not here", "skald plan llama:7b --topology v5p:4x4x4"),
     "bench": ("measure this machine, alone or against a peer", "skald bench train --against hf"),
 }
 BENCHED = {"train": "shakespeare:nanogpt", "decode": "gpt2:small"}  # what is measured where nothing is named
 # By name, for their modules import JAX. Wrong arguments or config: exit status 2; work that failed: 1.
 WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError")
-WRONG_INPUT += ("ShardingError", "KernelError")
+WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError")
 EXPECTED = (*WRONG_INPUT, "DataError", "RunError", "PeerError")
 
 
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     train_arguments(made["train"])
     generate_arguments(made["generate"])
     evaluate_arguments(made["evaluate"])
+    plan_arguments(made["plan"])
     bench_arguments(made["bench"])
     return top
 
@@ -81,6 +83,15 @@ def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--stride", type=positive, help="tokens between windows (default: the window)")
 
 
+def plan_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", metavar="CONFIG", help="name, name:variant, or a Python file")
+    config_arguments(command)
+    command.add_argument("--topology", metavar="NAME", help="v4, v5e, v5p, v6e or tpu7x and chips: v5e:16x16")
+    command.add_argument("--slices", type=positive, default=1, help="so many of them, joined by a network (replica)")
+    command.add_argument("--search", action="store_true", help="find mesh, microbatches and remat policy")
+    command.add_argument("--dump-hlo", metavar="FILE", help="keep the scheduled program")
+
+
 def bench_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("what", choices=["train", "decode"])
     command.add_argument("config", nargs="?", metavar="CONFIG", help="default: shakespeare:nanogpt, gpt2:small")
@@ -106,9 +117,10 @@ def main(argv: list[str] | None = None) -> int:
         if "config" in arguments:
             name = arguments.config or BENCHED[arguments.what]
             arguments.experiment = experiments.resolve(name, arguments.set, arguments.seed)
-        trains = arguments.command == "train" or getattr(arguments, "what", "") == "train"
+        trains = arguments.command in ("train", "plan") or getattr(arguments, "what", "") == "train"
         here = cluster.seat(os.environ) if arguments.command == "train" else None
-        machine.prepare(arguments.experiment if trains else None, here)  # and only now JAX is imported
+        elsewhere = bool(getattr(arguments, "topology", None))
+        machine.prepare(arguments.experiment if trains else None, here, elsewhere)  # and only now JAX is imported
         return importlib.import_module(f"launch.{arguments.command}").command(arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `skald generate … | head`

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
+import glob
+import importlib.util
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from launch import cluster
+from launch import chips, cluster
+from model import cost
 from model.config import Execution
-from train.config import Experiment
+from train.config import Adafactor, AdamW, Experiment, Lion, Muon, Optimizer
+
+if TYPE_CHECKING:
+    from train.program import Program
+
+LEAST_FIRST = ("none", "minimal", "save_qkv", "full")  # remat policies, by what they recompute
+NO_TPU = {  # TPU's compiler looks for no device, and several processes may load it at once
+    "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5p-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}  # fmt: skip
+ROOM = 0.95  # of a device's memory that a choice by arithmetic may fill
 
 
 def cache() -> Path:
@@ -22,15 +35,23 @@ def tuning():
     return importlib.import_module("launch.cpu") if (Path(__file__).parent / "cpu" / "__init__.py").is_file() else None
 
 
-def prepare(experiment: Experiment | None = None, here: cluster.Seat | None = None) -> None:
+def prepare(experiment: Experiment | None = None, here: cluster.Seat | None = None, elsewhere: bool = False) -> None:
     """Sets flags for training `experiment`, or for writing, and turns the compilation cache on. Call before JAX works.
 
-    `here`: joins the other processes of the run. The environment's own flags stay.
+    `here`: joins the other processes of the run. `elsewhere`: only compiles, for TPUs that are not here. The
+    environment's own flags stay.
     """
-    if tuning():
-        tuning().set_flags(experiment, here.processes if here else 1)
+    if elsewhere:
+        os.environ.update({name: os.environ.get(name, value) for name, value in NO_TPU.items()})
+    elif not accelerated():
+        if importlib.util.find_spec("libtpu"):  # there for plans: JAX would look for a TPU, and complain at length
+            os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        if tuning():
+            tuning().set_flags(experiment, here.processes if here else 1)
     import jax  # only now: XLA reads its flags when it is loaded
 
+    if elsewhere:  # JAX (0.10 to 0.12) can't read such programs back
+        return
     folder = cache() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -39,38 +60,73 @@ def prepare(experiment: Experiment | None = None, here: cluster.Seat | None = No
         cluster.join(here)
 
 
-def fitted(experiment: Experiment) -> Experiment:
-    """The experiment with what it leaves open chosen for this machine."""
+def accelerated() -> bool:
+    """Whether JAX will find more than CPUs: what is set for them would bend its programs too."""
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    return asked != "cpu" and any(map(glob.glob, ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*")))
+
+
+def program(experiment: Experiment, devices: list | None = None) -> Program:
+    """The steps of an experiment as they run best on these devices, which need not be here; None: on those that are."""
     import jax  # after prepare
 
-    experiment = replace(experiment, execution=settled(experiment.execution))
-    if jax.default_backend() == "cpu" and tuning():
-        return tuning().fitted(experiment, len(jax.devices()))
-    return experiment
+    from launch import flags
+    from train.program import Program
+
+    one = devices[0] if devices else jax.local_devices()[0]
+    devices = devices or jax.devices()
+    rewritten = {"tuned": tuning().tuned} if one.platform == "cpu" and tuning() else {}
+    return Program(fitted(experiment, devices), devices, options=flags.options(one), **rewritten)
 
 
-def settled(execution: Execution) -> Execution:
-    """With the number format this machine multiplies fastest, where the config leaves that open."""
-    import jax  # after prepare
+def fitted(experiment: Experiment, devices: list) -> Experiment:
+    """The experiment with what it leaves open chosen for these devices."""
+    platform = devices[0].platform
+    experiment = replace(experiment, execution=settled(experiment.execution, platform))
+    if platform == "cpu" and tuning():
+        experiment = tuning().fitted(experiment, len(devices))
+    remat = experiment.execution.remat
+    remat = recomputed(experiment, len(devices), chips.memory(devices[0])) if remat == "auto" else remat
+    return replace(experiment, execution=replace(experiment.execution, remat=remat))
 
+
+def recomputed(experiment: Experiment, devices: int, memory: float) -> str:
+    """The remat policy that recomputes least of those that fit into a device's memory, by arithmetic (model/cost.py).
+
+    Raises ShardingError where the mesh is none of so many devices.
+    """
+    from model.sharding import mesh_shape  # after prepare: it imports JAX
+
+    e, shape = experiment, mesh_shape(vars(experiment.mesh), devices)
+
+    def fits(remat: str) -> bool:
+        execution, rows = replace(e.execution, remat=remat), e.batch_size // e.microbatches
+        kept = optimizer_numbers(e.optimizer)
+        size = cost.memory(e.model, execution, shape, rows, e.data.length, kept, e.microbatches > 1)
+        return size.total <= ROOM * memory
+
+    return next(filter(fits, LEAST_FIRST), LEAST_FIRST[-1])
+
+
+def optimizer_numbers(optimizer: Optimizer) -> float:
+    """What it keeps of every parameter, the average of weights with it: as many numbers."""
+    kept = {AdamW: 2.0, Muon: 1.0, Lion: 1.0, Adafactor: 0.0}[type(optimizer.rule)]
+    return kept + (optimizer.average is not None)
+
+
+def settled(execution: Execution, platform: str) -> Execution:
+    """With the number format that such devices multiply fastest, where the config leaves that open."""
     if execution.dtype != "auto":
         return execution
-    return replace(execution, dtype="float32" if jax.default_backend() == "cpu" else "bfloat16")
+    return replace(execution, dtype="float32" if platform == "cpu" else "bfloat16")
 
 
 def writing(execution: Execution) -> Execution:
     """How a checkpoint's model computes on this machine: the kernel its config names was that of the training's."""
     import jax  # after prepare
 
-    execution = replace(settled(execution), remat="none", kernel="auto")
+    execution = replace(settled(execution, jax.default_backend()), remat="none", kernel="auto")
     return tuning().writing(execution) if jax.default_backend() == "cpu" and tuning() else execution
-
-
-def tuned(function):
-    """A training step as this machine runs it best; the same numbers."""
-    import jax  # after prepare
-
-    return tuning().tuned(function) if jax.default_backend() == "cpu" and tuning() else function
 
 
 def queued() -> int:

@@ -11,7 +11,7 @@ import jax
 
 from data import tokenizer
 from data.pipeline import open_data
-from launch import experiments, machine, writing
+from launch import chips, experiments, machine, writing
 from model import cost
 from model.kernels.proof import prove
 from train import fields, processes, ties
@@ -80,8 +80,8 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     writing.check_samples(experiment, data.tokenizer)
     if source:
         source.check_fits(experiment.model)
-    run = Run(machine.fitted(experiment), folder, data, [], machine.tuned, machine.queued())
-    run.check_fits()
+    run = Run(machine.program(experiment), folder, data, queued=machine.queued())
+    run.program.check_fits()
     with jax.set_mesh(run.mesh):
         prove(run.experiment.model, run.experiment.execution, experiment.data.length)
     run.lease = claim(folder)  # held as long as the run
@@ -150,7 +150,7 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> State:
     """The newest checkpoint's state, else a new one, with another run's weights where `source` names one."""
     for step in processes.agreed(lambda: published(run.folder)[-1:]):
         check_data(about(run.folder, step)["data"], run.data.fingerprints, run.folder)
-    found = checkpoints.newest(run.abstract_state(), report)
+    found = checkpoints.newest(run.program.abstract_state(), report)
     if found:
         step = int(found.step)
         report(f"going on from step {step}")
@@ -162,7 +162,7 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> State:
         return state
     report(f"starting from the weights of {source.folder}")
     with jax.set_mesh(run.mesh):
-        weights = source.weights(run.abstract_state().model)
+        weights = source.weights(run.program.abstract_state().model)
         average = None if state.average is None else jax.tree.map(lambda x: x.copy(), weights)
     return state._replace(model=weights, average=average)
 
@@ -173,7 +173,7 @@ def listeners(run: Run, checkpoints: Checkpoints, itself: dict) -> list:
     What writes to the run's folder or to a person is process 0's alone.
     """
     e, device = run.experiment, run.mesh.devices.flat[0]
-    one = cost.PEAK_BFLOAT16.get(device.device_kind)
+    one = chips.PEAK.get(device.device_kind)
     peak = one * run.mesh.devices.size if one else None
     flops = cost.training_flops(e.model, e.data.length)
     first = processes.number() == 0

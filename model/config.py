@@ -161,14 +161,14 @@ class Execution:
     built (launch/machine.py): float32 on CPU, bfloat16 elsewhere. `matmul`: in what precision weights are multiplied.
     `layers`: `scan` compiles one layer per stack, `unroll` all of them. `stage_microbatches`: into how many parts a
     batch is cut on its way through mesh.stage stages; 0: as many as divide it, up to four a stage. `remat`: what the
-    backward pass recomputes (model/schedule.py). `kernel`: what computes attention, `auto` picks by backend and mesh
-    (model/kernels). `loss_chunks`: a row's logits are made in so many parts, one after another, and never held whole.
-    `turned`: a decoder keeps matrices with their outputs first.
+    backward pass recomputes (model/schedule.py); `auto` is settled like dtype: as little as memory allows. `kernel`:
+    what computes attention, `auto` picks by backend and mesh (model/kernels). `loss_chunks`: a row's logits are made in
+    so many parts, one after another, and never held whole. `turned`: a decoder keeps matrices with their outputs first.
     """
 
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     layers: Literal["scan", "unroll"] = "scan"
-    remat: Literal["none", "minimal", "save_qkv", "full", "offload"] = "none"
+    remat: Literal["auto", "none", "minimal", "save_qkv", "full", "offload"] = "none"
     kernel: Literal["auto", "reference", "blocks", "cudnn", "splash", "ring", "held"] = "auto"
     matmul: Literal["plain", "int8", "fp8"] = "plain"
     loss_chunks: int = 1

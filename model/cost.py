@@ -1,6 +1,11 @@
-"""Parameters and FLOPs of a model: the one source for utilization, plans and cards."""
+"""Parameters, FLOPs and memory of a model by arithmetic: the one source for utilization, plans and cards."""
 
 from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from model import config as c
 
@@ -27,10 +32,13 @@ FEED_FORWARDS = {c.MLP: mlp_matmul_parameters, c.MoE: moe_matmul_parameters}
 def forward_flops(model: c.Model, length: int) -> float:
     """Multiplications and additions a token, at rows of `length` tokens: 2 a weight, and causal attention's half
     square (PaLM, Chowdhery et al. 2022, appendix B, counts the whole one)."""
-    weights = sum(block_matmul_parameters(block, model.width) for block in c.blocks(model))
-    weights += model.width * model.vocab_size
-    scores = sum(block.mixer.heads * block.mixer.head_width for block in c.blocks(model)) * (length + 1) / 2
-    return 2 * weights + 4 * scores
+    matrices = sum(block_matmul_parameters(block, model.width) for block in c.blocks(model))
+    return 2 * (matrices + model.width * model.vocab_size) + score_flops(model, length)
+
+
+def score_flops(model: c.Model, length: int) -> float:
+    """Of these, attention's own: queries with keys, and weights with values."""
+    return 4 * sum(block.mixer.heads * block.mixer.head_width for block in c.blocks(model)) * (length + 1) / 2
 
 
 def training_flops(model: c.Model, length: int) -> float:
@@ -38,15 +46,102 @@ def training_flops(model: c.Model, length: int) -> float:
     return 3 * forward_flops(model, length)
 
 
-PEAK_BFLOAT16 = {  # FLOP/s of one device in dense bfloat16, by JAX's device_kind; vendors' data sheets
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU7x": 1153e12,
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-}
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one device while it trains: at rest, saved for the backward pass, and in use at the fullest moment."""
+
+    parameters: float
+    optimizer: float
+    gradients: float
+    saved: float
+    working: float
+
+    @property
+    def total(self) -> float:
+        return self.parameters + self.optimizer + self.gradients + self.saved + self.working
+
+
+def memory(
+    model: c.Model,
+    execution: c.Execution,
+    shape: Mapping[str, int],
+    rows: int,
+    length: int,
+    optimizer: float = 2.0,
+    accumulates: bool = False,
+) -> Memory:
+    """What a step takes on each device of a mesh of this `shape` (axis -> devices): arithmetic, to choose by before
+    anything is compiled. `rows` of one microbatch; `optimizer`: numbers it keeps a parameter; `accumulates`: gradients
+    of several microbatches are summed.
+
+    Against the compiler's own figure: tests/launch/test_plan.py.
+    """
+    here = weights(model) / math.prod(size for axis, size in shape.items() if axis != "replica")
+    tokens = rows * length / (shape["replica"] * shape["data"] * shape["expert"] * shape["context"])
+    kept = sum(saved_features(block, model.width, execution.remat, shape) for block in c.blocks(model))
+    pipeline = 1.0
+    if shape["stage"] > 1:
+        parts = pipelined(execution, shape, rows)
+        pipeline = (parts + shape["stage"] - 1) / parts
+    wide = 4 if execution.dtype == "float32" else 2
+    fullest = max(working_bytes(block, model.width, tokens, shape, wide) for block in c.blocks(model))
+    head = model.vocab_size / (shape["tensor"] * shape["stage"])
+    logits = tokens / execution.loss_chunks * head * (4 + 2 * wide) + model.width * head * (4 + wide)
+    return Memory(
+        parameters=4 * here,
+        optimizer=4 * here * optimizer,
+        gradients=4 * here * (2 if accumulates else 1),
+        saved=wide * tokens * kept / shape["stage"] * pipeline,
+        working=max(fullest, logits),
+    )
+
+
+def pipelined(execution: c.Execution, shape: Mapping[str, int], rows: int) -> int:
+    """Into about how many microbatches a pipeline cuts `rows` rows (model/schedule.py knows exactly)."""
+    mine = rows // (shape["replica"] * shape["data"] * shape["expert"])
+    return execution.stage_microbatches or max(1, min(4 * shape["stage"], mine))
+
+
+def saved_features(block: c.Block, width: int, remat: str, shape: Mapping[str, int]) -> float:
+    """Numbers a token of one layer that are kept for the backward pass (model/schedule.py names them)."""
+    mixer, tensor = block.mixer, shape["tensor"]
+    if remat in ("full", "offload"):
+        return width
+    attention = (2 * mixer.heads + 2 * mixer.kv_heads) * mixer.head_width / tensor
+    kept = 2 * width + attention
+    if remat == "save_qkv":
+        return kept
+    kept += (2 if block.feed_forward.gated else 1) * hidden_features(block.feed_forward, shape)
+    return kept if remat == "minimal" else 2.5 * kept
+
+
+def hidden_features(feed_forward: c.MLP | c.MoE, shape: Mapping[str, int]) -> float:
+    """Hidden numbers a token; the experts' rows are as many as could come (model/experts.py)."""
+    if isinstance(feed_forward, c.MLP):
+        return feed_forward.width / shape["tensor"]
+    routed = feed_forward.active * shape["expert"] * feed_forward.width
+    return (routed + feed_forward.shared) / shape["tensor"]
+
+
+def working_bytes(block: c.Block, width: int, tokens: float, shape: Mapping[str, int], wide: int) -> float:
+    """In one layer's backward pass: hidden features and their gradients, the residual stream's, and the weights of this
+    layer and the next with one gradient."""
+    hidden = hidden_features(block.feed_forward, shape)
+    experts = shape["expert"] if isinstance(block.feed_forward, c.MoE) else 1
+    matrices = block_parameters(block, width) / (shape["tensor"] * experts)
+    return wide * (tokens * (5 * hidden + 6 * width) + 3 * matrices)
+
+
+def weights(model: c.Model) -> int:
+    """Parameters but for biases and norms."""
+    tables = 1 if model.tied else 2
+    blocks = sum(block_parameters(block, model.width) for block in c.blocks(model))
+    return blocks + tables * model.vocab_size * model.width
+
+
+def block_parameters(block: c.Block, width: int) -> int:
+    """Weights of a block's matrices, all experts'."""
+    feed_forward = block.feed_forward
+    if isinstance(feed_forward, c.MoE):
+        feed_forward = dataclasses.replace(feed_forward, active=feed_forward.experts)
+    return block_matmul_parameters(dataclasses.replace(block, feed_forward=feed_forward), width)

@@ -19,7 +19,7 @@ AT_LEAST_1 = (
 )  # fmt: skip
 AT_LEAST_0 = (
     "steps_per_dispatch", "checkpoints.keep_best", "optimizer.schedule.warmup", "execution.stage_microbatches",
-    "z_loss",
+    "z_loss", "chip_hour",
 )  # fmt: skip
 SHARES = ("optimizer.schedule.final", "optimizer.schedule.decay")  # from 0 to 1
 

@@ -123,4 +123,5 @@ class Experiment:
     microbatches: int = 1  # the batch is split into these, gradients summed
     steps_per_dispatch: int = 0  # steps compiled into one program call; 0: chosen for the machine
     mesh: Mesh = field(default_factory=Mesh)
-    execution: Execution = field(default_factory=lambda: Execution(dtype="auto"))
+    chip_hour: float = 0.0  # price of an hour of one chip, in any currency; 0: not stated. For plans.
+    execution: Execution = field(default_factory=lambda: Execution(dtype="auto", remat="auto"))

@@ -56,7 +56,7 @@ CONFIGS = [
     (["shakespeare", "--set", "mesh.context=2", "--set", "data.length=62"], ["time of size 62", "60 and 64"]),
     (["shakespeare", "--set", "execution.loss_chunks=3"], ["execution.loss_chunks=3", "63 and 66, or 2 parts"]),
     (["shakespeare", "--set", "execution.kernel=splash"], ["execution.kernel=splash runs on tpu and this is cpu"]),
-    (["shakespeare", "--set", "execution.remat=qkv"], ["execution.remat: expected one of none, minimal, save_qkv"]),
+    (["shakespeare", "--set", "execution.remat=qkv"], ["execution.remat: expected one of auto, none, minimal"]),
     (["shakespeare", "--set", "model.dropout=1"], ["model.dropout: must be from 0 to below 1, got 1"]),
     (["shakespeare", "--set", "optimizer.average=1.5"], ["optimizer.average: must be from 0 to below 1"]),
     (["shakespeare", "--set", "optimizer.clip=0"], ["optimizer.clip: must be above 0, or null, got 0"]),

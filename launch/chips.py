@@ -1,0 +1,60 @@
+"""What is known of accelerators: one device of each kind, as JAX counts devices. For plans and for utilization.
+
+Sources: vendors' data sheets; "How to Scale Your Model" (Austin et al. 2025, chapter 2) for links and networks; for
+memory, what the compiler's own refusals name as usable.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class TPU:
+    """`peak`: dense bfloat16, FLOP/s. `memory`: bytes that a program may use. `bandwidth`: of that memory, bytes/s.
+    `clock`: of what the compiler counts in cycles, Hz. `link`: one way over one link of the torus, bytes/s. `ring`: a
+    torus axis of this many chips, or a multiple, closes to a ring. `network`: a device's share of its host's way to
+    other slices, bytes/s. `kind`: JAX's name.
+    """
+
+    kind: str
+    peak: float
+    memory: float
+    bandwidth: float
+    clock: float
+    link: float
+    ring: int
+    network: float
+
+
+TPUS = {
+    "v4": TPU("TPU v4", 275e12, 30.75 * GIB, 1228e9, 1.05e9, 45e9, 4, 6.25e9),
+    "v5e": TPU("TPU v5 lite", 197e12, 15.75 * GIB, 819e9, 1.5e9, 45e9, 16, 3.125e9),
+    "v5p": TPU("TPU v5", 459e12, 95.73 * GIB, 2765e9, 1.75e9, 90e9, 4, 6.25e9),
+    "v6e": TPU("TPU v6 lite", 918e12, 31.24 * GIB, 1640e9, 1.75e9, 90e9, 16, 12.5e9),
+    "tpu7x": TPU("TPU7x", 1153e12, 94.74 * GIB, 3690e9, 2.2e9, 90e9, 4, 6.25e9),
+}
+PEAK = {tpu.kind: tpu.peak for tpu in TPUS.values()} | {  # dense bfloat16 FLOP/s of a device, by JAX's device_kind
+    "TPU v5p": 459e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+}
+
+
+def generation(kind: str) -> str | None:
+    """The generation of TPU of a device_kind; None for anything else."""
+    return next((name for name, tpu in TPUS.items() if tpu.kind == kind.removesuffix("p")), None)
+
+
+def memory(device) -> float:
+    """Bytes that a program may use on a device, which need not be here; on CPU its share of the machine's."""
+    tpu = TPUS.get(generation(device.device_kind) or "")
+    if tpu:
+        return tpu.memory
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    return float(limit or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / device.client.device_count())

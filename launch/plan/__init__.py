@@ -1,0 +1,165 @@
+"""`skald plan CONFIG --topology v5p:4x4x4`: the step that `train` would run, compiled for machines that are not here,
+and what that says of memory, work, time and money. Without --topology: for the devices that are here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import jax
+
+from launch.chips import GIB
+from launch.plan import topology
+from launch.plan.compiled import Plan, compiled
+from launch.plan.search import best, ranked, written
+from train.check import check
+from train.fields import ConfigError
+
+ASSUMED = """An estimate, from the compiler's schedule: fusions and copies take the cycles of its cost model, Pallas
+kernels half of the peak, collectives the full rate of the links they can use; what runs beside computation is waited
+for only where it is not there in time. Input, evaluation and checkpoints are not counted."""
+WAITS = {"links": "collectives", "network": "collectives between slices", "host": "the host's memory"}
+WAITS |= {"compute": "arithmetic", "memory": "memory", "prefetch": "memory"}
+
+
+def command(arguments: Namespace) -> int:
+    experiment, name = arguments.experiment, arguments.topology
+    check(experiment)
+    if arguments.slices > 1 and not name:
+        raise ConfigError(f"--slices {arguments.slices} needs a --topology")
+    devices = topology.devices(name, arguments.slices) if name else jax.devices()
+    where = f"{arguments.slices} x {name}" if arguments.slices > 1 else name or "this machine"
+    found = None
+    if arguments.search:
+        found = best(experiment, devices, lambda line: print(line, file=sys.stderr))
+        plan = found[0][1]
+    else:
+        plan = compiled(experiment, devices)
+    if arguments.dump_hlo and plan.text:
+        Path(arguments.dump_hlo).write_text(plan.text)
+    better = None if plan.fits or not name else next(iter(ranked(experiment, devices)), None)
+    if arguments.json:
+        print(json.dumps(figures(plan, where, found, better)))
+        return 0
+    if found:
+        print("\n".join(ranking(found)) + "\n")
+    print("\n".join(page(plan, arguments.config, where)))
+    if better:
+        print(f"  by arithmetic this fits, in {better.bytes / GIB:.2f} GiB: {written(better.settings)}")
+    if found:
+        print(f"  take it with: {written(found[0][0].settings)}")
+    if plan.spent:
+        print(f"\n{ASSUMED}")
+    return 0
+
+
+def figures(plan: Plan, where: str, found, better) -> dict:
+    """What --json prints. Bytes, FLOPs and seconds of one device and one step."""
+    spent = plan.spent
+    made = {
+        "config": plan.experiment.name,
+        "topology": where,
+        "devices": plan.devices,
+        "mesh": plan.mesh,
+        "fits": plan.fits,
+        "peak_bytes": plan.peak_bytes,
+        "usable_bytes": plan.usable_bytes,
+        "parameters": plan.parameters,
+        "parameter_bytes": plan.parameter_bytes,
+        "optimizer_bytes": plan.optimizer_bytes,
+        "activation_bytes": plan.rest_bytes,
+        "remat": plan.experiment.execution.remat,
+        "microbatches": plan.experiment.microbatches,
+        "model_flops": plan.model_flops,
+        "compiled_flops": plan.flops,
+        "recomputed_share": recomputed(plan),
+        "compile_seconds": round(plan.compile_seconds, 2),
+        "step_seconds": plan.seconds,
+        "tokens_per_second_per_device": plan.tokens / plan.devices / plan.seconds if spent else None,
+        "model_flops_utilization": plan.utilization,
+        "wire_bytes": dict(spent.wire) if spent else None,
+        "collective_seconds": dict(spent.busy) if spent else None,
+        "exposed_collective_seconds": sum(spent.exposed.values()) if spent else None,
+        "seconds_by": dict(spent.seconds) if spent else None,
+        "bound_by": bound(plan) if spent else None,
+        "money_per_trillion_tokens": money(plan),
+    }
+    if found:
+        made["search"] = [
+            {"set": entry.settings, "fits": p.fits, "peak_bytes": p.peak_bytes, "step_seconds": p.seconds}
+            for entry, p in found
+        ]
+    if better:
+        made["fitting"] = {"set": better.settings, "bytes": better.bytes}
+    return made
+
+
+def page(plan: Plan, config: str, where: str) -> list[str]:
+    mesh = " x ".join(f"{axis}={size}" for axis, size in plan.mesh.items() if size > 1) or "one device"
+    left = plan.usable_bytes - plan.peak_bytes
+    lines = [
+        f"{config} on {where}: {plan.devices} devices, {mesh}, remat={plan.experiment.execution.remat}, "
+        f"{plan.tokens:,} tokens a step",
+        f"  {'fits' if plan.fits else 'DOES NOT FIT'}: {plan.peak_bytes / GIB:.2f} of {plan.usable_bytes / GIB:.2f} "
+        f"GiB a device, {abs(left) / GIB:.2f} GiB {'to spare' if plan.fits else 'too much'}",
+        f"  memory: parameters {plan.parameter_bytes / GIB:.2f}, optimizer {plan.optimizer_bytes / GIB:.2f}, "
+        f"activations and the rest {plan.rest_bytes / GIB:.2f} GiB",
+    ]
+    if plan.flops is not None:
+        again = recomputed(plan)
+        lines.append(
+            f"  FLOPs a device: the model's {plan.model_flops / 1e12:.2f} T, compiled {plan.flops / 1e12:.2f} T"
+            + (f" ({again:.0%} of them computed again)" if again else "")
+        )
+    if plan.spent:
+        lines += timing(plan)
+    lines.append(f"  compiled in {plan.compile_seconds:.0f} s")
+    return lines
+
+
+def ranking(found) -> list[str]:
+    """What was compiled, best first."""
+    lines = ["   seconds     MFU      GiB  set"]
+    for entry, plan in found:
+        timed = f"{plan.seconds:10.3f} {plan.utilization:7.1%}" if plan.fits else f"{'too much':>18}"
+        lines.append(f"{timed} {plan.peak_bytes / GIB:8.2f}  {written(entry.settings)}")
+    return lines
+
+
+def timing(plan: Plan) -> list[str]:
+    spent = plan.spent
+    shares = ", ".join(f"{WAITS[k]} {v / plan.seconds:.0%}" for k, v in spent.seconds.most_common() if v)
+    wire = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in spent.wire.most_common()) or "nothing"
+    per_device = plan.tokens / plan.devices / plan.seconds
+    lines = [
+        f"  step: {plan.seconds:.3f} s estimated, {per_device:,.0f} tokens/s a device, MFU {plan.utilization:.1%}",
+        f"  bound by {bound(plan)}: {shares}",
+        f"  on the wire: {wire} GiB a device; collectives take {sum(spent.busy.values()):.3f} s, of which "
+        f"{sum(spent.exposed.values()):.3f} s are waited for",
+    ]
+    cost = money(plan)
+    if cost is not None:
+        lines.append(f"  money: {cost:,.0f} for 1T tokens at {plan.experiment.chip_hour:g} a chip-hour")
+    return lines
+
+
+def bound(plan: Plan) -> str:
+    """What most of a step goes to."""
+    by: dict[str, float] = {}
+    for key, value in plan.spent.seconds.items():
+        by[WAITS[key]] = by.get(WAITS[key], 0.0) + value
+    return max(by, key=by.get)
+
+
+def recomputed(plan: Plan) -> float | None:
+    """The share of compiled FLOPs that are not the model's."""
+    return max(0.0, 1 - plan.model_flops / plan.flops) if plan.flops else None
+
+
+def money(plan: Plan) -> float | None:
+    """For 1T tokens, in the currency of the config's price of a chip-hour."""
+    if not plan.spent or not plan.experiment.chip_hour:
+        return None
+    return 1e12 / plan.tokens * plan.seconds / 3600 * plan.chips * plan.experiment.chip_hour

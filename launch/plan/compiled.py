@@ -1,0 +1,134 @@
+"""One config compiled for one set of devices, and what the compiler says of it: memory, work, time.
+
+launch/plan/__init__.py prints it, launch/plan/search.py compares several.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from dataclasses import dataclass
+
+import jax
+
+from launch import chips, machine
+from launch.plan import estimate, hlo
+from launch.plan.estimate import Machine, Spent
+from model import cost
+from train.config import Experiment
+from train.program import Program
+from train.run import parameters
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of an experiment on `devices` devices before it runs. Bytes and FLOPs are a device's, of one step.
+
+    `spent` is None where the program does not fit, or is not for a TPU: then there is no time either. `flops` None:
+    the program was refused before they could be counted.
+    """
+
+    experiment: Experiment
+    mesh: dict[str, int]
+    devices: int
+    chips: int
+    peak_bytes: float
+    usable_bytes: float
+    parameter_bytes: float
+    optimizer_bytes: float
+    parameters: int
+    model_flops: float
+    flops: float | None
+    spent: Spent | None
+    compile_seconds: float
+    peak_flops: float | None
+    text: str
+
+    @property
+    def fits(self) -> bool:
+        return self.peak_bytes <= self.usable_bytes
+
+    @property
+    def rest_bytes(self) -> float:
+        """Activations, gradients and whatever else lives in a step."""
+        return max(0.0, self.peak_bytes - self.parameter_bytes - self.optimizer_bytes)
+
+    @property
+    def seconds(self) -> float | None:
+        return self.spent.total if self.spent else None
+
+    @property
+    def tokens(self) -> int:
+        """Of a step."""
+        return self.experiment.batch_size * self.experiment.data.length
+
+    @property
+    def utilization(self) -> float | None:
+        """Of the devices' peak, by the model's own FLOPs."""
+        return self.model_flops / self.seconds / self.peak_flops if self.seconds and self.peak_flops else None
+
+
+def compiled(experiment: Experiment, devices: list) -> Plan:
+    """Compiles the step that `train` would run on these devices. Raises ShardingError and KernelError as it would."""
+    program = machine.program(experiment, devices)
+    program.check_fits()
+    start = time.perf_counter()
+    lowered = program.lowered()
+    try:
+        built, refused = lowered.compile(), None
+    except jax.errors.JaxRuntimeError as error:
+        built, refused = None, error
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+    seconds = time.perf_counter() - start
+    return read(program, devices, lowered, built, refused, seconds)
+
+
+def read(program: Program, devices: list, lowered, built, refused, seconds: float) -> Plan:
+    e, one = program.experiment, devices[0]
+    state = program.abstract_state()
+    tpu = chips.TPUS.get(chips.generation(one.device_kind) or "")
+    peak = built.memory_analysis().peak_memory_in_bytes if built else used(str(refused))
+    spent, text = None, built.as_text() if built else ""
+    if built and tpu:
+        order = list(program.mesh.devices.flat)
+        spent = estimate.estimate(text, Machine.of(tpu, order))
+    flops = spent.flops if spent else traced_flops(lowered) / len(devices) if built else None
+    places = {(getattr(d, "slice_index", 0), *getattr(d, "coords", (d.id,))) for d in devices}
+    return Plan(
+        experiment=e,
+        mesh=dict(program.mesh.shape),
+        devices=len(devices),
+        chips=len(places),
+        peak_bytes=peak,
+        usable_bytes=chips.memory(one),
+        parameter_bytes=held(state.model) + held(state.average),
+        optimizer_bytes=held(state.optimizer),
+        parameters=parameters(state.model),
+        model_flops=cost.training_flops(e.model, e.data.length) * e.batch_size * e.data.length / len(devices),
+        flops=flops,
+        spent=spent,
+        compile_seconds=seconds,
+        peak_flops=chips.PEAK.get(one.device_kind),
+        text=text,
+    )
+
+
+def held(tree) -> float:
+    """Bytes of a tree of abstract arrays on one device."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def used(message: str) -> float:
+    """Bytes that a refused program would have used, by the compiler's own words."""
+    found = re.search(r"[Uu]sed ([0-9.]+)([KMGT]?) of", message)
+    return float(found[1]) * UNITS[found[2]] if found else math.inf
+
+
+def traced_flops(lowered) -> float:
+    """FLOPs of the products in a program before it is compiled, of all devices together: what a GPU's or a CPU's
+    compiler leaves of them is calls into libraries."""
+    return hlo.traced_flops(lowered.as_text(dialect="hlo"))

@@ -1,0 +1,182 @@
+"""Which mesh, how many microbatches and which remat policy are fastest on given devices: all are weighed by arithmetic,
+the few best are compiled.
+
+launch/plan/__init__.py asks for both, `ranked` alone where a config does not fit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from launch import chips, machine
+from launch.plan.compiled import Plan, compiled
+from model import config as c
+from model import cost
+from model.kernels import KernelError
+from model.sharding import ShardingError
+from train.check import check
+from train.config import Experiment, Mesh
+from train.fields import ConfigError
+
+COMPILED, SECONDS = 4, 420.0  # of the best, as long as no more seconds have passed
+REMATS = ("minimal", "save_qkv", "full")
+SHORTEST = 1024  # tokens of a row on one device, where the mesh splits time
+MATMUL, KERNEL = 0.85, 0.5  # of the peak: products of weights, and attention's
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to run an experiment, with what arithmetic says of it: a device's bytes, a step's seconds."""
+
+    experiment: Experiment
+    bytes: float
+    seconds: float
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """By path, as --set takes them."""
+        e = self.experiment
+        mesh = {f"mesh.{axis}": size for axis, size in vars(e.mesh).items() if size != 1 or axis == "data"}
+        return {**mesh, "microbatches": e.microbatches, "execution.remat": e.execution.remat}
+
+
+def ranked(experiment: Experiment, devices: list) -> list[Candidate]:
+    """Every way that fits by arithmetic, fastest first."""
+    tpu = chips.TPUS.get(chips.generation(devices[0].device_kind) or "")
+    if tpu is None:
+        raise ConfigError("--search ranks by what links of a TPU carry; name one with --topology")
+    room = machine.ROOM * tpu.memory
+    axes = sum(len(set(places)) > 1 for places in zip(*(device.coords for device in devices), strict=True))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    found = []
+    for e in ways(experiment, len(devices), slices):
+        size = cost.memory(
+            e.model, e.execution, vars(e.mesh), e.batch_size // e.microbatches, e.data.length,
+            machine.optimizer_numbers(e.optimizer), e.microbatches > 1,
+        ).total  # fmt: skip
+        if size <= room:
+            found.append(Candidate(e, size, seconds(e, tpu, max(1, axes))))
+    return sorted(found, key=lambda candidate: candidate.seconds)
+
+
+def ways(experiment: Experiment, devices: int, slices: int) -> Iterator[Experiment]:
+    """Every mesh whose sizes divide what they split, with every number of microbatches and remat policy."""
+    execution = machine.settled(experiment.execution, "tpu")
+    for mesh in meshes(experiment, devices, slices):
+        over = mesh.replica * mesh.data * mesh.expert
+        rows = experiment.batch_size // over
+        for microbatches in (m for m in powers(rows) if experiment.batch_size % (m * over) == 0):
+            for remat in REMATS:
+                kept = replace(execution, remat=remat)
+                yield replace(experiment, mesh=mesh, microbatches=microbatches, execution=kept)
+
+
+def meshes(experiment: Experiment, devices: int, slices: int) -> Iterator[Mesh]:
+    e, model = experiment, experiment.model
+    inside = devices // slices
+    repeats = math.gcd(*(stack.repeats for stack in model.layers))
+    mixers = [block.mixer for block in c.blocks(model)]
+    hidden = [size for block in c.blocks(model) for size in widths(block.feed_forward)]
+    heads = math.gcd(*(mixer.heads for mixer in mixers), *(mixer.kv_heads for mixer in mixers), *hidden)
+    experts = math.gcd(*(b.feed_forward.experts for b in c.blocks(model) if isinstance(b.feed_forward, c.MoE)))
+    for stage in powers(math.gcd(repeats, inside)):
+        for tensor in powers(math.gcd(heads, inside // stage)):
+            for context in (n for n in powers(inside // stage // tensor) if n == 1 or e.data.length >= SHORTEST * n):
+                for expert in powers(math.gcd(experts, inside // stage // tensor // context)):
+                    data, rest = divmod(inside, stage * tensor * context * expert)
+                    wide = model.width % (data * context * expert) == 0 == model.vocab_size % (tensor * stage)
+                    if not rest and wide and e.batch_size % (slices * data * expert) == 0:
+                        yield Mesh(slices, data, context, tensor, expert, stage)
+
+
+def widths(feed_forward: c.MLP | c.MoE) -> list[int]:
+    shared = feed_forward.shared if isinstance(feed_forward, c.MoE) else 0
+    return [feed_forward.width, shared or feed_forward.width]
+
+
+def powers(limit: int) -> Iterator[int]:
+    """Powers of two that divide `limit`, or all up to it where it is 0 (anything divides)."""
+    return (n for n in (2**i for i in range(limit.bit_length())) if limit % n == 0)
+
+
+def seconds(e: Experiment, tpu: chips.TPU, axes: int) -> float:
+    """A step's, by arithmetic: to rank by, not to believe. Gathers of weights hide behind products; what a layer needs
+    before it can go on does not."""
+    model, mesh, bits = e.model, e.mesh, 2
+    devices = math.prod(vars(mesh).values())
+    tokens = e.batch_size * e.data.length / (mesh.replica * mesh.data * mesh.context * mesh.expert)
+    blocks, layers = c.blocks(model), len(c.blocks(model)) / mesh.stage
+    scores = 3 * cost.score_flops(model, e.data.length)
+    again = sum(recomputed(block, model.width, e.execution.remat) for block in blocks)
+    products = cost.training_flops(model, e.data.length) - scores + again
+    work = e.batch_size * e.data.length / devices * (products / MATMUL + scores / KERNEL) / tpu.peak
+    if mesh.stage > 1:
+        parts = cost.pipelined(e.execution, vars(mesh), e.batch_size // e.microbatches)
+        work *= (parts + mesh.stage - 1) / parts
+    split = mesh.data * mesh.context * mesh.expert
+    others = sum(size > 1 for size in (mesh.tensor, mesh.stage))
+    link = 2 * tpu.link
+    gathered = bits * cost.weights(model) / (mesh.tensor * mesh.stage) * (split - 1) / split
+    hidden = e.microbatches * 4 * gathered / (link * max(1, axes - others))
+    residual = tokens * model.width * bits * layers
+    waits = 8 * residual * (mesh.tensor - 1) / mesh.tensor / link
+    waits += 4 * residual * (mesh.expert - 1) / link
+    keys = sum(block.mixer.kv_heads * block.mixer.head_width for block in blocks) / mesh.stage / mesh.tensor
+    waits += 3 * tokens * keys * bits * (mesh.context - 1) / link
+    shard = 4 * cost.weights(model) / (devices / mesh.replica)
+    waits += 2 * shard * (mesh.replica - 1) / mesh.replica / tpu.network
+    return max(work, hidden) + waits
+
+
+def recomputed(block: c.Block, width: int, remat: str) -> float:
+    """FLOPs a token that a layer's backward pass makes again."""
+    if remat == "minimal":
+        return 0.0
+    if remat == "full":
+        return 2.0 * cost.block_matmul_parameters(block, width)
+    into = cost.FEED_FORWARDS[type(block.feed_forward)](block.feed_forward, width)
+    return 2.0 * into * (2 / 3 if block.feed_forward.gated else 1 / 2)
+
+
+def best(experiment: Experiment, devices: list, say: Callable[[str], None]) -> list[tuple[Candidate, Plan]]:
+    """The best by arithmetic, compiled, fastest first; those that fit before those that do not.
+
+    Raises ConfigError where nothing fits by arithmetic.
+    """
+    started, found = time.monotonic(), []
+    candidates = different(ranked(experiment, devices))
+    if not candidates:
+        raise ConfigError(
+            f"nothing fits {len(devices)} devices of {chips.memory(devices[0]) / chips.GIB:.2f} GiB with "
+            f"batch_size={experiment.batch_size}; take more devices, or shorter rows (data.length)"
+        )
+    for candidate in candidates:
+        if len(found) == COMPILED or (found and time.monotonic() - started > SECONDS):
+            break
+        say(f"compiling {written(candidate.settings)}")
+        try:
+            check(candidate.experiment)
+            plan = compiled(candidate.experiment, devices)
+        except (ShardingError, KernelError, ConfigError) as error:
+            say(f"  left out: {error}")
+            continue
+        say(f"  {plan.peak_bytes / chips.GIB:.2f} GiB" + (f", {plan.seconds:.3f} s" if plan.fits else ", too much"))
+        found.append((candidate, plan))
+    return sorted(found, key=lambda pair: (not pair[1].fits, pair[1].seconds or math.inf))
+
+
+def different(candidates: list[Candidate]) -> list[Candidate]:
+    """The fastest of each mesh, in order; each mesh's second best after all those."""
+    seen: dict[Mesh, int] = {}
+    order = []
+    for place, candidate in enumerate(candidates):
+        number = seen[candidate.experiment.mesh] = seen.get(candidate.experiment.mesh, 0) + 1
+        order.append((number, place, candidate))
+    return [candidate for _, _, candidate in sorted(order, key=lambda entry: entry[:2])]
+
+
+def written(settings: dict[str, object]) -> str:
+    return " ".join(f"--set {path}={value}" for path, value in settings.items())

@@ -1,0 +1,59 @@
+"""TPU topologies by name (v5p:4x4x4), through the compiler of the `libtpu` wheel: no TPU is needed.
+
+launch/machine.py prepares the environment before JAX is imported; launch/plan/compiled.py compiles for the devices.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+
+import jax
+from jax.experimental import topologies
+
+from launch.chips import TPUS
+from train.fields import ConfigError
+
+AXES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
+EXAMPLES = {"v4": "2x2x1 to 12x16x16", "v5e": "1x1 to 16x16", "v5p": "2x2x1 to 16x16x24", "v6e": "1x1 to 16x16"}
+EXAMPLES["tpu7x"] = "2x2x1 to 16x16x36"
+
+
+class TopologyError(ConfigError):
+    """A topology that there is not, or no compiler for it: one line. Exit status 2."""
+
+
+def devices(name: str, slices: int = 1) -> list:
+    """The devices of so many slices of this topology, slice after slice.
+
+    Raises TopologyError listing what there is, or how to install the compiler.
+    """
+    generation, chips = parsed(name)
+    if importlib.util.find_spec("libtpu") is None:
+        raise TopologyError("--topology needs TPU's compiler, which is not installed: uv pip install -e '.[plan]'")
+    given = {"num_slices": slices} if slices > 1 else {}
+    if generation == "v4":
+        given["chip_config_name"] = "megacore"  # one device a chip, as JAX shows them on a v4
+    if math.prod(chips) < 4:
+        given["chips_per_host_bounds"] = (*chips, 1, 1)[:3]
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=name, **given).devices
+    except jax.errors.JaxRuntimeError as error:
+        raise TopologyError(f"--topology {name}: the compiler refuses it ({first_line(error)}); {there_is()}") from None
+
+
+def parsed(name: str) -> tuple[str, tuple[int, ...]]:
+    """Generation and chips along each axis. Raises TopologyError."""
+    found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+    if not found or found[1] not in TPUS or found[2].count("x") + 1 != AXES[found[1]]:
+        raise TopologyError(f"--topology {name}: no such topology; {there_is()}")
+    return found[1], tuple(map(int, found[2].split("x")))
+
+
+def there_is() -> str:
+    return "there is " + ", ".join(f"{name}:{sizes}" for name, sizes in EXAMPLES.items())
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

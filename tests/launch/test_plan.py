@@ -1,0 +1,236 @@
+"""`skald plan`: programs with known FLOPs and bytes, the arithmetic against the compiler, and what is refused."""
+
+import dataclasses
+import functools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from launch import chips, experiments, flags, machine
+from launch.plan import estimate, hlo, topology
+from launch.plan.compiled import compiled
+from launch.plan.search import ranked
+from model import cost
+from model.sharding import make_mesh
+from train.program import Program
+
+pytestmark = pytest.mark.timeout(300)
+V5E = chips.TPUS["v5e"]
+
+
+@pytest.fixture
+def tpu(monkeypatch):
+    """A function from a topology's name to its devices, which need not exist."""
+    pytest.importorskip("libtpu", reason="needs libtpu (the extra `plan`), which compiles for a TPU without one")
+    for name, value in machine.NO_TPU.items():
+        monkeypatch.setenv(name, value)
+    return topology.devices
+
+
+# Programs as text.
+
+
+def looped(x, matrices):
+    return jax.lax.scan(lambda x, matrix: (jnp.tanh(x @ matrix), None), x, matrices)[0].sum()
+
+
+def test_products_in_loops_count_as_often_as_they_run():
+    given = jnp.ones((8, 16)), jnp.ones((5, 16, 16))
+    lowered = jax.jit(jax.grad(looped, argnums=1)).lower(*given)
+    assert hlo.traced_flops(lowered.as_text(dialect="hlo")) == 3 * 5 * 2 * 8 * 16 * 16
+    assert hlo.traced_flops(lowered.compile().as_text()) == 3 * 5 * 2 * 8 * 16 * 16
+
+
+@pytest.mark.parametrize(
+    "strides, padding, spread, groups",
+    [((1,), [(0, 0)], 1, 1), ((2,), [(3, 1)], 1, 1), ((1,), [(5, 5)], 3, 1), ((1,), [(2, 0)], 2, 4)],
+)
+def test_convolutions_have_the_flops_that_xla_counts(strides, padding, spread, groups):
+    """The TPU compiler writes products with batch axes as convolutions with padding and dilation."""
+    call = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, lhs_dilation=(spread,),
+        feature_group_count=groups, dimension_numbers=("NWC", "WIO", "NWC"),
+    )  # fmt: skip
+    lowered = jax.jit(call).lower(jnp.ones((2, 11, 8)), jnp.ones((4, 8 // groups, 12)))
+    assert hlo.traced_flops(lowered.as_text(dialect="hlo")) == lowered.cost_analysis()["flops"] > 0
+
+
+def test_groups_are_the_same_in_every_form_of_text():
+    wanted = np.array([[0, 2], [1, 3], [4, 6], [5, 7]])
+    for text in (
+        "replica_groups={{0,2},{1,3},{4,6},{5,7}}, x",
+        "replica_groups=[4,2]<=[2,2,2]T(0,2,1), x",
+        "replica_groups=mesh['a'=2,'b'=2,'c'=2] {'b'}, x",
+    ):
+        np.testing.assert_array_equal(hlo.groups(hlo.Instruction("x", (), "all-gather", (), "", text)), wanted)
+
+
+def test_what_runs_beside_a_product_is_waited_for_only_where_it_is_not_there_in_time():
+    """A gather of 90 MB over one axis of a ring of 16, and a product of a quarter or of ten times that time."""
+    gather = 90e6 * 15 / 16 / (2 * V5E.link) + 8 * estimate.HOP
+    coords = np.stack([np.arange(16), np.zeros(16, int)], 1)
+    place = estimate.Machine(V5E, coords, np.zeros(16, int))
+
+    def step(share: float) -> str:
+        cycles = round(share * gather * V5E.clock)
+        config = f'backend_config={{"window_config":{{"estimated_cycles":"{cycles}"}}}}'
+        return f"""HloModule step
+ENTRY %main (a: u8[5625000]) -> u8[90000000] {{
+  %a = u8[5625000]{{0}} parameter(0)
+  %start = (u8[5625000]{{0}}, u8[90000000]{{0}}) all-gather-start(%a), replica_groups=[1,16]<=[16], dimensions={{0}}
+  %busy = u8[5625000]{{0}} fusion(%a), kind=kLoop, calls=%none, {config}
+  ROOT %done = u8[90000000]{{0}} all-gather-done(%start)
+}}
+"""
+
+    short, long = (estimate.estimate(step(share), place) for share in (0.25, 10))
+    assert short.total == pytest.approx(gather, rel=1e-3)
+    assert short.exposed["all-gather"] == pytest.approx(0.75 * gather, rel=1e-3)
+    assert long.total == pytest.approx(10 * gather, rel=1e-3) and not long.exposed["all-gather"]
+    assert short.wire["all-gather"] == 90e6 * 15 / 16
+
+
+# Programs that the compiler made for TPUs.
+
+
+def test_a_sharded_product_has_its_flops_and_its_bytes_on_the_wire(tpu):
+    """[4096, 8192] split over its rows by 16 devices, gathered whole: 15/16 of its bytes come to every device."""
+    with jax.set_mesh(make_mesh({"data": 16}, tpu("v5e:4x4"))):
+        mesh = jax.sharding.get_mesh()
+        split = jax.NamedSharding(mesh, jax.P("data"))
+        x = jax.ShapeDtypeStruct((32768, 4096), jnp.bfloat16, sharding=split)
+        weight = jax.ShapeDtypeStruct((4096, 8192), jnp.bfloat16, sharding=split)
+        multiply = jax.jit(lambda x, weight: x @ jax.sharding.reshard(weight, jax.P()))
+        text = multiply.lower(x, weight).compile().as_text()
+    spent = estimate.estimate(text, estimate.Machine.of(V5E, list(mesh.devices.flat)))
+    assert spent.flops == 2 * 32768 * 4096 * 8192 / 16
+    assert dict(spent.wire) == {"all-gather": pytest.approx(4096 * 8192 * 2 * 15 / 16)}
+    assert spent.flops / V5E.peak < spent.total < 3 * spent.flops / V5E.peak + spent.busy["all-gather"]
+
+
+def test_twice_the_layers_are_twice_the_work(tpu):
+    def spent(layers: int) -> estimate.Spent:
+        e = experiments.resolve("llama:tiny", [f"model.layers.0.repeats={layers}", "data.length=128"], None)
+        return compiled(e, tpu("v5e:2x2")).spent
+
+    two, four, eight = map(spent, (2, 4, 8))
+    assert eight.flops - four.flops == pytest.approx(2 * (four.flops - two.flops), rel=0.02)
+    assert eight.wire["all-gather"] - four.wire["all-gather"] == 2 * (four.wire["all-gather"] - two.wire["all-gather"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("remat, microbatches", [("save_qkv", 1), ("minimal", 2)])
+def test_memory_by_arithmetic_is_near_the_compilers(remat, microbatches, tpu):
+    """A quarter of Llama 3.2's 1B, 4 x 2048 tokens a device."""
+    settings = [
+        "model.layers.0.repeats=4", "model.vocab_size=32000", "data.length=2048", f"execution.remat={remat}",
+        f"batch_size={64 * microbatches}", f"microbatches={microbatches}",
+    ]  # fmt: skip
+    devices = tpu("v5e:4x4")
+    plan = compiled(experiments.resolve("llama:1b", settings, None), devices)
+    e = plan.experiment
+    guess = cost.memory(e.model, e.execution, plan.mesh, 64, 2048, accumulates=microbatches > 1)
+    assert plan.fits and guess.total == pytest.approx(plan.peak_bytes, rel=0.2)
+    assert guess.parameters == pytest.approx(plan.parameter_bytes, rel=0.01)
+    assert guess.optimizer == pytest.approx(plan.optimizer_bytes, rel=0.01)
+
+
+def test_what_the_compiler_refuses_is_left_out_with_a_warning_that_names_it(tpu, monkeypatch):
+    known, unknown = flags.TABLE["v5e"][0], flags.Flag("xla_tpu_no_such_thing", "true", "")
+    monkeypatch.setitem(flags.TABLE, "v5e", (known, unknown))
+    with pytest.warns(UserWarning, match="xla_tpu_no_such_thing"):
+        assert flags.options(tpu("v5e:2x2")[0]) == {known.name: known.value}
+
+
+@pytest.mark.parametrize("name", topology.EXAMPLES)
+def test_every_flag_of_a_generation_is_known_to_its_compiler(name, tpu):
+    device = tpu(f"{name}:2x2" + "x1" * (topology.AXES[name] - 2))[0]
+    assert chips.generation(device.device_kind) == name
+    assert flags.options(device) == {flag.name: flag.value for flag in flags.TABLE[name]}
+
+
+def test_every_way_that_the_search_ranks_can_run(tpu):
+    devices = tpu("v5e:2x4", 2)
+    e = experiments.resolve("mixtral:tiny", ["batch_size=32", "data.length=128"], None)
+    found = ranked(e, devices)
+    assert len({candidate.experiment.mesh for candidate in found}) > 10
+    assert all(math.prod(vars(candidate.experiment.mesh).values()) == 16 for candidate in found)
+    for candidate in found[::40]:
+        Program(candidate.experiment, devices).check_fits()
+
+
+# The command.
+
+
+def test_the_page_and_the_keys_that_scripts_rely_on(skald):
+    pytest.importorskip("libtpu")
+    asked = ["plan", "llama:tiny", "--topology", "v5e:2x2", "--set", "chip_hour=1.5"]
+    asked += ["--dump-hlo", skald.folder / "x.hlo"]
+    found = skald.json(*asked)
+    keys = {
+        "fits", "peak_bytes", "usable_bytes", "step_seconds", "tokens_per_second_per_device", "model_flops_utilization",
+        "wire_bytes", "exposed_collective_seconds", "compile_seconds", "mesh", "devices", "bound_by",
+    }  # fmt: skip
+    assert keys <= found.keys() and found["fits"] and found["devices"] == 4 and found["mesh"]["data"] == 4
+    assert found["parameter_bytes"] == 4 * found["parameters"] / 4
+    tokens = found["tokens_per_second_per_device"] * 4 * found["step_seconds"]
+    assert tokens == pytest.approx(8 * 128)
+    assert found["money_per_trillion_tokens"] == pytest.approx(1e12 / tokens * found["step_seconds"] / 3600 * 4 * 1.5)
+    assert sum(found["seconds_by"].values()) == pytest.approx(found["step_seconds"])
+    assert (skald.folder / "x.hlo").read_text().startswith("HloModule")
+    status, out, err = skald(*asked)
+    assert status == 0 and "fits" in out and "An estimate" in out and err == ""
+
+
+def test_a_plan_for_the_machine_that_is_here(skald):
+    found = skald.json("plan", "llama:tiny")
+    assert found["fits"] and found["step_seconds"] is None
+    assert found["compiled_flops"] >= found["model_flops"]
+
+
+def test_wrong_topologies_are_refused_with_what_there_is(skald):
+    pytest.importorskip("libtpu")
+    wrong = {
+        "v9:2x2": ["v9:2x2", "v5p:", "v6e:"],
+        "v5e": ["v5e", "v5e:1x1 to 16x16"],
+        "v5p:4x4": ["v5p:4x4", "v5p:2x2x1"],
+        "v5e:3x7": ["v5e:3x7", "refuses"],
+    }
+    asked = [["plan", "llama:tiny", "--topology", name] for name in wrong]
+    answers = skald.many([*asked, ["plan", "llama:tiny", "--slices", "2"]])
+    for (status, out, err), parts in zip(answers, [*wrong.values(), ["--topology"]], strict=True):
+        assert (status, out, err.count("\n")) == (2, "", 1), err
+        assert all(part in err for part in parts), err
+
+
+def test_without_the_compiler_it_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(topology.TopologyError, match=r"uv pip install -e '.\[plan\]'"):
+        topology.devices("v5e:2x2")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_does_not_fit_says_by_how_much_and_what_would(skald):
+    pytest.importorskip("libtpu")
+    asked = ["plan", "llama:1b", "--topology", "v5e:2x4", "--set", "data.length=2048", "--set", "batch_size=64"]
+    asked += ["--set", "execution.remat=minimal", "--set", "model.layers.0.repeats=8"]
+    found = skald.json(*asked)
+    assert not found["fits"] and found["peak_bytes"] > found["usable_bytes"] and found["step_seconds"] is None
+    assert found["fitting"]["bytes"] < found["usable_bytes"]
+    better = [word for path, value in found["fitting"]["set"].items() for word in ("--set", f"{path}={value}")]
+    assert skald.json(*asked, *better)["fits"]
+    assert json.dumps(found)
+
+
+def test_auto_recomputes_as_little_as_memory_allows():
+    e = experiments.resolve("llama:7b", ["data.length=2048", "batch_size=1024", "execution.dtype=bfloat16"], None)
+    sizes = {name: tpu.memory for name, tpu in chips.TPUS.items()}
+    assert machine.recomputed(e, 256, sizes["v5e"]) == "save_qkv"
+    assert machine.recomputed(e, 256, sizes["v5p"]) in ("none", "minimal")
+    assert machine.recomputed(dataclasses.replace(e, batch_size=4096), 256, sizes["v5e"]) == "full"
