@@ -48,7 +48,7 @@ CONFIGS = [
     (["shakespeare", "--set", "batch_size=0"], ["batch_size: must be at least 1, got 0"]),
     (["shakespeare", "--set", "microbatches=5"], ["microbatches: 5 does not divide batch_size=24", "try 4"]),
     (["shakespeare", "--set", "data.length=65"], ["data.length: 65 is longer than model.context=64"]),
-    (["shakespeare", "--set", "mesh.tensor=300"], ["tensor=300", "set mesh.data=0"]),
+    (["shakespeare", "--set", "mesh.tensor=300"], ["tensor=300", "sizes that multiply to 1"]),
     (["shakespeare", "--from", "nothere"], ["nothere: no such folder"]),
     (["shakespeare", "--seed", "-1"], ["seed: must be from 0 to 2**63 - 2, got -1"]),
     (["shakespeare", "--set", "mesh.data=-1"], ["mesh.data: must be at least 1, or 0 for the rest, got -1"]),
