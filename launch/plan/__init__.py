@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -102,15 +103,15 @@ def page(plan: Plan, config: str, where: str) -> list[str]:
     lines = [
         f"{config} on {where}: {plan.devices} devices, {mesh}, remat={plan.experiment.execution.remat}, "
         f"{plan.tokens:,} tokens a step",
-        f"  {'fits' if plan.fits else 'DOES NOT FIT'}: {plan.peak_bytes / GIB:.2f} of {plan.usable_bytes / GIB:.2f} "
-        f"GiB a device, {abs(left) / GIB:.2f} GiB {'to spare' if plan.fits else 'too much'}",
-        f"  memory: parameters {plan.parameter_bytes / GIB:.2f}, optimizer {plan.optimizer_bytes / GIB:.2f}, "
-        f"activations and the rest {plan.rest_bytes / GIB:.2f} GiB",
+        f"  {'fits' if plan.fits else 'DOES NOT FIT'}: {size(plan.peak_bytes)} of {size(plan.usable_bytes)} a device, "
+        f"{size(abs(left))} {'to spare' if plan.fits else 'too much'}",
+        f"  memory: parameters {size(plan.parameter_bytes)}, optimizer {size(plan.optimizer_bytes)}, "
+        f"activations and the rest {size(plan.rest_bytes)}",
     ]
     if plan.flops is not None:
         again = recomputed(plan)
         lines.append(
-            f"  FLOPs a device: the model's {plan.model_flops / 1e12:.2f} T, compiled {plan.flops / 1e12:.2f} T"
+            f"  FLOPs a device: the model's {plan.model_flops / 1e12:.3g} T, compiled {plan.flops / 1e12:.3g} T"
             + (f" ({again:.0%} of them computed again)" if again else "")
         )
     if plan.spent:
@@ -130,14 +131,14 @@ def ranking(found) -> list[str]:
 
 def timing(plan: Plan) -> list[str]:
     spent = plan.spent
-    shares = ", ".join(f"{WAITS[k]} {v / plan.seconds:.0%}" for k, v in spent.seconds.most_common() if v)
-    wire = ", ".join(f"{kind} {size / GIB:.2f}" for kind, size in spent.wire.most_common()) or "nothing"
+    shares = ", ".join(f"{name} {seconds / plan.seconds:.0%}" for name, seconds in goes_to(plan).most_common())
+    wire = ", ".join(f"{kind} {size(sent)}" for kind, sent in spent.wire.most_common()) or "nothing"
     per_device = plan.tokens / plan.devices / plan.seconds
     lines = [
-        f"  step: {plan.seconds:.3f} s estimated, {per_device:,.0f} tokens/s a device, MFU {plan.utilization:.1%}",
+        f"  step: {plan.seconds:.3g} s estimated, {per_device:,.0f} tokens/s a device, MFU {plan.utilization:.1%}",
         f"  bound by {bound(plan)}: {shares}",
-        f"  on the wire: {wire} GiB a device; collectives take {sum(spent.busy.values()):.3f} s, of which "
-        f"{sum(spent.exposed.values()):.3f} s are waited for",
+        f"  on the wire: {wire} a device; collectives take {sum(spent.busy.values()):.3g} s, of which "
+        f"{sum(spent.exposed.values()):.3g} s are waited for",
     ]
     cost = money(plan)
     if cost is not None:
@@ -147,10 +148,20 @@ def timing(plan: Plan) -> list[str]:
 
 def bound(plan: Plan) -> str:
     """What most of a step goes to."""
-    by: dict[str, float] = {}
+    return goes_to(plan).most_common(1)[0][0]
+
+
+def goes_to(plan: Plan) -> Counter:
+    """Seconds of a step, by what they go to."""
+    by: Counter = Counter()
     for key, value in plan.spent.seconds.items():
-        by[WAITS[key]] = by.get(WAITS[key], 0.0) + value
-    return max(by, key=by.get)
+        by[WAITS[key]] += value
+    return by
+
+
+def size(count: float) -> str:
+    """Bytes, readable."""
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.2f} MiB"
 
 
 def recomputed(plan: Plan) -> float | None:
