@@ -135,7 +135,7 @@ def timing(plan: Plan) -> list[str]:
     wire = ", ".join(f"{kind} {size(sent)}" for kind, sent in spent.wire.most_common()) or "nothing"
     per_device = plan.tokens / plan.devices / plan.seconds
     lines = [
-        f"  step: {plan.seconds:.3g} s estimated, {per_device:,.0f} tokens/s a device, MFU {plan.utilization:.1%}",
+        f"  step: {plan.seconds:.4g} s estimated, {per_device:,.0f} tokens/s a device, MFU {plan.utilization:.1%}",
         f"  bound by {bound(plan)}: {shares}",
         f"  on the wire: {wire} a device; collectives take {sum(spent.busy.values()):.3g} s, of which "
         f"{sum(spent.exposed.values()):.3g} s are waited for",
