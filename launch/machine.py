@@ -76,17 +76,16 @@ def program(experiment: Experiment, devices: list | None = None) -> Program:
     one = devices[0] if devices else jax.local_devices()[0]
     devices = devices or jax.devices()
     rewritten = {"tuned": tuning().tuned} if one.platform == "cpu" and tuning() else {}
-    return Program(fitted(experiment, devices), devices, options=flags.options(one), **rewritten)
+    return Program(fitted(experiment, one, len(devices)), devices, options=flags.options(one), **rewritten)
 
 
-def fitted(experiment: Experiment, devices: list) -> Experiment:
-    """The experiment with what it leaves open chosen for these devices."""
-    platform = devices[0].platform
-    experiment = replace(experiment, execution=settled(experiment.execution, platform))
-    if platform == "cpu" and tuning():
-        experiment = tuning().fitted(experiment, len(devices))
+def fitted(experiment: Experiment, one, count: int) -> Experiment:
+    """The experiment with what it leaves open chosen for `count` devices like this one, which is this process's own."""
+    experiment = replace(experiment, execution=settled(experiment.execution, one.platform))
+    if one.platform == "cpu" and tuning():
+        experiment = tuning().fitted(experiment, count)
     remat = experiment.execution.remat
-    remat = recomputed(experiment, len(devices), chips.memory(devices[0])) if remat == "auto" else remat
+    remat = recomputed(experiment, count, chips.memory(one)) if remat == "auto" else remat
     return replace(experiment, execution=replace(experiment.execution, remat=remat))
 
 
