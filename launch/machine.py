@@ -42,7 +42,8 @@ def prepare(experiment: Experiment | None = None, here: cluster.Seat | None = No
     environment's own flags stay.
     """
     if elsewhere:
-        os.environ.update({name: os.environ.get(name, value) for name, value in NO_TPU.items()})
+        for name, value in NO_TPU.items():
+            os.environ.setdefault(name, value)
     elif not accelerated():
         if importlib.util.find_spec("libtpu"):  # there for plans: JAX would look for a TPU, and complain at length
             os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -68,7 +69,7 @@ def accelerated() -> bool:
 
 def program(experiment: Experiment, devices: list | None = None) -> Program:
     """The steps of an experiment as they run best on these devices, which need not be here; None: on those that are."""
-    import jax  # after prepare
+    import jax  # after prepare, as all that imports it
 
     from launch import flags
     from train.program import Program

@@ -150,7 +150,7 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> State:
     """The newest checkpoint's state, else a new one, with another run's weights where `source` names one."""
     for step in processes.agreed(lambda: published(run.folder)[-1:]):
         check_data(about(run.folder, step)["data"], run.data.fingerprints, run.folder)
-    found = checkpoints.newest(run.program.abstract_state(), report)
+    found = checkpoints.newest(run.program.abstract_state, report)
     if found:
         step = int(found.step)
         report(f"going on from step {step}")
@@ -162,7 +162,7 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> State:
         return state
     report(f"starting from the weights of {source.folder}")
     with jax.set_mesh(run.mesh):
-        weights = source.weights(run.program.abstract_state().model)
+        weights = source.weights(run.program.abstract_state.model)
         average = None if state.average is None else jax.tree.map(lambda x: x.copy(), weights)
     return state._replace(model=weights, average=average)
 

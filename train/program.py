@@ -36,6 +36,7 @@ class Program:
         steps = tuned(functools.partial(step.train_steps, experiment))
         self.train_steps = jax.jit(steps, donate_argnums=0, compiler_options=options)
 
+    @functools.cached_property
     def abstract_state(self) -> state.State:
         """Shapes, types and shardings of the state on this mesh; nothing is computed."""
         with jax.set_mesh(self.mesh):
@@ -59,12 +60,11 @@ class Program:
     def lowered(self) -> jax.stages.Lowered:
         """One step, traced for this mesh."""
         with jax.set_mesh(self.mesh):
-            return self.train_steps.lower(self.abstract_state(), self.abstract_rows())
+            return self.train_steps.lower(self.abstract_state, self.abstract_rows())
 
     def check_fits(self) -> None:
         """Raises ShardingError where parameters or rows do not divide over the mesh."""
-        e = self.experiment
-        self.abstract_state()
+        e, _ = self.experiment, self.abstract_state
         with jax.set_mesh(self.mesh):
             spec(ROW_AXES, (e.batch_size // e.microbatches, e.data.length), "compute")
             time_order(e.data.length)

@@ -140,6 +140,8 @@ def timing(plan: Plan) -> list[str]:
         f"  on the wire: {wire} a device; collectives take {sum(spent.busy.values()):.3g} s, of which "
         f"{sum(spent.exposed.values()):.3g} s are waited for",
     ]
+    if spent.uncounted:
+        lines.append(f"  {spent.uncounted} loops whose turns are not known are taken as one turn")
     cost = money(plan)
     if cost is not None:
         lines.append(f"  money: {cost:,.0f} for 1T tokens at {plan.experiment.chip_hour:g} a chip-hour")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import jax
 
 from launch import chips, machine
-from launch.plan import estimate, hlo
+from launch.plan import estimate, products
 from launch.plan.estimate import Machine, Spent
 from model import cost
 from train.config import Experiment
@@ -80,23 +80,25 @@ def compiled(experiment: Experiment, devices: list) -> Plan:
     try:
         built, refused = lowered.compile(), None
     except jax.errors.JaxRuntimeError as error:
-        built, refused = None, error
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        built, refused = None, used(str(error))
+        if refused is None:
             raise
     seconds = time.perf_counter() - start
     return read(program, devices, lowered, built, refused, seconds)
 
 
-def read(program: Program, devices: list, lowered, built, refused, seconds: float) -> Plan:
+def read(program: Program, devices: list, lowered, built, refused: float | None, seconds: float) -> Plan:
+    """`refused`: bytes that were too much, where nothing was `built`."""
     e, one = program.experiment, devices[0]
-    state = program.abstract_state()
+    state = program.abstract_state
     tpu = chips.TPUS.get(chips.generation(one.device_kind) or "")
-    peak = built.memory_analysis().peak_memory_in_bytes if built else used(str(refused))
-    spent, text = None, built.as_text() if built else ""
+    peak = built.memory_analysis().peak_memory_in_bytes if built else refused
+    spent, flops, text = None, None, built.as_text() if built else ""
     if built and tpu:
-        order = list(program.mesh.devices.flat)
-        spent = estimate.estimate(text, Machine.of(tpu, order))
-    flops = spent.flops if spent else traced_flops(lowered) / len(devices) if built else None
+        spent = estimate.estimate(text, Machine.of(tpu, list(program.mesh.devices.flat)))
+        flops = spent.flops
+    if built and not tpu:  # other compilers leave calls into libraries: the traced program's products
+        flops = products.traced_flops(lowered.as_text(dialect="hlo")) / len(devices)
     places = {(getattr(d, "slice_index", 0), *getattr(d, "coords", (d.id,))) for d in devices}
     return Plan(
         experiment=e,
@@ -122,13 +124,10 @@ def held(tree) -> float:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def used(message: str) -> float:
-    """Bytes that a refused program would have used, by the compiler's own words."""
-    found = re.search(r"[Uu]sed ([0-9.]+)([KMGT]?) of", message)
-    return float(found[1]) * UNITS[found[2]] if found else math.inf
-
-
-def traced_flops(lowered) -> float:
-    """FLOPs of the products in a program before it is compiled, of all devices together: what a GPU's or a CPU's
-    compiler leaves of them is calls into libraries."""
-    return hlo.traced_flops(lowered.as_text(dialect="hlo"))
+def used(message: str) -> float | None:
+    """Bytes of its main memory that a program would have used, by the words of the compiler that refused it; None where
+    it was refused for something else."""
+    amount = r"([0-9.]+)([KMGT]?)"
+    found = re.search(f"Used {amount} of [0-9.]+[KMGT]? hbm", message)
+    found = found or re.search(rf"\({amount}\) exceeds available HBM", message)
+    return float(found[1]) * UNITS[found[2]] if found else None

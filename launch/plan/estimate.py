@@ -8,27 +8,23 @@ their full rate. launch/plan/__init__.py prints it, launch/plan/search.py ranks 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from launch.chips import TPU
-from launch.plan import hlo
+from launch.plan import hlo, products
 from launch.plan.hlo import DEVICE, HOST, Instruction, Program
 
 KERNEL = 0.5  # of the peak, in a Pallas kernel
 HOP = 1e-6  # seconds from a device to its neighbour
 HOST_LINK = 16e9  # bytes/s between a device and its host
 COLLECTIVES = (
-    "all-gather",
-    "all-reduce",
-    "reduce-scatter",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
+    "all-gather", "all-reduce", "reduce-scatter", "all-to-all", "ragged-all-to-all", "collective-permute",
     "collective-broadcast",
-)
+)  # fmt: skip
 FREE = {
     "get-tuple-element", "tuple", "bitcast", "parameter", "constant", "partition-id", "replica-id", "after-all",
     "opt-barrier", "add-dependency",
@@ -50,12 +46,14 @@ class Spent:
     wire: Counter = field(default_factory=Counter)
     exposed: Counter = field(default_factory=Counter)  # seconds, by kind of collective
     busy: Counter = field(default_factory=Counter)  # seconds of collectives, hidden or not, by kind
+    uncounted: int = 0  # loops whose turns nothing tells: taken as one turn
 
     def add(self, other: Spent, times: float = 1) -> None:
         for name in ("seconds", "wire", "exposed", "busy"):
             for key, value in getattr(other, name).items():
                 getattr(self, name)[key] += times * value
         self.flops += times * other.flops
+        self.uncounted += other.uncounted
 
     @property
     def total(self) -> float:
@@ -106,13 +104,16 @@ class Walk:
             late = there - spent.total
             if late > 0:
                 spent.seconds[way] += late
-                spent.exposed[kind] += late if kind in COLLECTIVES else 0
+                if kind:
+                    spent.exposed[kind] += late
 
         for made in here.values():
             if made.opcode in FREE:
                 continue
             if made.opcode == "while":
-                spent.add(self.run(made.called("body")), hlo.turns(self.program, here, made))
+                times = hlo.turns(self.program, here, made)
+                spent.uncounted += times is None
+                spent.add(self.run(made.called("body")), times or 1)
             elif made.opcode == "conditional":
                 spent.add(max(map(self.run, self.branches(made)), key=lambda s: s.total))
             elif made.opcode == "call":
@@ -133,8 +134,6 @@ class Walk:
         return spent
 
     def branches(self, made: Instruction) -> list[str]:
-        import re
-
         names = re.search(r"branch_computations=\{([^}]*)\}", made.attributes)
         if names:
             return re.findall(r"%([\w.\-]+)", names[1])
@@ -183,21 +182,21 @@ class Walk:
     def collective(self, kind: str, made: Instruction) -> tuple[str, float, float]:
         """Its way, its seconds, and the bytes that one device sends."""
         groups = hlo.groups(made)
-        made_bytes = largest(made) if made.opcode.endswith("-start") else made.bytes
         if kind == "collective-permute":
             if groups is None or not len(groups):
                 return "links", 0.0, 0.0
+            made_bytes = made.arrays[-1 if made.opcode == kind else 1].bytes  # started: what is sent, what comes, flags
             if (self.machine.slices[groups[:, 0]] != self.machine.slices[groups[:, 1]]).any():
                 return "network", made_bytes / self.chip.network, made_bytes
             hops = self.hops(groups).max()
             return "links", made_bytes * max(1, hops) / 2 / self.chip.link + HOP * hops, made_bytes
         members = np.arange(len(self.machine.coords)) if groups is None else groups[0]
         count = len(members)
-        share = (count - 1) / count
-        # bytes that a device sends around a ring
-        sent = {"all-gather": share, "all-reduce": 2 * share, "reduce-scatter": count * share}.get(
-            kind, share
-        ) * made_bytes
+        share, made_bytes = (count - 1) / count, made.bytes
+        if made.opcode == "all-gather-start":  # its result names what goes in, too
+            made_bytes *= count / (count + 1)
+        rounds = {"all-reduce": 2, "reduce-scatter": count}.get(kind, 1)
+        sent = rounds * share * made_bytes  # by a device, around a ring
         between = len(set(self.machine.slices[members].tolist()))
         if between > 1:
             inside = count // between
@@ -235,7 +234,7 @@ class Walk:
         flops, kernel = 0.0, None
         for scope, inner in self.with_inside(made, here):
             if inner.opcode in ("dot", "convolution"):
-                flops += hlo.flops(inner, tuple(scope[name].arrays[0] for name in inner.operands[:2]))
+                flops += products.flops(inner, tuple(scope[name].arrays[0] for name in inner.operands[:2]))
             elif target(inner) == "tpu_custom_call":
                 kernel = inner.config.get("custom_call_config", {}).get("cost_estimate", {})
                 flops += float(kernel.get("flops", 0))
@@ -273,7 +272,3 @@ def target(made: Instruction) -> str:
 def channel(made: Instruction) -> str:
     start = made.attributes.find("channel_id=")
     return made.attributes[start : made.attributes.find(",", start)] if start >= 0 else made.name
-
-
-def largest(made: Instruction) -> float:
-    return max(array.bytes for array in made.arrays)

@@ -1,7 +1,8 @@
 """A compiled program's text as computations and instructions, with the little that an estimate needs of each: sizes,
-FLOPs of a product, how often a loop turns, which devices a collective joins.
+how often a loop turns, which devices a collective joins.
 
-launch/plan/estimate.py walks it. The text is what `compiled.as_text()` gives: scheduled, one device's program.
+launch/plan/estimate.py walks it, launch/plan/products.py counts FLOPs. The text is what `compiled.as_text()` gives:
+scheduled, one device's program.
 """
 
 from __future__ import annotations
@@ -76,12 +77,6 @@ class Instruction:
         """What the compiler's cost model gives this one, in clock cycles; None where it says nothing."""
         found = self.config.get("window_config", {}).get("estimated_cycles")
         return None if found in (None, "-1") else int(found)
-
-    @property
-    def operation(self) -> str:
-        """What of the traced program it comes from."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return found[1] if found else ""
 
 
 @dataclass(frozen=True)
@@ -170,17 +165,17 @@ def array(found: re.Match) -> Array:
     return Array(found[1], dims, int(space[1]) if space else DEVICE)
 
 
-def turns(program: Program, caller: dict[str, Instruction], loop: Instruction) -> int:
+def turns(program: Program, caller: dict[str, Instruction], loop: Instruction) -> int | None:
     """How often a `while` turns: from where its counter starts, to what its condition compares it with, by 1.
 
-    Raises ValueError where those are no constants.
+    None where those are no constants.
     """
     known = loop.config.get("known_trip_count", {}).get("n")
     if known:
         return int(known)
     condition = program.computations[loop.called("condition")]
     compare = program.root(loop.called("condition"))
-    sides = list(compare.operands)
+    sides = compare.operands
     if compare.opcode == "fusion":  # parameters in the order of the fusion's operands
         inner = program.computations[compare.called("calls")]
         compare = program.root(compare.called("calls"))
@@ -198,9 +193,11 @@ def turns(program: Program, caller: dict[str, Instruction], loop: Instruction) -
             return constant(caller, given.operands[place(made)])
         return None
 
+    if compare.opcode != "compare":
+        return None
     first, last = (value(side) for side in sides)
-    if compare.opcode != "compare" or "direction=LT" not in compare.attributes or first is None or last is None:
-        raise ValueError(f"{loop.name}: no loop that counts")
+    if "direction=LT" not in compare.attributes or first is None or last is None:
+        return None
     return last - first
 
 
@@ -214,51 +211,6 @@ def constant(computation: dict[str, Instruction], name: str) -> int | None:
     while made.opcode in ("copy", "bitcast", "convert", "copy-done", "copy-start") and made.operands:
         made = computation[made.operands[0]]
     return int(made.literal) if made.opcode == "constant" and made.literal.lstrip("-").isdigit() else None
-
-
-def flops(product: Instruction, operands: tuple[Array, ...]) -> float:
-    """Multiplications and additions of a `dot` or `convolution`; 0 for any other."""
-    if product.opcode == "dot":
-        contracted = re.search(r"lhs_contracting_dims=\{([0-9,]*)\}", product.attributes)
-        sizes = [operands[0].dims[int(axis)] for axis in contracted[1].split(",") if axis] if contracted else []
-        return 2.0 * product.arrays[0].size * math.prod(sizes)
-    if product.opcode == "convolution":
-        return 2.0 * convolved(product, *operands)
-    return 0.0
-
-
-def convolved(product: Instruction, read: Array, kernel: Array) -> float:
-    """Multiplications of a convolution. What falls on padding, or between dilated numbers, is none: the TPU compiler
-    writes products with batch axes as convolutions over such windows."""
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", product.attributes)
-    reads, kernels, makes = labels[1], labels[2], labels[3]
-    window = dict(re.findall(r"(\w+)=([\w\-]+)", (re.search(r"window=\{([^}]*)\}", product.attributes) or ["", ""])[1]))
-    spatial = [letter for letter in makes if letter.isdigit()]
-
-    def of(name: str, axis: int, default: str) -> str:
-        return window[name].split("x")[axis] if name in window else default
-
-    total = 1.0
-    for axis, letter in enumerate(spatial):
-        low, _, _ = of("pad", axis, "0_0").partition("_")
-        total *= valid(
-            size=read.dims[reads.index(letter)],
-            kernel=kernel.dims[kernels.index(letter)],
-            made=product.arrays[0].dims[makes.index(letter)],
-            stride=int(of("stride", axis, "1")),
-            low=int(low),
-            spread=int(of("lhs_dilate", axis, "1")),
-            apart=int(of("rhs_dilate", axis, "1")),
-        )
-    batch, features = product.arrays[0].dims[makes.index("b")], product.arrays[0].dims[makes.index("f")]
-    contracted = kernel.dims[kernels.index("i")]  # of one group
-    return total * batch * features * contracted
-
-
-def valid(size: int, kernel: int, made: int, stride: int, low: int, spread: int, apart: int) -> int:
-    """Pairs of a place of the result and one of the kernel that meet a number of what is read."""
-    places = np.arange(made)[:, None] * stride + np.arange(kernel)[None, :] * apart - low
-    return int(((places >= 0) & (places % spread == 0) & (places // spread < size)).sum())
 
 
 def groups(collective: Instruction) -> np.ndarray | None:
@@ -282,28 +234,3 @@ def groups(collective: Instruction) -> np.ndarray | None:
     if found := re.search(r"source_target_pairs=\{(\{[0-9,{}]*\})\}", text):
         return np.array([[int(d) for d in pair.split(",")] for pair in re.findall(r"\{([0-9,]+)\}", found[1])])
     return None
-
-
-def traced_flops(text: str) -> float:
-    """FLOPs of the products in a whole program, a loop's as often as it turns; once where it is no loop that counts."""
-    program = read(text)
-
-    def within(name: str) -> float:
-        here, total = program.computations[name], 0.0
-        for made in here.values():
-            if made.opcode in ("dot", "convolution"):
-                total += flops(made, tuple(here[operand].arrays[0] for operand in made.operands[:2]))
-            elif made.opcode == "while":
-                total += counted(program, here, made) * within(made.called("body"))
-            elif made.opcode in ("call", "fusion") and (inner := made.called("to_apply") or made.called("calls")):
-                total += within(inner)
-        return total
-
-    return within(program.entry)
-
-
-def counted(program: Program, caller: dict[str, Instruction], loop: Instruction) -> int:
-    try:
-        return turns(program, caller, loop)
-    except ValueError:
-        return 1

@@ -81,7 +81,8 @@ def meshes(experiment: Experiment, devices: int, slices: int) -> Iterator[Mesh]:
     mixers = [block.mixer for block in c.blocks(model)]
     hidden = [size for block in c.blocks(model) for size in widths(block.feed_forward)]
     heads = math.gcd(*(mixer.heads for mixer in mixers), *(mixer.kv_heads for mixer in mixers), *hidden)
-    experts = math.gcd(*(b.feed_forward.experts for b in c.blocks(model) if isinstance(b.feed_forward, c.MoE)))
+    mixtures = [block.feed_forward for block in c.blocks(model) if isinstance(block.feed_forward, c.MoE)]
+    experts = math.gcd(*(mixture.experts for mixture in mixtures)) or 1  # dense: as data does
     for stage in powers(math.gcd(repeats, inside)):
         for tensor in powers(math.gcd(heads, inside // stage)):
             for context in (n for n in powers(inside // stage // tensor) if n == 1 or e.data.length >= SHORTEST * n):
@@ -98,7 +99,7 @@ def widths(feed_forward: c.MLP | c.MoE) -> list[int]:
 
 
 def powers(limit: int) -> Iterator[int]:
-    """Powers of two that divide `limit`, or all up to it where it is 0 (anything divides)."""
+    """Powers of two that divide `limit`."""
     return (n for n in (2**i for i in range(limit.bit_length())) if limit % n == 0)
 
 
@@ -120,12 +121,13 @@ def seconds(e: Experiment, tpu: chips.TPU, axes: int) -> float:
     others = sum(size > 1 for size in (mesh.tensor, mesh.stage))
     link = 2 * tpu.link
     gathered = bits * cost.weights(model) / (mesh.tensor * mesh.stage) * (split - 1) / split
+    # Gathered forward and backward, gradients reduced: four times the bytes of the weights, for each microbatch.
     hidden = e.microbatches * 4 * gathered / (link * max(1, axes - others))
     residual = tokens * model.width * bits * layers
-    waits = 8 * residual * (mesh.tensor - 1) / mesh.tensor / link
-    waits += 4 * residual * (mesh.expert - 1) / link
+    waits = 8 * residual * (mesh.tensor - 1) / mesh.tensor / link  # two all-reduces forward, two backward
+    waits += 4 * residual * (mesh.expert - 1) / link  # tokens gathered, results scattered; and back
     keys = sum(block.mixer.kv_heads * block.mixer.head_width for block in blocks) / mesh.stage / mesh.tensor
-    waits += 3 * tokens * keys * bits * (mesh.context - 1) / link
+    waits += 3 * tokens * keys * bits * (mesh.context - 1) / link  # keys and values, half of it hidden
     shard = 4 * cost.weights(model) / (devices / mesh.replica)
     waits += 2 * shard * (mesh.replica - 1) / mesh.replica / tpu.network
     return max(work, hidden) + waits
@@ -154,7 +156,7 @@ def best(experiment: Experiment, devices: list, say: Callable[[str], None]) -> l
             f"batch_size={experiment.batch_size}; take more devices, or shorter rows (data.length)"
         )
     for candidate in candidates:
-        if len(found) == COMPILED or (found and time.monotonic() - started > SECONDS):
+        if len(found) == COMPILED or time.monotonic() - started > SECONDS:
             break
         say(f"compiling {written(candidate.settings)}")
         try:
@@ -165,6 +167,8 @@ def best(experiment: Experiment, devices: list, say: Callable[[str], None]) -> l
             continue
         say(f"  {plan.peak_bytes / chips.GIB:.2f} GiB" + (f", {plan.seconds:.3f} s" if plan.fits else ", too much"))
         found.append((candidate, plan))
+    if not found:
+        raise ConfigError("none of the best by arithmetic could be compiled; the lines above say why")
     return sorted(found, key=lambda pair: (not pair[1].fits, pair[1].seconds or math.inf))
 
 

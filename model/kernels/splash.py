@@ -109,10 +109,8 @@ class Costed:
 
     def pallas_call(self, kernel: Callable, *, name: str, **given) -> Callable:
         def call(*operands):
-            made = cost(name, operands, jax.tree.leaves(given["out_shape"]))
-            return self.pallas.pallas_call(kernel, name=name, cost_estimate=self.CostEstimate(**made), **given)(
-                *operands
-            )
+            stated = self.pallas.CostEstimate(**cost(name, operands, jax.tree.leaves(given["out_shape"])))
+            return self.pallas.pallas_call(kernel, name=name, cost_estimate=stated, **given)(*operands)
 
         return call
 

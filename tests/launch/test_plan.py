@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +12,10 @@ import numpy as np
 import pytest
 
 from launch import chips, experiments, flags, machine
-from launch.plan import estimate, hlo, topology
-from launch.plan.compiled import compiled
+from launch.plan import estimate, hlo, products, topology
+from launch.plan.compiled import compiled, used
 from launch.plan.search import ranked
-from model import cost
+from model import cost, kernels
 from model.sharding import make_mesh
 from train.program import Program
 
@@ -41,8 +42,8 @@ def looped(x, matrices):
 def test_products_in_loops_count_as_often_as_they_run():
     given = jnp.ones((8, 16)), jnp.ones((5, 16, 16))
     lowered = jax.jit(jax.grad(looped, argnums=1)).lower(*given)
-    assert hlo.traced_flops(lowered.as_text(dialect="hlo")) == 3 * 5 * 2 * 8 * 16 * 16
-    assert hlo.traced_flops(lowered.compile().as_text()) == 3 * 5 * 2 * 8 * 16 * 16
+    assert products.traced_flops(lowered.as_text(dialect="hlo")) == 3 * 5 * 2 * 8 * 16 * 16
+    assert products.traced_flops(lowered.compile().as_text()) == 3 * 5 * 2 * 8 * 16 * 16
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_convolutions_have_the_flops_that_xla_counts(strides, padding, spread, g
         feature_group_count=groups, dimension_numbers=("NWC", "WIO", "NWC"),
     )  # fmt: skip
     lowered = jax.jit(call).lower(jnp.ones((2, 11, 8)), jnp.ones((4, 8 // groups, 12)))
-    assert hlo.traced_flops(lowered.as_text(dialect="hlo")) == lowered.cost_analysis()["flops"] > 0
+    assert products.traced_flops(lowered.as_text(dialect="hlo")) == lowered.cost_analysis()["flops"] > 0
 
 
 def test_groups_are_the_same_in_every_form_of_text():
@@ -94,7 +95,58 @@ ENTRY %main (a: u8[5625000]) -> u8[90000000] {{
     assert short.wire["all-gather"] == 90e6 * 15 / 16
 
 
+@pytest.mark.parametrize(
+    "form, result, sent",
+    [
+        ("all-gather", "f32[64]{0}", 256 * 3 / 4),
+        ("all-gather-start", "(f32[16]{0}, f32[64]{0})", 256 * 3 / 4),
+        ("all-reduce", "(f32[64]{0}, f32[64]{0})", 2 * 512 * 3 / 4),
+        ("all-reduce-start", "(f32[64]{0}, f32[64]{0})", 2 * 512 * 3 / 4),
+        ("reduce-scatter", "f32[16]{0}", 64 * 3),
+        ("collective-permute-start", "(f32[64]{0}, f32[64]{0}, u32[], u32[])", 256),
+    ],
+)
+def test_a_device_sends_what_a_ring_of_four_asks(form, result, sent):
+    """Chan et al. 2007, table 1: (p - 1) / p of what is gathered or scattered, twice that of what is reduced."""
+    pairs = "source_target_pairs={{0,1},{1,2},{2,3},{3,0}}" if "permute" in form else "replica_groups=[1,4]<=[4]"
+    text = f"HloModule m\nENTRY %main (a: f32[16]) -> f32[] {{\n  %x = {result} {form}(), {pairs}\n}}\n"
+    place = estimate.Machine(V5E, np.stack([np.arange(4), np.zeros(4, int)], 1), np.zeros(4, int))
+    assert sum(estimate.estimate(text, place).wire.values()) == pytest.approx(sent)
+
+
+@pytest.mark.parametrize(
+    "message, gib",
+    [
+        ("RESOURCE_EXHAUSTED: … Ran out of memory in memory space hbm. Used 16.50G of 15.75G hbm. Exceeded …", 16.5),
+        ("RESOURCE_EXHAUSTED: … required for HLO temporaries (47.68G) exceeds available HBM (15.75G).", 47.68),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space vmem. Used 33.00M of 32.00M vmem.", None),
+    ],
+)
+def test_what_was_too_much_is_read_off_the_compilers_refusal(message, gib):
+    assert used(message) == (gib and gib * chips.GIB)
+
+
 # Programs that the compiler made for TPUs.
+
+
+def test_a_refused_program_says_how_much_it_wanted(tpu):
+    one = jax.sharding.SingleDeviceSharding(tpu("v5e:1x1")[0])
+    with pytest.raises(jax.errors.JaxRuntimeError) as refused:
+        jax.jit(lambda x: x * 2).lower(jax.ShapeDtypeStruct((80_000, 80_000), jnp.float32, sharding=one)).compile()
+    assert used(str(refused.value)) > 80_000 * 80_000 * 4
+
+
+def test_splash_states_the_flops_of_the_blocks_that_it_multiplies(tpu):
+    """Two products forward and five backward of every block with a pair in it that causality shows."""
+    mesh = make_mesh({"data": 4}, tpu("v5e:2x2"))
+    with jax.set_mesh(mesh):
+        split = jax.NamedSharding(mesh, jax.P("data"))
+        x = jax.ShapeDtypeStruct((4, 2, 2048, 128), jnp.bfloat16, sharding=split)
+        context = lambda *given: kernels.for_rows("auto")(*given, kernels.Visible(None)).astype(jnp.float32).sum()  # noqa: E731
+        text = jax.jit(jax.grad(context, (0, 1, 2))).lower(x, x, x).compile().as_text()
+    seen = np.tri(2048, dtype=bool).reshape(4, 512, 2, 1024).any((1, 3)).sum() * 512 * 1024
+    stated = sorted(int(number) for number in re.findall(r'"cost_estimate":\{"flops":"(\d+)"', text))
+    assert stated == [2 * heads * 2 * seen * 128 for heads in (2, 5)]
 
 
 def test_a_sharded_product_has_its_flops_and_its_bytes_on_the_wire(tpu):
