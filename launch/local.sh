@@ -61,7 +61,10 @@ ready() {  # $1: extras; one process builds, others wait for it
 
 extras=${SKALD_EXTRA:-$(accelerator)}
 had=$(cut -d' ' -f1 "$venv/skald-built" 2>/dev/null || true)
-case "${1:-} $had" in test\ * | *dev*) extras=$extras,dev ;; esac  # the tests' packages stay once they are there
+case "${1:-} $had" in  # what the tests need, or plans for TPUs, stays once it is there
+  test\ * | *dev*) extras=$extras,dev ;;
+  plan\ * | *plan*) extras=$extras,plan ;;
+esac
 ready "$extras"
 if [ "${1:-}" = test ]; then
   shift

@@ -262,7 +262,7 @@ def test_wrong_topologies_are_refused_with_what_there_is(skald):
 
 def test_without_the_compiler_it_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(topology.TopologyError, match=r"uv pip install -e '.\[plan\]'"):
+    with pytest.raises(topology.TopologyError, match=r"uv pip install -c requirements.lock -e '.\[plan\]'"):
         topology.devices("v5e:2x2")
 
 
