@@ -30,6 +30,9 @@ def command(arguments: Namespace) -> int:
     check(experiment)
     if arguments.slices > 1 and not name:
         raise ConfigError(f"--slices {arguments.slices} needs a --topology")
+    kept = Path(arguments.dump_hlo) if arguments.dump_hlo else None
+    if kept and (kept.is_dir() or not kept.parent.is_dir()):  # now, not after minutes
+        raise ConfigError(f"--dump-hlo {kept}: names a file in a folder that is there")
     devices = topology.devices(name, arguments.slices) if name else jax.devices()
     where = f"{arguments.slices} x {name}" if arguments.slices > 1 else name or "this machine"
     found = None
@@ -38,8 +41,8 @@ def command(arguments: Namespace) -> int:
         plan = found[0][1]
     else:
         plan = compiled(experiment, devices)
-    if arguments.dump_hlo and plan.text:
-        Path(arguments.dump_hlo).write_text(plan.text)
+    if kept and plan.text:
+        kept.write_text(plan.text)
     better = None if plan.fits or not name else next(iter(ranked(experiment, devices)), None)
     if arguments.json:
         print(json.dumps(figures(plan, where, found, better)))

@@ -254,8 +254,12 @@ def test_wrong_topologies_are_refused_with_what_there_is(skald):
         "v5e:3x7": ["v5e:3x7", "refuses"],
     }
     asked = [["plan", "llama:tiny", "--topology", name] for name in wrong]
-    answers = skald.many([*asked, ["plan", "llama:tiny", "--slices", "2"]])
-    for (status, out, err), parts in zip(answers, [*wrong.values(), ["--topology"]], strict=True):
+    asked += [
+        ["plan", "llama:tiny", "--slices", "2"],
+        ["plan", "llama:tiny", "--dump-hlo", skald.folder / "none" / "x"],
+    ]
+    answers = skald.many(asked)
+    for (status, out, err), parts in zip(answers, [*wrong.values(), ["--topology"], ["--dump-hlo"]], strict=True):
         assert (status, out, err.count("\n")) == (2, "", 1), err
         assert all(part in err for part in parts), err
 
