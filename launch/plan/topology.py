@@ -32,8 +32,8 @@ def devices(name: str, slices: int = 1) -> list:
     generation, chips = parsed(name)
     if importlib.util.find_spec("libtpu") is None:
         raise TopologyError(
-            "--topology needs TPU's compiler, which is not installed; `bash launch/local.sh plan …` installs it, or, in "
-            "an environment of your own: uv pip install -c requirements.lock -e '.[plan]'"
+            "--topology needs TPU's compiler, which is not installed; `bash launch/local.sh plan …` installs it, or, "
+            "in an environment of your own: uv pip install -c requirements.lock -e '.[plan]'"
         )
     given = {"num_slices": slices} if slices > 1 else {}
     if generation == "v4":
