@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 import re
 
@@ -270,18 +269,15 @@ def test_without_the_compiler_it_says_how_to_install_it(monkeypatch):
         topology.devices("v5e:2x2")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_what_does_not_fit_says_by_how_much_and_what_would(skald):
     pytest.importorskip("libtpu")
-    asked = ["plan", "llama:1b", "--topology", "v5e:2x4", "--set", "data.length=2048", "--set", "batch_size=64"]
-    asked += ["--set", "execution.remat=minimal", "--set", "model.layers.0.repeats=8"]
+    asked = ["plan", "llama:tiny", "--topology", "v5e:2x2", "--set", "batch_size=65536"]
+    asked += ["--set", "execution.remat=none"]
     found = skald.json(*asked)
     assert not found["fits"] and found["peak_bytes"] > found["usable_bytes"] and found["step_seconds"] is None
     assert found["fitting"]["bytes"] < found["usable_bytes"]
     better = [word for path, value in found["fitting"]["set"].items() for word in ("--set", f"{path}={value}")]
     assert skald.json(*asked, *better)["fits"]
-    assert json.dumps(found)
 
 
 def test_auto_recomputes_as_little_as_memory_allows():
