@@ -127,7 +127,7 @@ def ranking(found) -> list[str]:
     """What was compiled, best first."""
     lines = ["   seconds     MFU      GiB  set"]
     for entry, plan in found:
-        timed = f"{plan.seconds:10.3f} {plan.utilization:7.1%}" if plan.fits else f"{'too much':>18}"
+        timed = f"{plan.seconds:10.4g} {plan.utilization:7.1%}" if plan.fits else f"{'too much':>18}"
         lines.append(f"{timed} {plan.peak_bytes / GIB:8.2f}  {written(entry.settings)}")
     return lines
 

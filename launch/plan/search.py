@@ -165,7 +165,7 @@ def best(experiment: Experiment, devices: list, say: Callable[[str], None]) -> l
         except (ShardingError, KernelError, ConfigError) as error:
             say(f"  left out: {error}")
             continue
-        say(f"  {plan.peak_bytes / chips.GIB:.2f} GiB" + (f", {plan.seconds:.3f} s" if plan.fits else ", too much"))
+        say(f"  {plan.peak_bytes / chips.GIB:.2f} GiB" + (f", {plan.seconds:.4g} s" if plan.fits else ", too much"))
         found.append((candidate, plan))
     if not found:
         raise ConfigError("none of the best by arithmetic could be compiled; the lines above say why")
