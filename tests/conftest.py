@@ -1,6 +1,8 @@
 """Before JAX is imported: eight CPU devices, so that meshes of several shapes exist, and quick compilation.
 
 Level 0 is LLVM's: XLA's own passes run as ever. Tests compile many tiny programs, in a quarter of the time with it.
+Devices meet in collectives by blocking a thread of XLA's pool each; a pool no larger than the devices can be used up,
+and XLA then aborts the whole suite after 40 seconds. NPROC is the pool's size; the suite's own time-outs come later.
 """
 
 import os
@@ -9,8 +11,14 @@ import sys
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("NPROC", "32")
 given = os.environ.get("XLA_FLAGS", "")
-for name, value in {"xla_force_host_platform_device_count": 8, "xla_backend_optimization_level": 0}.items():
+FLAGS = {
+    "xla_force_host_platform_device_count": 8,
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_collective_call_terminate_timeout_seconds": 200,
+}
+for name, value in FLAGS.items():
     if name not in given:
         given += f" --{name}={value}"
 os.environ["XLA_FLAGS"] = given.strip()
