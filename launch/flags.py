@@ -37,7 +37,7 @@ TABLE: dict[str, tuple[Flag, ...]] = {
         Flag("xla_jf_crs_combiner_threshold_in_bytes", "1", "all-reduces that are put together stay synchronous"),
     ),
     "v5p": (
-        Flag("xla_tpu_scoped_vmem_limit_kib", "32768", VMEM),
+        Flag("xla_tpu_scoped_vmem_limit_kib", "49152", VMEM),
         Flag("xla_tpu_enable_sparse_core_collective_offload_all_gather", "true", "gathered by the sparse cores"),
         Flag("xla_tpu_enable_sparse_core_collective_offload_3d_all_gather", "true", "over three axes at once"),
         Flag("xla_tpu_enable_sparse_core_collective_offload_all_reduce", "true", "summed by the sparse cores"),

@@ -28,7 +28,7 @@ class Attention(nnx.Module):
         self.query_bias = declare.zeros(("heads", "head_width"), (heads, size)) if config.bias else None
         self.key_bias = declare.zeros(("kv_heads", "head_width"), (kv_heads, size)) if config.bias else None
         self.value_bias = declare.zeros(("kv_heads", "head_width"), (kv_heads, size)) if config.bias else None
-        self.output_bias = declare.zeros(("width",), (width,)) if config.output_bias else None
+        self.output_bias = declare.zeros(("features",), (width,)) if config.output_bias else None
         normed = config.query_key_norm
         self.query_norm = Norm(normed, declare, "head_width", size) if normed else None
         self.key_norm = Norm(normed, declare, "head_width", size) if normed else None

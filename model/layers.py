@@ -8,6 +8,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from model import config as c
 from model.sharding import gather, place, spec
@@ -159,6 +161,13 @@ def biased(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
     return x if bias is None else (x + bias[...]).astype(x.dtype)
 
 
+def laid_out(x: jax.Array) -> jax.Array:
+    """x with its last axis next to each other in memory. A hint to the compiler: left to itself, TPU's makes a layer's
+    outputs time-minor, as the gathered weights lie, and copies what was saved of them for the backward pass (3% of the
+    Llama-2 7B step on v5p, by `skald plan`)."""
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+
 def precise(x: jax.Array) -> jax.Array:
     """x in float32 at least: what must not be computed in less."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -176,7 +185,7 @@ class Norm(nnx.Module):
         y = precise(x)
         if self.config.kind == "layer":
             y = y - y.mean(-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.config.epsilon)
+        y = y * checkpoint_name(jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.config.epsilon), "norm")
         if self.scale is not None:
             y = y * self.scale[...]
         if self.bias is not None:

@@ -32,7 +32,7 @@ class MLP(nnx.Module):
         self.gate = declare.weight(into, (width, config.width)) if config.gated else None
         self.down = declare.residual(out, (config.width, width))
         self.up_bias = declare.zeros(("feed_forward",), (config.width,)) if config.bias else None
-        self.down_bias = declare.zeros(("width",), (width,)) if config.bias else None
+        self.down_bias = declare.zeros(("features",), (width,)) if config.bias else None
 
     def __call__(self, x_BTD: jax.Array, reading: Reading) -> tuple[jax.Array, float]:
         """[B, T, D] -> [B, T, D], and what it adds to each row's loss: nothing."""

@@ -17,8 +17,8 @@ from model import config as c
 from model.reading import Reading, Stream
 from model.sharding import ShardingError, joined, shards, split
 
-MATRICES = ("query", "key", "value", "context", "middle", "gate", "up")  # results of a layer's matrix products
-ATTENTION = ("query", "key", "value", "context", "middle")  # those before the feed-forward: half the memory
+MATRICES = ("norm", "query", "key", "value", "context", "middle", "gate", "up")  # of products, and norms' factors
+ATTENTION = ("norm", "query", "key", "value", "context", "middle")  # those before the feed-forward: half the memory
 REMAT: dict[str, Callable] = {
     "none": lambda layer: layer,  # all is saved
     "minimal": lambda layer: jax.checkpoint(layer, policy=keep.save_only_these_names(*MATRICES)),

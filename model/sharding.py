@@ -11,6 +11,9 @@ Axes, as letters in shapes and einsum strings, and by name in the table:
     N heads          query heads                        L layers     layers of a stack
     K kv_heads       key-value heads                    H head_width features of one head
     G                query heads per key-value head     E experts        of a mixture-of-experts feed-forward
+
+D is `width` in matrices, which are split over it at rest, and `features` in vectors (norms, biases), which lie whole on
+every device: kilobytes, whose gathers would stand in line with those of the matrices.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from model import config as c
 from model import kernels, schedule
 from model.attention import Attention
 from model.cache import Cache, KeyValues, LayerCache
-from model.layers import Declare, Embedding, Norm, dropout, gathered, precise, project, turned
+from model.layers import Declare, Embedding, Norm, dropout, gathered, laid_out, precise, project, turned
 from model.mlp import MLP
 from model.moe import MoE
 from model.positions import LearnedPositions, rotation, sinusoids
@@ -35,7 +35,7 @@ class Block(nnx.Module):
         self.config = config
 
         def norm(wanted: bool) -> Norm | None:
-            return Norm(config.norm, declare, "width", width) if wanted else None
+            return Norm(config.norm, declare, "features", width) if wanted else None
 
         before, after = config.placement in ("pre", "sandwich"), config.placement != "pre"
         self.mixer_norm, self.mixer_post_norm = norm(before), norm(after)
@@ -61,7 +61,7 @@ class Block(nnx.Module):
 
     def joined(self, x_BTD, branch_BTD, post_norm: Norm | None, key):
         """The residual stream with a branch's output in it, as the block's placement says."""
-        branch_BTD = dropout(branch_BTD, self.config.dropout, key)
+        branch_BTD = dropout(laid_out(branch_BTD), self.config.dropout, key)
         if self.config.placement == "post_residual":
             return post_norm(x_BTD + branch_BTD)
         return x_BTD + (branch_BTD if post_norm is None else post_norm(branch_BTD))
@@ -114,9 +114,9 @@ class Transformer(nnx.Module):
         learned = isinstance(config.positions, c.Learned)
         self.positions = LearnedPositions(config.context, config.width, declare) if learned else None
         first, final = config.embedding_norm, config.final_norm
-        self.embedding_norm = Norm(first, declare, "width", config.width) if first else None
+        self.embedding_norm = Norm(first, declare, "features", config.width) if first else None
         self.stacks = nnx.List([Stack(stack, config.width, declare) for stack in config.layers])
-        self.final_norm = Norm(final, declare, "width", config.width) if final else None
+        self.final_norm = Norm(final, declare, "features", config.width) if final else None
         shape = (config.width, config.vocab_size)
         self.output = None if config.tied else declare.weight(("width", "vocab"), shape)
 

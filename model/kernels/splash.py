@@ -110,19 +110,32 @@ class Costed:
     def pallas_call(self, kernel: Callable, *, name: str, **given) -> Callable:
         def call(*operands):
             stated = self.pallas.CostEstimate(**cost(name, operands, jax.tree.leaves(given["out_shape"])))
-            return self.pallas.pallas_call(kernel, name=name, cost_estimate=stated, **given)(*operands)
+            made = self.pallas.pallas_call(kernel, name=name, cost_estimate=stated, **given)(*operands)
+            return summed(*made) if backward(name) else made
 
         return call
 
 
+def summed(*made: jax.Array) -> tuple:
+    """What the backward kernel made, with the parts [P, N, T, H] of the queries' gradient, one of every block of keys,
+    added up: Splash would let XLA reduce them, which takes four times as long as to read them."""
+    *scratch, parts_PNTH, key_NTH, value_NTH = made
+    query_NTH = functools.reduce(jnp.add, [part.astype(jnp.float32) for part in parts_PNTH])
+    return *scratch, query_NTH[None].astype(parts_PNTH.dtype), key_NTH, value_NTH
+
+
+def backward(name: str) -> bool:
+    return "dkv" in name
+
+
 def cost(name: str, operands, made) -> dict[str, int]:
     """FLOPs, exponentials and bytes of a kernel of one row: forward two products of every pair, backward five."""
-    backward = "dkv" in name
     query_NTH = next(x for x in operands if x is not None and x.ndim == 3 and jnp.issubdtype(x.dtype, jnp.floating))
     heads, length, head_width = query_NTH.shape
-    pairs = heads * Sizes.of(length, head_width, query_NTH.dtype.itemsize).pairs(length, backward)
+    pairs = heads * Sizes.of(length, head_width, query_NTH.dtype.itemsize).pairs(length, backward(name))
     moved = sum(x.size * x.dtype.itemsize for x in (*operands, *made) if x is not None)
-    return {"flops": (10 if backward else 4) * pairs * head_width, "transcendentals": pairs, "bytes_accessed": moved}
+    products = 5 if backward(name) else 2
+    return {"flops": 2 * products * pairs * head_width, "transcendentals": pairs, "bytes_accessed": moved}
 
 
 def divisor(length: int, limit: int) -> int:

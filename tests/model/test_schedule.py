@@ -25,7 +25,8 @@ MODEL = c.Model(
 HEADS, KEYS = ROWS * LENGTH * 4 * 8, ROWS * LENGTH * 2 * 8
 SIZES = {"query": HEADS, "key": KEYS, "value": KEYS, "context": HEADS, "middle": ROWS * LENGTH * WIDTH}
 SIZES |= {"gate": ROWS * LENGTH * FEATURES, "up": ROWS * LENGTH * FEATURES}
-ATTENTION = {"query", "key", "value", "context", "middle"}
+SIZES |= {"first norm": ROWS * LENGTH, "second norm": ROWS * LENGTH}
+ATTENTION = SIZES.keys() - {"gate", "up"}
 
 
 def tokens() -> np.ndarray:
