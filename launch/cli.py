@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import traceback
+import warnings
 
 from launch import cluster, experiments, machine
 
@@ -113,6 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.debug:  # Orbax and its threads also print the tracebacks of what they raise
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         sys.excepthook = threading.excepthook = lambda *_: None
+        warnings.formatwarning = lambda message, *_, **__: f"skald: {message}\n"
     try:
         if "config" in arguments:
             name = arguments.config or BENCHED[arguments.what]

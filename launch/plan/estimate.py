@@ -197,11 +197,15 @@ class Walk:
             made_bytes *= count / (count + 1)
         rounds = {"all-reduce": 2, "reduce-scatter": count}.get(kind, 1)
         sent = rounds * share * made_bytes  # by a device, around a ring
-        between = len(set(self.machine.slices[members].tolist()))
-        if between > 1:
-            inside = count // between
+        mine = members[self.machine.slices[members] == self.machine.slices[members[0]]]
+        if len(mine) < count:  # inside each slice, and what is left there between them
+            inside, between = len(mine), count // len(mine)
             crossing = {"all-gather": 1 / inside, "all-reduce": 2 / inside, "reduce-scatter": between}.get(kind, 1)
-            return "network", crossing * made_bytes * (between - 1) / between / self.chip.network, sent
+            seconds = crossing * made_bytes * (between - 1) / between / self.chip.network
+            if inside > 1:
+                links, hops = self.links(mine, made)
+                seconds += rounds * (inside - 1) / inside * made_bytes / (links * self.chip.link) + HOP * hops
+            return "network", seconds, sent
         links, hops = self.links(members, made)
         if kind in ("all-to-all", "ragged-all-to-all"):
             return "links", made_bytes * hops / 4 / (links * self.chip.link) + HOP * hops, sent

@@ -7,8 +7,10 @@ launch/plan/__init__.py asks for both, `ranked` alone where a config does not fi
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from launch import chips, machine
@@ -21,7 +23,7 @@ from train.check import check
 from train.config import Experiment, Mesh
 from train.fields import ConfigError
 
-COMPILED, SECONDS = 4, 420.0  # of the best, as long as no more seconds have passed
+COMPILED, SECONDS = 4, 570.0  # of the best; none is begun that would end after so many seconds
 REMATS = ("minimal", "save_qkv", "full")
 SHORTEST = 1024  # tokens of a row on one device, where the mesh splits time
 MATMUL, KERNEL = 0.85, 0.5  # of the peak: products of weights, and attention's
@@ -146,27 +148,37 @@ def recomputed(block: c.Block, width: int, remat: str) -> float:
 def best(experiment: Experiment, devices: list, say: Callable[[str], None]) -> list[tuple[Candidate, Plan]]:
     """The best by arithmetic, compiled, fastest first; those that fit before those that do not.
 
-    Raises ConfigError where nothing fits by arithmetic.
+    As many at once as there are cores: the compiler uses one for each. Raises ConfigError where nothing fits by
+    arithmetic, or nothing of that compiles.
     """
-    started, found = time.monotonic(), []
-    candidates = different(ranked(experiment, devices))
-    if not candidates:
+    started, took, found = time.monotonic(), 0.0, []
+    waiting = different(ranked(experiment, devices))
+    if not waiting:
         raise ConfigError(
             f"nothing fits {len(devices)} devices of {chips.memory(devices[0]) / chips.GIB:.2f} GiB with "
             f"batch_size={experiment.batch_size}; take more devices, or shorter rows (data.length)"
         )
-    for candidate in candidates:
-        if len(found) == COMPILED or time.monotonic() - started > SECONDS:
-            break
+
+    def attempt(candidate: Candidate) -> Plan | None:
         say(f"compiling {written(candidate.settings)}")
         try:
             check(candidate.experiment)
             plan = compiled(candidate.experiment, devices)
         except (ShardingError, KernelError, ConfigError) as error:
-            say(f"  left out: {error}")
-            continue
-        say(f"  {plan.peak_bytes / chips.GIB:.2f} GiB" + (f", {plan.seconds:.4g} s" if plan.fits else ", too much"))
-        found.append((candidate, plan))
+            say(f"  {written(candidate.settings)} left out: {error}")
+            return None
+        timed = f"{plan.seconds:.4g} s" if plan.fits else "too much"
+        say(f"  {written(candidate.settings)}: {plan.peak_bytes / chips.GIB:.2f} GiB, {timed}")
+        return plan
+
+    cores = min(COMPILED, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    with ThreadPoolExecutor(cores) as pool:
+        while waiting and len(found) < COMPILED and (not found or time.monotonic() - started + took < SECONDS):
+            before, some = time.monotonic(), min(cores, COMPILED - len(found))
+            together, waiting = waiting[:some], waiting[some:]
+            plans = zip(together, pool.map(attempt, together), strict=True)
+            found += [(candidate, plan) for candidate, plan in plans if plan]
+            took = time.monotonic() - before
     if not found:
         raise ConfigError("none of the best by arithmetic could be compiled; the lines above say why")
     return sorted(found, key=lambda pair: (not pair[1].fits, pair[1].seconds or math.inf))

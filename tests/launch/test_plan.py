@@ -113,6 +113,17 @@ def test_a_device_sends_what_a_ring_of_four_asks(form, result, sent):
     assert sum(estimate.estimate(text, place).wire.values()) == pytest.approx(sent)
 
 
+def test_slices_reduce_inside_first_and_send_each_other_what_is_left():
+    """Of 64 MB on each device of two rings of four: three quarters go round a ring twice, a quarter crosses."""
+    text = (
+        "HloModule m\nENTRY %main (a: f32[16]) -> f32[] {\n  %x = f32[16000000]{0} all-reduce(), "
+        "replica_groups=[1,8]<=[8]\n}\n"
+    )
+    place = estimate.Machine(V5E, np.stack([np.tile(np.arange(4), 2), np.zeros(8, int)], 1), np.repeat([0, 1], 4))
+    seconds = estimate.estimate(text, place).seconds
+    assert seconds["network"] == pytest.approx(2 * 48e6 / V5E.link + 16e6 / V5E.network, rel=0.01) and len(seconds) == 1
+
+
 @pytest.mark.parametrize(
     "message, gib",
     [
