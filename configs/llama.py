@@ -80,4 +80,9 @@ def eight_b() -> Experiment:
     return pretraining("8b", llama(128_256, 4096, 32, 32, 8, 14_336, 8192, 500_000.0), text(8192), 3e-4, 1024, 500_000)
 
 
-VARIANTS = {"tiny": tiny, "1b": one_b, "7b": seven_b, "8b": eight_b}  # a name may begin with a digit here
+def seventy_b() -> Experiment:
+    """Llama 2's 70B shape: 80 layers of 8192, grouped heads."""
+    return pretraining("70b", llama(32_000, 8192, 80, 64, 8, 28_672, 4096), text(4096), 1.5e-4, 1024, 500_000)
+
+
+VARIANTS = {"tiny": tiny, "1b": one_b, "7b": seven_b, "8b": eight_b, "70b": seventy_b}  # a name may begin with a digit here

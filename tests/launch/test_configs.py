@@ -23,6 +23,7 @@ PUBLISHED = {  # parameters: OpenAI's checkpoints; Meta's model cards (7B: 6,738
     "llama:1b": 1_235_814_400,
     "llama:7b": 6_738_415_616,
     "llama:8b": 8_030_261_248,
+    "llama:70b": 68_976_648_192,
     "mixtral:8x7b": 46_702_792_704,
 }
 NAMES = [f"{name}:{variant}".removesuffix(":default") for name, variant, _ in listing.every()]
