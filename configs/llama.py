@@ -85,4 +85,5 @@ def seventy_b() -> Experiment:
     return pretraining("70b", llama(32_000, 8192, 80, 64, 8, 28_672, 4096), text(4096), 1.5e-4, 1024, 500_000)
 
 
-VARIANTS = {"tiny": tiny, "1b": one_b, "7b": seven_b, "8b": eight_b, "70b": seventy_b}  # a name may begin with a digit here
+# A name may begin with a digit here.
+VARIANTS = {"tiny": tiny, "1b": one_b, "7b": seven_b, "8b": eight_b, "70b": seventy_b}

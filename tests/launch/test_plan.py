@@ -184,6 +184,17 @@ def test_twice_the_layers_are_twice_the_work(tpu):
     assert eight.wire["all-gather"] - four.wire["all-gather"] == 2 * (four.wire["all-gather"] - two.wire["all-gather"])
 
 
+def test_each_of_two_slices_gathers_what_one_alone_would(tpu):
+    """Weights, that is: no activation leaves its device where rows are split over two axes of the mesh."""
+
+    def gathered(slices: int) -> float:
+        settings = [f"mesh.replica={slices}", f"batch_size={8 * slices}", "data.length=128"]
+        e = experiments.resolve("llama:tiny", settings, None)
+        return compiled(e, tpu("v5e:2x2", slices)).spent.wire["all-gather"]
+
+    assert gathered(2) == pytest.approx(gathered(1), rel=0.01)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("remat, microbatches", [("save_qkv", 1), ("minimal", 2)])
