@@ -26,7 +26,10 @@ os.environ["XLA_FLAGS"] = given.strip()
 
 @pytest.fixture(autouse=True, scope="module")
 def forgotten():
-    """Programs are dropped once their module's tests are through: all together they would hold gigabytes."""
+    """Programs are dropped once their module's tests are through: all together they would hold gigabytes. What
+    launch.api sets for CPU in this process is, too: libtpu reads the same flags when a later module loads it."""
+    flags = os.environ["XLA_FLAGS"]
     yield
+    os.environ["XLA_FLAGS"] = flags
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
