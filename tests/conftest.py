@@ -6,7 +6,6 @@ and XLA then aborts the whole suite after 40 seconds. NPROC is the pool's size; 
 """
 
 import os
-import sys
 
 import pytest
 
@@ -23,13 +22,13 @@ for name, value in FLAGS.items():
         given += f" --{name}={value}"
 os.environ["XLA_FLAGS"] = given.strip()
 
+import jax  # noqa: E402
+
+jax.devices()  # XLA reads its flags now: what launch.api adds for CPU in a test would spoil programs for TPUs in others
+
 
 @pytest.fixture(autouse=True, scope="module")
 def forgotten():
-    """Programs are dropped once their module's tests are through: all together they would hold gigabytes. What
-    launch.api sets for CPU in this process is, too: libtpu reads the same flags when a later module loads it."""
-    flags = os.environ["XLA_FLAGS"]
+    """Programs are dropped once their module's tests are through: all together they would hold gigabytes."""
     yield
-    os.environ["XLA_FLAGS"] = flags
-    if "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
+    jax.clear_caches()
