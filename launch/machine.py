@@ -30,6 +30,11 @@ def cache() -> Path:
     return Path(os.environ.get("SKALD_CACHE", "~/.cache/skald")).expanduser()
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def tuning():
     """launch/cpu where it is there: without it everything runs, more slowly on CPU."""
     return importlib.import_module("launch.cpu") if (Path(__file__).parent / "cpu" / "__init__.py").is_file() else None

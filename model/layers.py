@@ -163,7 +163,7 @@ def biased(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
 
 def laid_out(x: jax.Array) -> jax.Array:
     """x with its last axis next to each other in memory. A hint to the compiler: left to itself, TPU's makes a layer's
-    outputs time-minor, as the gathered weights lie, and copies what was saved of them for the backward pass (3% of the
+    outputs time-minor, as the gathered weights lie, and copies what was saved of them for the backward pass (1% of the
     Llama-2 7B step on v5p, by `skald plan`). Said of each device's part: of the whole, the compiler would gather it."""
 
     def hint(x: jax.Array) -> jax.Array:

@@ -17,8 +17,8 @@ from model import config as c
 from model.reading import Reading, Stream
 from model.sharding import ShardingError, joined, shards, split
 
-MATRICES = ("norm", "query", "key", "value", "context", "middle", "gate", "up")  # of products, and norms' factors
-ATTENTION = ("norm", "query", "key", "value", "context", "middle")  # those before the feed-forward: half the memory
+ATTENTION = ("norm", "query", "key", "value", "context", "middle")  # norms' factors, products before the feed-forward
+MATRICES = (*ATTENTION, "gate", "up")  # all of a layer's products: twice the memory
 REMAT: dict[str, Callable] = {
     "none": lambda layer: layer,  # all is saved
     "minimal": lambda layer: jax.checkpoint(layer, policy=keep.save_only_these_names(*MATRICES)),

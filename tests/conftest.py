@@ -1,8 +1,8 @@
 """Before JAX is imported: eight CPU devices, so that meshes of several shapes exist, and quick compilation.
 
 Level 0 is LLVM's: XLA's own passes run as ever. Tests compile many tiny programs, in a quarter of the time with it.
-Devices meet in collectives by blocking a thread of XLA's pool each; a pool no larger than the devices can be used up,
-and XLA then aborts the whole suite after 40 seconds. NPROC is the pool's size; the suite's own time-outs come later.
+Devices meet in collectives by blocking a thread of XLA's pool each, of which there are else as many as devices; twice
+XLA aborted a suite in which, as it seems, they waited for each other for 40 seconds. NPROC is the pool's size.
 """
 
 import os
@@ -10,7 +10,6 @@ import os
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("NPROC", "32")
 given = os.environ.get("XLA_FLAGS", "")
 FLAGS = {
     "xla_force_host_platform_device_count": 8,
@@ -24,7 +23,9 @@ os.environ["XLA_FLAGS"] = given.strip()
 
 import jax  # noqa: E402
 
-jax.devices()  # XLA reads its flags now: what launch.api adds for CPU in a test would spoil programs for TPUs in others
+with pytest.MonkeyPatch.context() as patch:  # for this process only, not for those that tests start
+    patch.setenv("NPROC", "32")
+    jax.devices()  # XLA reads its flags now: those that launch.api adds for CPU would spoil other tests' TPU programs
 
 
 @pytest.fixture(autouse=True, scope="module")

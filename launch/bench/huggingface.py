@@ -7,11 +7,12 @@ no dropout, no gradient where none is needed. It imports neither JAX nor anythin
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 
 import numpy as np
+
+from launch import machine
 
 PROMPT, NEW, SECONDS = 32, 128, 4.0  # as launch/bench/decoding.py and training.py
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
@@ -97,7 +98,7 @@ def main() -> None:
         install = "python3 -m pip --python .venv/bin/python install torch transformers"  # .venv holds no pip
         print(f"error: {error.name} is not installed here; {install}", flush=True)
         return
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    torch.set_num_threads(machine.cores())
     transformers.logging.set_verbosity_error()
     try:
         once = {"train": training, "decode": decoding}[what](experiment, **case)

@@ -9,6 +9,7 @@ import math
 import os
 from dataclasses import replace
 
+from launch import machine
 from model.config import Execution
 from train.config import Experiment
 
@@ -23,8 +24,7 @@ def set_flags(experiment: Experiment | None, processes: int = 1) -> None:
     given = os.environ.get("XLA_FLAGS", "")
     flags = {"xla_disable_hlo_passes": DROPS_BARRIERS}
     if experiment is not None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        flags["xla_force_host_platform_device_count"] = str(devices(experiment, cores, processes))
+        flags["xla_force_host_platform_device_count"] = str(devices(experiment, machine.cores(), processes))
         flags["xla_disable_hlo_passes"] += f",{SPLITS_SUMS}"
         flags[AT_ONCE] = "false"
     added = [f"--{name}={value}" for name, value in flags.items() if name not in given]

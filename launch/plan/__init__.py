@@ -37,7 +37,7 @@ def command(arguments: Namespace) -> int:
     where = f"{arguments.slices} x {name}" if arguments.slices > 1 else name or "this machine"
     found = None
     if arguments.search:
-        found = best(experiment, devices, lambda line: print(line, file=sys.stderr))
+        found = best(experiment, devices, lambda line: sys.stderr.write(f"{line}\n"))
         plan = found[0][1]
     else:
         plan = compiled(experiment, devices)

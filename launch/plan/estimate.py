@@ -192,24 +192,28 @@ class Walk:
             return "links", made_bytes * max(1, hops) / 2 / self.chip.link + HOP * hops, made_bytes
         members = np.arange(len(self.machine.coords)) if groups is None else groups[0]
         count = len(members)
-        share, made_bytes = (count - 1) / count, made.bytes
+        made_bytes = made.bytes
         if made.opcode == "all-gather-start":  # its result names what goes in, too
             made_bytes *= count / (count + 1)
         rounds = {"all-reduce": 2, "reduce-scatter": count}.get(kind, 1)
-        sent = rounds * share * made_bytes  # by a device, around a ring
+        sent = rounds * made_bytes * (count - 1) / count  # by a device, around a ring
         mine = members[self.machine.slices[members] == self.machine.slices[members[0]]]
-        if len(mine) < count:  # inside each slice, and what is left there between them
-            inside, between = len(mine), count // len(mine)
-            crossing = {"all-gather": 1 / inside, "all-reduce": 2 / inside, "reduce-scatter": between}.get(kind, 1)
-            seconds = crossing * made_bytes * (between - 1) / between / self.chip.network
-            if inside > 1:
-                links, hops = self.links(mine, made)
-                seconds += rounds * (inside - 1) / inside * made_bytes / (links * self.chip.link) + HOP * hops
-            return "network", seconds, sent
+        inside, between = len(mine), count // len(mine)
+        seconds = self.inside(kind, mine, made, rounds * made_bytes)
+        if between == 1:
+            return "links", seconds, sent
+        left = {"all-gather": 1 / inside, "all-reduce": 2 / inside, "reduce-scatter": between}.get(kind, 1)
+        return "network", seconds + left * made_bytes * (between - 1) / between / self.chip.network, sent
+
+    def inside(self, kind: str, members: np.ndarray, made: Instruction, size: float) -> float:
+        """Seconds of what moves among devices of one slice, `size` bytes around a ring of all of them."""
+        if len(members) == 1:
+            return 0.0
         links, hops = self.links(members, made)
         if kind in ("all-to-all", "ragged-all-to-all"):
-            return "links", made_bytes * hops / 4 / (links * self.chip.link) + HOP * hops, sent
-        return "links", sent / (links * self.chip.link) + HOP * hops * (2 if kind == "all-reduce" else 1), sent
+            return size * hops / 4 / (links * self.chip.link) + HOP * hops
+        moved = size * (len(members) - 1) / len(members)
+        return moved / (links * self.chip.link) + HOP * hops * (2 if kind == "all-reduce" else 1)
 
     def hops(self, pairs: np.ndarray) -> np.ndarray:
         """Links from one device to another, the short way round."""

@@ -7,7 +7,6 @@ launch/plan/__init__.py asks for both, `ranked` alone where a config does not fi
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -148,7 +147,7 @@ def recomputed(block: c.Block, width: int, remat: str) -> float:
 def best(experiment: Experiment, devices: list, say: Callable[[str], None]) -> list[tuple[Candidate, Plan]]:
     """The best by arithmetic, compiled, fastest first; those that fit before those that do not.
 
-    As many at once as there are cores: the compiler uses one for each. Raises ConfigError where nothing fits by
+    As many at once as there are cores: the compiler uses little more than one. Raises ConfigError where nothing fits by
     arithmetic, or nothing of that compiles.
     """
     started, took, found = time.monotonic(), 0.0, []
@@ -171,7 +170,7 @@ def best(experiment: Experiment, devices: list, say: Callable[[str], None]) -> l
         say(f"  {written(candidate.settings)}: {plan.peak_bytes / chips.GIB:.2f} GiB, {timed}")
         return plan
 
-    cores = min(COMPILED, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    cores = min(COMPILED, machine.cores())
     with ThreadPoolExecutor(cores) as pool:
         while waiting and len(found) < COMPILED and (not found or time.monotonic() - started + took < SECONDS):
             before, some = time.monotonic(), min(cores, COMPILED - len(found))

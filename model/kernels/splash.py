@@ -119,7 +119,7 @@ class Costed:
 
 def summed(*made: jax.Array) -> tuple:
     """What the backward kernel made, with the parts [P, N, T, H] of the queries' gradient, one of every block of keys,
-    added up: Splash would let XLA reduce them, which takes four times as long as to read them."""
+    added up: Splash would let XLA reduce them, for 66 ms more of the Llama-2 7B step on v5p (`skald plan`)."""
     *scratch, parts_PNTH, key_NTH, value_NTH = made
     query_NTH = functools.reduce(jnp.add, [part.astype(jnp.float32) for part in parts_PNTH])
     return *scratch, query_NTH[None].astype(parts_PNTH.dtype), key_NTH, value_NTH

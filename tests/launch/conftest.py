@@ -54,7 +54,7 @@ class Skald:
         self.config = str(folder / "tiny.py")
         Path(self.config).write_text(CONFIG)
         self.environment = {
-            **{name: value for name, value in os.environ.items() if name != "NPROC"},
+            **os.environ,
             "PYTHONPATH": str(ROOT),
             "SKALD_CACHE": str(folder / "cache"),
             "XLA_FLAGS": "--xla_backend_optimization_level=0",
