@@ -132,13 +132,3 @@ def writing(execution: Execution) -> Execution:
 
     execution = replace(settled(execution, jax.default_backend()), remat="none", kernel="auto")
     return tuning().writing(execution) if jax.default_backend() == "cpu" and tuning() else execution
-
-
-def queued() -> int:
-    """Dispatches that may wait behind the one that runs, so that the device always has work.
-
-    None where a CPU process of several has several devices: jax 0.10.2 then deadlocks in their collectives.
-    """
-    import jax  # after prepare
-
-    return 0 if jax.default_backend() == "cpu" and jax.process_count() > 1 and jax.local_device_count() > 1 else 1

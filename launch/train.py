@@ -80,7 +80,7 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     writing.check_samples(experiment, data.tokenizer)
     if source:
         source.check_fits(experiment.model)
-    run = Run(machine.program(experiment), folder, data, queued=machine.queued())
+    run = Run(machine.program(experiment), folder, data)
     run.program.check_fits()
     with jax.set_mesh(run.mesh):
         prove(run.experiment.model, run.experiment.execution, experiment.data.length)

@@ -10,7 +10,7 @@ import numpy as np
 
 from data.rows import Rows
 from model.transformer import Transformer
-from train import loss
+from train import in_flight, loss
 from train.feed import whole_rows
 
 
@@ -22,8 +22,8 @@ def batch_sums(model: Transformer, rows: Rows):
 
 def score(model: Transformer, batches: Iterable[Rows]) -> tuple[float, int]:
     """(mean loss in nats a token, tokens counted) over batches of rows [B, T]; sums in float64 on the host."""
-    sums = [batch_sums(model, whole_rows(rows)) for rows in batches]
-    values = np.asarray(jax.device_get(sums), np.float64)
+    sums = in_flight.bounded_map(lambda rows: batch_sums(model, rows), map(whole_rows, batches))
+    values = np.asarray(list(sums), np.float64)
     total, tokens = values.sum(0)
     return total / tokens, round(tokens)
 

@@ -7,6 +7,7 @@ from collections import deque
 
 import jax
 
+from train import in_flight
 from train.events import Ended, Measured, Paused, Started
 from train.run import Run
 
@@ -14,8 +15,8 @@ from train.run import Run
 def train(run: Run) -> str:
     """Trains `run` to its last step, or until `run.stop` is set. Returns "done" or the reason for stopping.
 
-    Metrics are fetched up to `run.queued` dispatches late, so that the device always has work. Where a listener's turn
-    has come the loop pauses: everything in flight is delivered first.
+    Metrics are fetched late, so that the device always has work: as many dispatches as may be in flight
+    (train/in_flight.py). Where a listener's turn has come the loop pauses: everything in flight is delivered first.
     """
     with jax.set_mesh(run.mesh):
         run.tell(Started(run.step))
@@ -24,11 +25,13 @@ def train(run: Run) -> str:
         flying, since = deque(), time.perf_counter()
         while run.step < run.experiment.steps and not run.stop:
             count = run.next_count()
-            rows = run.feed(run.step, count)
+            rows = run.feed(run.step, count)  # while the steps before are computed
+            since = deliver(run, flying, in_flight.limit() - 1, since)
+            if run.stop:
+                break
             run.state, metrics = run.program.train_steps(run.state, rows)
             run.step += count
             flying.append((run.step, count, metrics))
-            since = deliver(run, flying, run.queued, since)
             if run.pauses_at(run.step):
                 deliver(run, flying, 0, since)
                 run.tell(Paused(run.step))
@@ -46,7 +49,7 @@ def deliver(run: Run, flying: deque, left: int, since: float) -> float:
     """
     while len(flying) > left:
         last, count, metrics = flying.popleft()
-        values = jax.device_get(metrics)
+        values = in_flight.fetch(metrics)
         now = time.perf_counter()
         each, since = (now - since) / count, now
         steps = [{"step": last - count + 1 + i, "seconds": each} for i in range(count)]

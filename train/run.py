@@ -25,16 +25,12 @@ class RunError(ValueError):
 
 
 class Run:
-    """What the loop and the listeners share. `stop` names the signal once one was received. `queued`: dispatches that
-    may wait behind the one that runs.
-    """
+    """What the loop and the listeners share. `stop` names the signal once one was received."""
 
-    def __init__(
-        self, program: Program, folder: Path, data: Pipeline, listeners: Sequence[Callable] = (), queued: int = 1
-    ):
+    def __init__(self, program: Program, folder: Path, data: Pipeline, listeners: Sequence[Callable] = ()):
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.folder, self.data, self.listeners = folder, data, listeners
-        self.step, self.stop, self.queued = 0, "", queued
+        self.step, self.stop = 0, ""
         self.state: state.State | None = None
         self.scores: dict[int, dict] = {}  # step -> what evaluation found there
 

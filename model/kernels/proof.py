@@ -120,7 +120,9 @@ def compared(attention: Callable, row: Rows, expected: list[np.ndarray], dtype: 
         changed = jnp.sum(~first_and_third & (found[0] != of_others[0]))
         return [relative(x, y) for x, y in zip(found, expected, strict=True)], changed
 
-    return compare(run(*arrays), run(*(np.where(first_and_third, -x, x) for x in arrays)), expected)
+    # One at a time: on CPU programs that do not take each other's results may block each other (train/in_flight.py).
+    found = jax.block_until_ready(run(*arrays))
+    return compare(found, run(*(np.where(first_and_third, -x, x) for x in arrays)), expected)
 
 
 def relative(found: jax.Array, expected: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from train import in_flight
 from train.events import Ended, Event, Measured, Started
 from train.run import Run
 
@@ -37,7 +38,7 @@ class Preemption:
                     self.before[number] = signal.signal(number, lambda number, _: self.received(run, number))
             case Measured() if jax.process_count() > 1:
                 self.answers.append(self.highest(self.everywhere(run)))
-                if len(self.answers) > run.queued and (number := int(self.answers.pop(0))):
+                if len(self.answers) >= in_flight.limit() and (number := int(in_flight.fetch(self.answers.pop(0)))):
                     run.stop = signal.Signals(number).name
             case Ended():
                 for number, handler in self.before.items():
