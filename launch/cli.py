@@ -6,13 +6,15 @@ import argparse
 import importlib
 import logging
 import os
+import platform
 import sys
 import textwrap
 import threading
 import traceback
 import warnings
+from importlib import metadata
 
-from launch import cluster, experiments, machine
+from launch import VERSION, cluster, experiments, machine
 
 COMMANDS = {
     "configs": ("list every config with its parameters", "skald configs"),
@@ -31,6 +33,8 @@ EXPECTED = (*WRONG_INPUT, "DataError", "RunError", "PeerError")
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="skald", description="Trains Transformer language models and makes them write.")
+    said = f"%(prog)s {VERSION} (jax {metadata.version('jax')}, Python {platform.python_version()})"
+    top.add_argument("--version", action="version", version=said)
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     made = {}

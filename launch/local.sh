@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# skald on this machine: makes .venv where it is not there, then runs `skald ARGS…` in it. `test` runs the tests.
+# skald on this machine: makes .venv where it is not there, then runs `skald ARGS…` in it. `test` runs the tests,
+# `test ARGS…` those that pytest takes ARGS for.
 #   bash launch/local.sh train shakespeare
 # SKALD_EXTRA=cpu|cuda|tpu overrules what is detected; SKALD_PYTHON names the interpreter to build on.
 set -euo pipefail
@@ -69,6 +70,7 @@ ready "$extras"
 if [ "${1:-}" = test ]; then
   shift
   cd "$here"
+  if [ $# = 0 ]; then exec "$venv/bin/python" tests/suite.py; fi
   exec "$venv/bin/python" -m pytest "$@"
 fi
 exec "$venv/bin/skald" "$@"

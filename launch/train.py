@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 
 from data import tokenizer
 from data.pipeline import open_data
-from launch import chips, experiments, machine, writing
+from launch import VERSION, chips, experiments, machine, writing
 from model import cost
 from model.kernels.proof import prove
 from train import fields, processes, ties
@@ -31,7 +32,6 @@ from train.loop import train
 from train.run import PLACES, Run, RunError, check_data, check_identity, read_config, write_config
 from train.state import State
 
-VERSION = "0.1.0"
 STOPPED = 75  # exit status: stopped by a signal, after a checkpoint was saved
 
 
@@ -66,12 +66,15 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
         raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
     check(experiment)
     same_start(experiment, start_from)
-    processes.agreed(lambda: same_run(experiment, folder))
     steps = processes.agreed(lambda: published(folder))
     source = found(Path(processes.agreed(lambda: str(find(start_from).folder)))) if start_from and not steps else None
     words = None
     if start_from:  # weights know their own tokens only
         words = tokenizer.from_json((source.about if source else about(folder, steps[-1]))["tokenizer"])
+    if not experiment.model.vocab_size:
+        words = words or tokenizer.build(experiment.data.tokenizer, experiment.data.source)
+        experiment = replace(experiment, model=replace(experiment.model, vocab_size=words.vocab_size))
+    processes.agreed(lambda: same_run(experiment, folder))
     given = (experiment.data, experiment.batch_size, experiment.seed, machine.cache(), words, report)
     data = processes.first_then_others(lambda: open_data(*given))
     if processes.agreed(lambda: data.fingerprints) != data.fingerprints:

@@ -139,7 +139,7 @@ class Init:
 class Model:
     """A decoder-only Transformer language model."""
 
-    vocab_size: int
+    vocab_size: int  # 0 in an experiment: the tokenizer's, settled before the model is made
     width: int
     context: int  # tokens: the longest sequence it is made for; learned positions end here
     layers: tuple[Stack, ...]

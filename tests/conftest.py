@@ -5,9 +5,20 @@ Devices meet in collectives by blocking a thread of XLA's pool each, of which th
 XLA aborted a suite in which, as it seems, they waited for each other for 40 seconds. NPROC is the pool's size.
 """
 
+import faulthandler
+import hashlib
+import math
 import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
 
+import leftovers
+import psutil
 import pytest
+import suite
+import timings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 given = os.environ.get("XLA_FLAGS", "")
@@ -27,9 +38,108 @@ with pytest.MonkeyPatch.context() as patch:  # for this process only, not for th
     patch.setenv("NPROC", "32")
     jax.devices()  # XLA reads its flags now: those that launch.api adds for CPU would spoil other tests' TPU programs
 
+FIRST = "PYTEST_XDIST_WORKER" not in os.environ  # of pytest's processes; the only one where there are no workers
+# Files whose tests run programs on eight devices that meet: two such processes on two cores starve each other.
+MEET = {
+    "test_decode", "test_in_flight", "test_kernels", "test_meshes", "test_moe", "test_precision", "test_schedule",
+    "test_sharding", "test_step",
+}  # fmt: skip
+HARD = 30.0  # seconds after a test's time-out that it has to fail by itself
+STDERR = os.dup(2)
+
 
 @pytest.fixture(autouse=True, scope="module")
 def forgotten():
     """Programs are dropped once their module's tests are through: all together they would hold gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory) -> Path:
+    """A folder that all workers and phases of one run of the suite have; else this process's own."""
+    return Path(os.environ.get("SUITE_FOLDER") or tmp_path_factory.mktemp("shared"))
+
+
+# --- what a test started ends with it ---------------------------------------------------------------------------------
+
+
+def pytest_configure(config):
+    leftovers.adopt()
+    if FIRST and "SUITE_LOG" in os.environ:
+        config.pluginmanager.register(timings.Log(Path(os.environ["SUITE_LOG"])))
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays():
+    """A test that leaves a process running fails, and the process is ended."""
+    before = leftovers.running()
+    yield
+    left = leftovers.end(before)
+    assert not left, f"still running: {left}"
+
+
+def pytest_timeout_set_timer(item, settings):
+    """First what the test started is aborted, with its stacks in what it prints: mostly the test then fails by itself.
+    Where it hangs on, in native code it may be, a thread without Python's lock ends this process."""
+    before = leftovers.running()
+    gentle = threading.Timer(settings.timeout, leftovers.end, (before, signal.SIGABRT))
+    gentle.daemon = True
+    gentle.start()
+    faulthandler.dump_traceback_later(settings.timeout + HARD, exit=True, file=STDERR)
+    item.cancel_gently = gentle.cancel
+    return True
+
+
+def pytest_timeout_cancel_timer(item):
+    item.cancel_gently()
+    faulthandler.cancel_dump_traceback_later()
+    return True
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem, report, sched):
+    """A worker died: what it had started has this process as its parent now."""
+    del crashitem, report
+    leftovers.end({psutil.Process(node.workerinfo["pid"]) for node in sched.nodes})
+
+
+# --- which tests run, and where ---------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    config.left_out = sorted(set(slow) - set(chosen(slow)), key=lambda item: item.nodeid)
+    items[:] = [item for item in items if item not in config.left_out]
+
+
+def group(item) -> str:
+    """Tests of one group run on one worker: a file's, and those of all files whose devices meet in collectives."""
+    return f"group-{'meshes' if item.path.stem in MEET else item.path.stem}"
+
+
+def chosen(slow: list) -> list:
+    """The share of slow tests that SLOW_SHARE asks for, by a hash of commit and name, within suite.SLOW_SECONDS."""
+    asked = os.environ.get("SLOW_SHARE", "all")
+    if asked == "all":
+        return slow
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=suite.ROOT, capture_output=True, text=True).stdout
+    slow = sorted(slow, key=lambda item: hashlib.sha256(f"{head} {item.nodeid}".encode()).hexdigest())
+    found, left = [], suite.SLOW_SECONDS
+    for item in slow[: math.ceil(float(asked) * len(slow)) if asked != "none" else 0]:
+        seconds = item.get_closest_marker("slow").args[0]
+        if seconds <= left:
+            found.append(item)
+            left -= seconds
+    return found
+
+
+def pytest_report_collectionfinish(config, items):
+    chosen = [item for item in items if item.get_closest_marker("slow")]
+    if not chosen or not config.left_out:
+        return []
+    said = f"{len(chosen)} of {len(chosen) + len(config.left_out)} slow tests; SLOW_SHARE=all takes them all:"
+    return [said, *(f"  {item.nodeid}" for item in chosen)]

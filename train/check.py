@@ -15,11 +15,11 @@ from train.fields import ConfigError
 
 AT_LEAST_1 = (
     "steps", "batch_size", "microbatches", "data.length", "evaluation.every", "checkpoints.every",
-    "checkpoints.keep_last", "model.width", "model.context", "model.vocab_size", "execution.loss_chunks",
+    "checkpoints.keep_last", "model.width", "model.context", "execution.loss_chunks",
 )  # fmt: skip
 AT_LEAST_0 = (
-    "steps_per_dispatch", "checkpoints.keep_best", "optimizer.schedule.warmup", "execution.stage_microbatches",
-    "z_loss", "chip_hour",
+    "model.vocab_size", "steps_per_dispatch", "checkpoints.keep_best", "optimizer.schedule.warmup",
+    "execution.stage_microbatches", "z_loss", "chip_hour",
 )  # fmt: skip
 SHARES = ("optimizer.schedule.final", "optimizer.schedule.decay")  # from 0 to 1
 
@@ -44,12 +44,18 @@ def check(experiment: Experiment) -> None:
     check_mesh(e)
 
 
+def check_stated(experiment: Experiment) -> None:
+    """Raises ConfigError where the size of the vocabulary is left to a tokenizer, for what reads no text."""
+    size = experiment.model.vocab_size
+    want("model.vocab_size", size, size >= 1, "at least 1 here, where no text is read (0 means the tokenizer's)")
+
+
 def check_vocabulary(experiment: Experiment, vocab_size: int) -> None:
     """Raises ConfigError where the tokenizer knows more ids than the model."""
     if experiment.model.vocab_size < vocab_size:
         raise ConfigError(
             f"model.vocab_size: {experiment.model.vocab_size} is smaller than the tokenizer's {vocab_size}; "
-            f"set model.vocab_size={vocab_size} (a little more is allowed)"
+            f"set model.vocab_size={vocab_size} (a little more is allowed), or 0 to take the tokenizer's"
         )
 
 

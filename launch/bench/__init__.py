@@ -10,9 +10,11 @@ from argparse import Namespace
 from launch.bench import decoding, training
 from launch.bench.peer import Peer
 from train import fields
+from train.check import check_stated
 
 
 def command(arguments: Namespace) -> int:
+    check_stated(arguments.experiment)
     bench = {"train": training, "decode": decoding}[arguments.what]
     found = []
     for case in bench.cases(arguments):

@@ -15,7 +15,7 @@ from launch.chips import GIB
 from launch.plan import topology
 from launch.plan.compiled import Plan, compiled
 from launch.plan.search import best, ranked, written
-from train.check import check
+from train.check import check, check_stated
 from train.fields import ConfigError
 
 ASSUMED = """An estimate, from the compiler's schedule: fusions and copies take the cycles of its cost model, Pallas
@@ -28,6 +28,7 @@ WAITS |= {"compute": "arithmetic", "memory": "memory", "prefetch": "memory"}
 def command(arguments: Namespace) -> int:
     experiment, name = arguments.experiment, arguments.topology
     check(experiment)
+    check_stated(experiment)
     if arguments.slices > 1 and not name:
         raise ConfigError(f"--slices {arguments.slices} needs a --topology")
     kept = Path(arguments.dump_hlo) if arguments.dump_hlo else None

@@ -98,7 +98,8 @@ def read(program: Program, devices: list, lowered, built, refused: float | None,
         spent = estimate.estimate(text, Machine.of(tpu, list(program.mesh.devices.flat)))
         flops = spent.flops
     if built and not tpu:  # other compilers leave calls into libraries: the traced program's products
-        flops = products.traced_flops(lowered.as_text(dialect="hlo")) / len(devices)
+        flops = products.traced_flops(lowered.as_text(dialect="hlo"))
+        flops = flops and flops / len(devices)
     places = {(getattr(d, "slice_index", 0), *getattr(d, "coords", (d.id,))) for d in devices}
     return Plan(
         experiment=e,

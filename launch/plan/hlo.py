@@ -186,7 +186,7 @@ def turns(program: Program, caller: dict[str, Instruction], loop: Instruction) -
     given = caller[loop.operands[0]]
 
     def value(name: str) -> int | None:
-        made = condition[name]
+        made = condition[source(condition, name)]
         if made.opcode == "constant":
             return int(made.literal)
         if made.opcode == "get-tuple-element" and given.opcode == "tuple":
@@ -206,10 +206,16 @@ def place(element: Instruction) -> int:
     return int(re.search(r"index=(\d+)", element.attributes)[1])
 
 
-def constant(computation: dict[str, Instruction], name: str) -> int | None:
+def source(computation: dict[str, Instruction], name: str) -> str:
+    """What a value is before it was only copied, converted, or given a sharding (as in programs that were traced)."""
     made = computation[name]
-    while made.opcode in ("copy", "bitcast", "convert", "copy-done", "copy-start") and made.operands:
-        made = computation[made.operands[0]]
+    same = made.opcode in ("copy", "bitcast", "convert", "copy-done", "copy-start")
+    same = same or (made.opcode == "custom-call" and 'custom_call_target="Sharding"' in made.attributes)
+    return source(computation, made.operands[0]) if same and made.operands else name
+
+
+def constant(computation: dict[str, Instruction], name: str) -> int | None:
+    made = computation[source(computation, name)]
     return int(made.literal) if made.opcode == "constant" and made.literal.lstrip("-").isdigit() else None
 
 

@@ -14,8 +14,8 @@ from launch.plan import hlo
 from launch.plan.hlo import Array, Instruction
 
 
-def traced_flops(text: str) -> float:
-    """FLOPs of the products in a whole program, a loop's as often as it turns; once where it is no loop that counts."""
+def traced_flops(text: str) -> float | None:
+    """FLOPs of the products in a whole program, a loop's as often as it turns; None where that is not known of one."""
     program = hlo.read(text)
 
     def within(name: str) -> float:
@@ -24,12 +24,14 @@ def traced_flops(text: str) -> float:
             if made.opcode in ("dot", "convolution"):
                 total += flops(made, tuple(here[operand].arrays[0] for operand in made.operands[:2]))
             elif made.opcode == "while":
-                total += (hlo.turns(program, here, made) or 1) * within(made.called("body"))
+                body, turns = within(made.called("body")), hlo.turns(program, here, made)
+                total += body and body * (math.nan if turns is None else turns)
             elif made.opcode in ("call", "fusion") and (inner := made.called("to_apply") or made.called("calls")):
                 total += within(inner)
         return total
 
-    return within(program.entry)
+    total = within(program.entry)
+    return None if math.isnan(total) else total
 
 
 def flops(product: Instruction, operands: tuple[Array, ...]) -> float:

@@ -1,13 +1,19 @@
 """A real `skald` in processes of its own, and one tiny run that most tests only read."""
 
+from __future__ import annotations
+
+import copy
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from zygote import Forked, Zygote
 
 ROOT = Path(__file__).parents[2]
 CONFIG = '''"""A config of a user's own: 30 k parameters on a tenth of Shakespeare."""
@@ -47,27 +53,43 @@ print(json.dumps(answers))
 
 
 class Skald:
-    """Runs commands: `skald("train", …)` waits and returns (status, out, err); `start` does not wait."""
+    """Runs commands: `skald("train", …)` waits and returns (status, out, err); `start` does not wait.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    `zygote` None: every process imports everything anew, as for a user.
+    """
+
+    zygote: Zygote | None = None
+
+    def __init__(self, folder: Path, cache: Path):
+        self.folder, self.cache = folder, cache
         self.config = str(folder / "tiny.py")
         Path(self.config).write_text(CONFIG)
         self.environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
-            "SKALD_CACHE": str(folder / "cache"),
+            "SKALD_CACHE": str(cache),
             "XLA_FLAGS": "--xla_backend_optimization_level=0",
         }
 
-    def start(self, *arguments: str) -> subprocess.Popen:
+    def using(self, **environment: str) -> Skald:
+        """The same with other variables, in fresh processes: some are read while Python or JAX is imported."""
+        other = copy.copy(self)
+        other.zygote, other.environment = None, {**self.environment, **environment}
+        return other
+
+    def start(self, *arguments: str) -> subprocess.Popen | Forked:
+        if self.zygote:
+            return self.zygote.start([str(word) for word in arguments], self.environment, self.folder)
         command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=self.folder, env=self.environment, **pipes)
 
     def __call__(self, *arguments: str) -> tuple[int, str, str]:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=240)
+        try:
+            out, err = process.communicate(timeout=240)
+        finally:
+            process.kill()
         return process.returncode, out, err
 
     def many(self, commands: list[list]) -> list[tuple[int, str, str]]:
@@ -87,16 +109,31 @@ class Skald:
 
 
 @pytest.fixture(scope="session")
-def skald(tmp_path_factory) -> Skald:
-    return Skald(tmp_path_factory.mktemp("skald"))
+def skald(tmp_path_factory, shared) -> Iterator[Skald]:
+    made = Skald(tmp_path_factory.mktemp("skald"), shared / "cache")
+    if sys.platform == "linux":
+        made.zygote = Zygote(ROOT, made.environment)
+    yield made
+    if made.zygote:
+        made.zygote.close()
 
 
 @pytest.fixture(scope="session")
-def trained(skald) -> Path:
-    """A finished run of the tiny config. Read it; copy it to change it."""
-    folder = skald.folder / "trained"
-    status, _, err = skald("train", skald.config, "--run-dir", folder)
-    assert status == 0, err
+def fresh(skald) -> Skald:
+    """In processes that begin as a user's do: once for every command."""
+    return skald.using()
+
+
+@pytest.fixture(scope="session")
+def trained(skald, shared) -> Path:
+    """A finished run of the tiny config, made by the first worker that wants it. Read it; copy it to change it."""
+    folder = shared / "trained"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            made = shared / "unfinished"
+            status, _, err = skald("train", skald.config, "--run-dir", made)
+            assert status == 0, err
+            made.rename(folder)
     return folder
 
 

@@ -381,6 +381,7 @@ def lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
+@pytest.mark.alone
 def test_a_slurm_job_requeues_itself_in_the_middle_and_ends_as_one_process(skald, job, tmp_path):
     given = [skald.config, "--run-dir", tmp_path / "run", "--set", "steps=160", "--set", "mesh.data=4"]
     given += ["--set", "evaluation.every=160", "--set", "checkpoints.every=80"]
@@ -392,14 +393,14 @@ def test_a_slurm_job_requeues_itself_in_the_middle_and_ends_as_one_process(skald
     said = job.log.read_text()
     assert "on 4 cpu devices" in said and "stopped by SIGTERM at step" in said and "going on from step" in said
 
-    alone = type(skald)(skald.folder)
-    alone.environment = {**skald.environment, "XLA_FLAGS": job.environment["XLA_FLAGS"].replace("count=2", "count=4")}
+    alone = skald.using(XLA_FLAGS=job.environment["XLA_FLAGS"].replace("count=2", "count=4"))
     status, _, err = alone("train", skald.config, "--run-dir", tmp_path / "alone", *given[3:])
     assert status == 0, err
     for a, b in zip(lines(tmp_path / "run"), lines(tmp_path / "alone"), strict=True):
         assert a["train/loss"] == pytest.approx(b["train/loss"], rel=1e-4), a["step"]
 
 
+@pytest.mark.alone
 def test_a_slurm_job_that_fails_or_is_cancelled_stays_so(skald, job, tmp_path):
     job.submit(skald.config, "--run-dir", tmp_path / "run", "--set", "stepps=3")
     assert job.ended() == "FAILED" and job["ExitCode"] == "2:0", job.log.read_text()

@@ -29,13 +29,13 @@ PUBLISHED = {  # parameters: OpenAI's checkpoints; Meta's model cards (7B: 6,738
 NAMES = [f"{name}:{variant}".removesuffix(":default") for name, variant, _ in listing.every()]
 
 
-def test_configs_lists_all_with_published_parameter_counts(skald):
-    listed = {entry["name"]: entry for entry in skald.json("configs")["configs"]}
+def test_configs_lists_all_with_published_parameter_counts(fresh):
+    listed = {entry["name"]: entry for entry in fresh.json("configs")["configs"]}
     assert list(listed) == NAMES and {"shakespeare", "shakespeare:nanogpt", "vaswani", "llama:tiny"} <= listed.keys()
     assert {name: listed[name]["parameters"] for name in PUBLISHED} == PUBLISHED
     assert listed["shakespeare"]["parameters"] <= listed["shakespeare:nanogpt"]["parameters"] <= 810_000
     assert all(entry["for"] for entry in listed.values())
-    status, out, _ = skald("configs")
+    status, out, _ = fresh("configs")
     assert status == 0 and len(out.splitlines()) == len(listed) and "124.44 M" in out
 
 

@@ -58,13 +58,13 @@ def test_a_text_files_score_is_the_sum_over_its_windows(skald, run, trained, tmp
     assert run.evaluate(str(tmp_path / "text.txt"), window, stride)["loss"] == pytest.approx(found["loss"], abs=1e-6)
 
 
-def test_the_whole_validation_split_is_scored_and_equals_trainings_own_figure(skald, trained):
-    found = skald.json("evaluate", trained)
+def test_the_whole_validation_split_is_scored_and_equals_trainings_own_figure(fresh, trained):
+    found = fresh.json("evaluate", trained)
     lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert found["loss"] == pytest.approx(lines[-1]["eval/loss"], abs=1e-5)
     size = int(1_115_394 * 0.1) - int(1_115_394 * 0.09)
     assert (found["tokens"], found["bytes"], found["window"], found["stride"]) == (size - 1, size, 32, 32)
-    status, out, _ = skald("evaluate", trained)
+    status, out, _ = fresh("evaluate", trained)
     assert status == 0 and f"{found['loss']:.4f} nats a token" in out and "window 32, stride 32" in out
 
 

@@ -59,13 +59,14 @@ def measured(what: str, width: int) -> list[float]:
     return [float(line) for line in run.stdout.split()]
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_parameters_are_drawn_one_after_another():
     """Measured: 0.13; all at once, as XLA does on CPU where it is let, 1.0."""
     assert measured("parameters", 256)[0] < 0.4
 
 
-@pytest.mark.slow
+@pytest.mark.slow(25)
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads the peak as Linux counts it")
 @pytest.mark.parametrize("what, most", [("parameters", 1.5), ("state", 1.15)])

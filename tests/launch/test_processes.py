@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
+from zygote import Forked, Zygote
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = [pytest.mark.timeout(500), pytest.mark.alone]
 ROOT = Path(__file__).parents[2]
 STEPS = 20
 DEVICES = 2  # of each process
@@ -32,10 +33,13 @@ def free_port() -> int:
 
 
 class Processes:
-    """`start(n, …)`: n processes of one `skald train`; `wait` returns [(status, out, err)] in their order."""
+    """`start(n, …)`: n processes of one `skald train`; `wait` returns [(status, out, err)] in their order.
 
-    def __init__(self, folder: Path, config: str):
-        self.folder, self.config = folder, folder / "heads.py"
+    They are forks of `zygote` where it is not None, and no command stands before theirs.
+    """
+
+    def __init__(self, folder: Path, config: str, zygote: Zygote | None):
+        self.folder, self.config, self.zygote = folder, folder / "heads.py", zygote
         self.config.write_text(config)
 
     def environment(self, number: int, count: int, port: int, devices: int = DEVICES) -> dict:
@@ -44,20 +48,20 @@ class Processes:
         mine = {"SKALD_COORDINATOR": f"127.0.0.1:{port}", "SKALD_PROCESSES": count, "SKALD_PROCESS": number}
         return {**os.environ, "JAX_PLATFORMS": "cpu", **shared, **{name: str(value) for name, value in mine.items()}}
 
-    def start(self, count: int, *arguments, each=lambda number: {}, **settings) -> list[subprocess.Popen]:
+    def start(self, count: int, *arguments, each=lambda number: {}, **settings) -> list[subprocess.Popen | Forked]:
         """`each(number)`: that process's own `cwd`, `env` (added), `args` (added) and `before` (the command)."""
         port, started = free_port(), []
         for number in range(count):
             own = each(number)
-            command = [*own.get("before", []), sys.executable, "-m", "launch.cli", "train", self.config, *arguments]
+            words = [str(word) for word in ["train", self.config, *arguments, *own.get("args", [])]]
             environment = self.environment(number, count, port, **settings) | own.get("env", {})
-            started.append(
-                subprocess.Popen(
-                    [str(word) for word in [*command, *own.get("args", [])]],
-                    cwd=own.get("cwd", self.folder), env=environment, text=True,
-                    stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                )
-            )  # fmt: skip
+            folder = own.get("cwd", self.folder)
+            if self.zygote and "before" not in own:
+                started.append(self.zygote.start(words, environment, folder))
+                continue
+            command = [*own.get("before", []), sys.executable, "-m", "launch.cli", *words]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            started.append(subprocess.Popen(command, cwd=folder, env=environment, **pipes))
         return started
 
     def wait(self, started: list[subprocess.Popen], seconds: float = 300) -> list[tuple[int, str, str]]:
@@ -77,7 +81,7 @@ def processes(skald, tmp_path_factory) -> Processes:
     """With sizes that tensor=4 divides."""
     config = Path(skald.config).read_text()
     config = config.replace("Attention(4, 2, 8", "Attention(4, 4, 8").replace("vocab_size=65", "vocab_size=68")
-    return Processes(tmp_path_factory.mktemp("processes"), config)
+    return Processes(tmp_path_factory.mktemp("processes"), config, skald.zygote)
 
 
 @pytest.fixture(scope="module")

@@ -190,8 +190,8 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_written(skald, tmp_
 
 
 def test_rows_of_evaluation_need_not_divide_over_the_devices(skald, tmp_path):
-    three = type(skald)(skald.folder)
-    three.environment = {**skald.environment, "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    flags = f"{skald.environment['XLA_FLAGS']} --xla_force_host_platform_device_count=3"
+    three = skald.using(XLA_FLAGS=flags)
     given = ["train", skald.config, "--set", "batch_size=9", "--set", "steps=20"]
     status, _, err = three(*given, "--run-dir", tmp_path / "three")
     assert status == 0 and "3 cpu devices" in err, err
@@ -220,9 +220,13 @@ def test_other_text_under_the_same_name_is_refused(skald, tmp_path):
     text.write_text("To be, or not to be, that is the question.\n" * 200)
     given = ["train", skald.config, "--run-dir", folder, "--set", f"data.source.path={text}", "--set", "steps=2"]
     given += ["--set", "data.train.stop=0.9", "--set", "data.validation.start=0.9", "--set", "data.validation.stop=1"]
-    given += ["--set", "data.tokenizer.kind=bytes", "--set", "model.vocab_size=256"]
+    given += ["--set", "data.tokenizer.kind=bytes", "--set", "model.vocab_size=0"]
     status, _, err = skald(*given)
     assert status == 0, err
+    held = json.loads((folder / "config.json").read_text())["experiment"]
+    assert held["model"]["vocab_size"] == 256, "0 is the tokenizer's; what is kept is the number"
+    status, _, err = skald(*given, "--set", "model.vocab_size=256")
+    assert status == 0 and "is at its last step" in err, err
     before = (folder / "metrics.jsonl").read_bytes()
     text.write_text("Whether 'tis nobler in the mind to suffer the slings.\n" * 200)
     status, _, err = skald(*given, "--set", "steps=4")
@@ -235,8 +239,7 @@ def test_without_the_cpu_folder_only_speed_changes(skald, trained, tmp_path):
     for package in ("model", "data", "train", "configs", "launch"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.rmtree(tmp_path / "launch" / "cpu")
-    bare = type(skald)(skald.folder)
-    bare.environment = {**skald.environment, "PYTHONPATH": str(tmp_path)}
+    bare = skald.using(PYTHONPATH=str(tmp_path))
     status, _, err = bare("train", skald.config, "--run-dir", tmp_path / "run")
     assert status == 0 and "1 cpu device," in err
     for one, other in zip(metrics(tmp_path / "run"), metrics(trained), strict=True):

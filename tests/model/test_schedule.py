@@ -51,7 +51,9 @@ def kept(remat: str) -> list[tuple[int, str]]:
 
 
 @pytest.mark.parametrize(
-    "remat, names", [("minimal", SIZES.keys()), ("save_qkv", ATTENTION), ("full", set())], ids=lambda x: str(x)[:9]
+    "remat, names",
+    [("minimal", SIZES.keys()), ("save_qkv", ATTENTION), ("full", set())],
+    ids=["minimal", "save_qkv", "full"],
 )
 def test_a_remat_policy_keeps_what_it_names_and_each_layers_input(remat, names):
     layer_input = ROWS * LENGTH * WIDTH

@@ -91,7 +91,7 @@ for count in (1, 2):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(40)
 @pytest.mark.timeout(200)
 def test_a_long_evaluation_on_two_devices_ends_with_one_devices_loss():
     """1,200 batches: all of them queued at once it aborted in 3 of 3 runs (jax 0.10.2)."""

@@ -38,7 +38,7 @@ MESHES = [
 ]  # fmt: skip
 MATRIX = [
     pytest.param(kind, sizes, id=f"{kind} {' '.join(f'{axis}={size}' for axis, size in sizes.items())}",
-                 marks=[] if sizes in QUICK[kind] else pytest.mark.slow)
+                 marks=[] if sizes in QUICK[kind] else pytest.mark.slow(12))
     for kind in BLOCKS for sizes in MESHES
 ]  # fmt: skip
 

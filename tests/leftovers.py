@@ -1,0 +1,51 @@
+"""Processes that a test started end with it, however it ends. Called by tests/conftest.py and tests/suite.py."""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import sys
+
+import psutil
+
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+OURS = "multiprocessing.resource_tracker"  # multiprocessing's own; it ends with the process that has it
+PATIENCE = 5.0  # seconds that an aborted process has to print its stacks
+
+
+def adopt() -> None:
+    """From now on this process is the parent of whatever its descendants leave without one."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def running() -> set[psutil.Process]:
+    """All descendants of this process that are alive."""
+    found = psutil.Process().children(recursive=True)
+    return {process for process in found if counts(process)}
+
+
+def counts(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and OURS not in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end(before: set[psutil.Process], number: int = signal.SIGKILL) -> list[str]:
+    """Ends the descendants that are new since `before`, and not children of those; returns their commands.
+
+    SIGABRT: those that are Python, with PYTHONFAULTHANDLER set, print their stacks first.
+    """
+    new = [process for process in running() - before if before.isdisjoint(process.parents())]
+    commands = []
+    for process in new:
+        try:
+            commands.append(" ".join(process.cmdline())[:200])
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
+    _, alive_still = psutil.wait_procs(new, timeout=PATIENCE)
+    for process in alive_still:
+        process.kill()
+    return commands

@@ -1,0 +1,78 @@
+"""Which tests ran, and for how long: a line of JSON for each start and end, which tests/suite.py reads."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+SLOW_FILE = 60.0  # seconds of a file's quick tests, above which it is named
+
+
+class Log:
+    """A pytest plugin that writes the lines to `file`. Of pytest-xdist's processes only the first one has it."""
+
+    def __init__(self, file: Path):
+        self.file, self.seconds, self.outcomes = file, defaultdict(float), {}
+
+    def write(self, **line) -> None:
+        with self.file.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.write(test=plain(nodeid), began=time.time())
+
+    def pytest_runtest_logreport(self, report) -> None:
+        test = plain(report.nodeid)
+        self.seconds[test] += report.duration
+        if report.outcome != "passed" or report.when == "call":
+            self.outcomes.setdefault(test, report.outcome)
+        if report.when == "teardown" or "crashed" in str(report.longrepr or ""):
+            self.write(test=test, seconds=self.seconds.pop(test), outcome=self.outcomes.pop(test, "passed"))
+
+
+def plain(nodeid: str) -> str:
+    """Without the group that pytest-xdist puts behind the names of tests that have one."""
+    return nodeid.rpartition("@")[0] if nodeid.rpartition("@")[2].startswith("group-") else nodeid
+
+
+def read(file: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds of each test that ended, and since when those run that did not."""
+    ended, running = {}, {}
+    for line in map(json.loads, file.read_text().splitlines() if file.is_file() else []):
+        if "began" in line:
+            running[line["test"]] = line["began"]
+        else:
+            running.pop(line["test"], None)
+            ended[line["test"]] = line["seconds"]
+    return ended, running
+
+
+def table(ended: dict[str, float]) -> list[str]:
+    """Files by seconds, with the number of their tests."""
+    files: dict[str, list[float]] = defaultdict(list)
+    for test, seconds in ended.items():
+        files[test.partition("::")[0]].append(seconds)
+    ranked = sorted(files.items(), key=lambda item: -sum(item[1]))
+    rows = [f"{sum(seconds):8.1f} s {len(seconds):5}  {name}" for name, seconds in ranked]
+    return [" seconds  tests  file", *rows, f"{sum(ended.values()):8.1f} s {len(ended):5}  all"]
+
+
+def slowest(ended: dict[str, float], count: int = 10) -> list[str]:
+    return [f"{ended[test]:8.1f} s  {test}" for test in sorted(ended, key=ended.get, reverse=True)[:count]]
+
+
+def over(ended: dict[str, float]) -> list[str]:
+    """Files whose tests together take longer than SLOW_FILE."""
+    files: dict[str, float] = defaultdict(float)
+    for test, seconds in ended.items():
+        files[test.partition("::")[0]] += seconds
+    return [
+        f"{name}: its quick tests take {s:.0f} s, over {SLOW_FILE:.0f}" for name, s in files.items() if s > SLOW_FILE
+    ]
+
+
+if __name__ == "__main__":
+    print("\n".join(table(read(Path(sys.argv[1]))[0])))
