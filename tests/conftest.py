@@ -33,7 +33,12 @@ for name, value in FLAGS.items():
 os.environ["XLA_FLAGS"] = given.strip()
 
 import jax  # noqa: E402
+from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
+if "SUITE_FOLDER" in os.environ:  # three quarters of the tests' time is compilation, and much is compiled often
+    jax.config.update("jax_compilation_cache_dir", f"{os.environ['SUITE_FOLDER']}/compiled")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 with pytest.MonkeyPatch.context() as patch:  # for this process only, not for those that tests start
     patch.setenv("NPROC", "32")
     jax.devices()  # XLA reads its flags now: those that launch.api adds for CPU would spoil other tests' TPU programs
@@ -53,6 +58,16 @@ def forgotten():
     """Programs are dropped once their module's tests are through: all together they would hold gigabytes."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture
+def no_cache():
+    """For programs that JAX can't read back: those for TPUs that are not here."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # or what it found out at its first use would stand
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

@@ -72,9 +72,9 @@ class Skald:
         }
 
     def using(self, **environment: str) -> Skald:
-        """The same with other variables, in fresh processes: some are read while Python or JAX is imported."""
+        """The same with other variables. Those that are read while Python or JAX is imported want `fresh`."""
         other = copy.copy(self)
-        other.zygote, other.environment = None, {**self.environment, **environment}
+        other.environment = {**self.environment, **environment}
         return other
 
     def start(self, *arguments: str) -> subprocess.Popen | Forked:
@@ -121,7 +121,9 @@ def skald(tmp_path_factory, shared) -> Iterator[Skald]:
 @pytest.fixture(scope="session")
 def fresh(skald) -> Skald:
     """In processes that begin as a user's do: once for every command."""
-    return skald.using()
+    made = skald.using()
+    made.zygote = None
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -28,12 +28,12 @@ def trained(folder: Path) -> list[dict]:
 
 
 @pytest.fixture
-def full_speed(skald):
+def full_speed(fresh):
     """The same commands, compiled as users have them."""
-    return skald.using(XLA_FLAGS="")
+    return fresh.using(XLA_FLAGS="")
 
 
-@pytest.mark.parametrize("name", REACHED)
+@pytest.mark.parametrize("name", ["shakespeare", pytest.param("shakespeare:nanogpt", marks=pytest.mark.slow(25))])
 def test_a_fresh_run_begins_on_its_curve(full_speed, tmp_path, name):
     """Rounding differs between machines, and grows with every step: hence two tolerances."""
     process = full_speed.start("train", name, "--run-dir", tmp_path / "run", "--set", "evaluation.samples=0")

@@ -309,7 +309,7 @@ TPUS = {
 
 
 @pytest.fixture
-def tpu_devices(monkeypatch):
+def tpu_devices(monkeypatch, no_cache):
     """A function from a topology's name to its devices, which need not exist."""
     pytest.importorskip("libtpu", reason="needs libtpu (the extra `tpu`), which compiles for a TPU without one")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")

@@ -48,7 +48,9 @@ BOUNDS = {"bfloat16": 0.003, "int8": 0.005, "fp8": 0.015}
 KINDS = {"bfloat16": {"dtype": "bfloat16"}, "int8": {"matmul": "int8"}, "fp8": {"matmul": "fp8"}}
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", ["bfloat16", *(pytest.param(name, marks=pytest.mark.slow(20)) for name in ("int8", "fp8"))]
+)
 def test_training_with_less_precision_stays_near_float32(name):
     exact, rounded = losses(), losses(**KINDS[name])
     assert exact[0] - exact[-1] > 1  # it learns
