@@ -86,19 +86,25 @@ def pytest_configure(config):
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays():
-    """A test that leaves a process running fails, and the process is ended."""
+def nothing_stays(request):
+    """A test that leaves a process running fails, and the process is ended; so does one that ran out of time."""
     before = leftovers.running()
     yield
     left = leftovers.end(before)
     assert not left, f"still running: {left}"
+    aborted = getattr(request.node, "aborted", None)
+    assert aborted is None, f"ran out of time; aborted: {aborted}"
 
 
 def pytest_timeout_set_timer(item, settings):
     """First what the test started is aborted, with its stacks in what it prints: mostly the test then fails by itself.
     Where it hangs on, in native code it may be, a thread without Python's lock ends this process."""
     before = leftovers.running()
-    gentle = threading.Timer(settings.timeout, leftovers.end, (before, signal.SIGABRT))
+
+    def abort() -> None:
+        item.aborted = leftovers.end(before, signal.SIGABRT)
+
+    gentle = threading.Timer(settings.timeout, abort)
     gentle.daemon = True
     gentle.start()
     faulthandler.dump_traceback_later(settings.timeout + HARD, exit=True, file=STDERR)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
+import time
 
 import psutil
 
@@ -45,7 +46,14 @@ def end(before: set[psutil.Process], number: int = signal.SIGKILL) -> list[str]:
             process.send_signal(number)
         except psutil.NoSuchProcess:
             continue
-    _, alive_still = psutil.wait_procs(new, timeout=PATIENCE)
-    for process in alive_still:
+    ended(new)
+    for process in filter(counts, new):
         process.kill()
     return commands
+
+
+def ended(processes: list[psutil.Process]) -> None:
+    """Waits for them, PATIENCE at most. What became of each stays for its parent to ask."""
+    deadline = time.monotonic() + PATIENCE
+    while any(map(counts, processes)) and time.monotonic() < deadline:
+        time.sleep(0.02)

@@ -94,7 +94,7 @@ def stacks(process: psutil.Process) -> None:
         dumped = subprocess.run(command, timeout=30)
         if dumped.returncode:
             process.send_signal(signal.SIGABRT)
-            psutil.wait_procs([process], timeout=leftovers.PATIENCE)
+            leftovers.ended([process])
     except (psutil.NoSuchProcess, OSError, subprocess.TimeoutExpired) as error:
         print(f"    no stack: {error}", flush=True)
 
