@@ -23,9 +23,15 @@ SLOW_SECONDS = 180  # of one run's share of slow tests, unless it asks for all
 
 
 def phases() -> list[tuple[str, list[str]]]:
-    """Name and arguments of each: the first on every core, a file's tests (a group's: tests/conftest.py) on one."""
+    """Name and arguments of each: the first on every core, a file's tests on one (tests/conftest.py: ByFile)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    every_core = [f"--numprocesses={cores}", "--dist=loadgroup", "-m", "not slow and not alone"]
+    every_core = [
+        f"--numprocesses={cores}",
+        "--dist=loadscope",
+        "--no-loadscope-reorder",
+        "-m",
+        "not slow and not alone",
+    ]
     found = [("quick tests", every_core), ("tests that run alone", ["-m", "alone and not slow"])]
     if os.environ.get("SLOW_SHARE", "none") != "none":
         found.append(("a share of the slow tests", ["-m", "slow", "-v"]))

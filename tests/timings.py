@@ -22,20 +22,15 @@ class Log:
             out.write(json.dumps(line) + "\n")
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self.write(test=plain(nodeid), began=time.time())
+        self.write(test=nodeid, began=time.time())
 
     def pytest_runtest_logreport(self, report) -> None:
-        test = plain(report.nodeid)
+        test = report.nodeid
         self.seconds[test] += report.duration
         if report.outcome != "passed" or report.when == "call":
             self.outcomes.setdefault(test, report.outcome)
         if report.when == "teardown" or "crashed" in str(report.longrepr or ""):
             self.write(test=test, seconds=self.seconds.pop(test), outcome=self.outcomes.pop(test, "passed"))
-
-
-def plain(nodeid: str) -> str:
-    """Without the group that pytest-xdist puts behind the names of tests that have one."""
-    return nodeid.rpartition("@")[0] if nodeid.rpartition("@")[2].startswith("group-") else nodeid
 
 
 def read(file: Path) -> tuple[dict[str, float], dict[str, float]]:
