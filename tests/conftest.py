@@ -114,7 +114,7 @@ def pytest_timeout_set_timer(item, settings):
 
 
 def pytest_timeout_cancel_timer(item):
-    item.cancel_gently()
+    getattr(item, "cancel_gently", lambda: None)()  # asked for tests without a time-out too
     faulthandler.cancel_dump_traceback_later()
     return True
 

@@ -1,0 +1,84 @@
+"""The suite's own promises: what hangs is ended and says where it was; the share of slow tests; who took how long."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import conftest
+import psutil
+import pytest
+import suite
+import timings
+
+TESTS = Path(__file__).parent
+HANGS = """
+import subprocess, sys
+import pytest
+
+@pytest.mark.timeout(1)
+def test_waits_for_one_that_hangs():
+    program = "def stuck_here():\\n    while True: pass\\nstuck_here()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+def test_leaves_one_behind():
+    subprocess.Popen(["sleep", "7919"])
+"""
+
+
+@pytest.mark.timeout(120)
+def test_what_a_test_starts_ends_with_it_and_says_where_it_was(tmp_path):
+    (tmp_path / "test_hangs.py").write_text(HANGS)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{TESTS}",
+        "PYTHONFAULTHANDLER": "1",
+        "SUITE_LOG": str(tmp_path / "log"),
+    }
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    done = subprocess.run(
+        [*command, str(tmp_path)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "in stuck_here" in done.stdout and "ran out of time; aborted: [" in done.stdout
+    assert "still running: ['sleep 7919']" in done.stdout
+    assert not [p.pid for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "7919"]]
+    ended, running = timings.read(tmp_path / "log")
+    assert not running and ended["test_hangs.py::test_waits_for_one_that_hangs"] > 1
+    assert len(ended) == 2 and "test_hangs.py::test_waits_for_one_that_hangs" in timings.slowest(ended)[0]
+
+
+def test_a_test_that_began_and_did_not_end_is_running(tmp_path):
+    log = timings.Log(tmp_path / "log")
+    log.pytest_runtest_logstart("a.py::test_one[x@y]")
+    assert timings.read(log.file)[1].keys() == {"a.py::test_one[x@y]"}
+
+
+class Slow:
+    def __init__(self, number: int, seconds: float):
+        self.nodeid, self.seconds = f"test_{number}", seconds
+
+    def get_closest_marker(self, name: str):
+        return getattr(pytest.mark, name)(self.seconds).mark
+
+
+def test_a_share_of_the_slow_tests_stays_within_its_time(monkeypatch):
+    slow = [Slow(number, seconds) for number, seconds in enumerate([10, 100, 170, 40, 12] * 6)]
+    found = {}
+    for asked in ("none", "0.33", "1", "all"):
+        monkeypatch.setenv("SLOW_SHARE", asked)
+        found[asked] = conftest.chosen(slow)
+        assert found[asked] == conftest.chosen(slow)
+    assert found["none"] == [] and found["all"] == slow
+    assert set(found["0.33"]) <= set(slow) and 0 < len(found["0.33"]) <= 10
+    assert all(sum(item.seconds for item in found[asked]) <= suite.SLOW_SECONDS for asked in ("0.33", "1"))
+
+
+def test_files_are_ranked_by_their_seconds_and_named_over_a_minute():
+    ended = {"a.py::one": 1.0, "b.py::one": 40.0, "b.py::two": 30.0}
+    assert [row.split() for row in timings.table(ended)[1:]] == [
+        ["70.0", "s", "2", "b.py"], ["1.0", "s", "1", "a.py"], ["71.0", "s", "3", "all"],
+    ]  # fmt: skip
+    assert timings.over(ended) == ["b.py: its quick tests take 70 s, over 60"]
