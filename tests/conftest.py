@@ -6,11 +6,8 @@ XLA aborted a suite in which, as it seems, they waited for each other for 40 sec
 """
 
 import faulthandler
-import hashlib
-import math
 import os
 import signal
-import subprocess
 import threading
 from pathlib import Path
 
@@ -152,24 +149,8 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: not meets(item.path))  # the longest first
     slow = [item for item in items if item.get_closest_marker("slow")]
-    config.left_out = sorted(set(slow) - set(chosen(slow)), key=lambda item: item.nodeid)
+    config.left_out = sorted(set(slow) - set(suite.chosen(slow)), key=lambda item: item.nodeid)
     items[:] = [item for item in items if item not in config.left_out]
-
-
-def chosen(slow: list) -> list:
-    """The share of slow tests that SLOW_SHARE asks for, by a hash of commit and name, within suite.SLOW_SECONDS."""
-    asked = os.environ.get("SLOW_SHARE", "all")
-    if asked == "all":
-        return slow
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=suite.ROOT, capture_output=True, text=True).stdout
-    slow = sorted(slow, key=lambda item: hashlib.sha256(f"{head} {item.nodeid}".encode()).hexdigest())
-    found, left = [], suite.SLOW_SECONDS
-    for item in slow[: math.ceil(float(asked) * len(slow)) if asked != "none" else 0]:
-        seconds = item.get_closest_marker("slow").args[0]
-        if seconds <= left:
-            found.append(item)
-            left -= seconds
-    return found
 
 
 def pytest_report_collectionfinish(config, items):

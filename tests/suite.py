@@ -6,6 +6,8 @@ SUITE_MINUTES (60): past them all that runs is shown and ended. SLOW_SHARE (none
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 import signal
 import subprocess
@@ -35,6 +37,22 @@ def phases() -> list[tuple[str, list[str]]]:
     found = [("quick tests", every_core), ("tests that run alone", ["-m", "alone and not slow"])]
     if os.environ.get("SLOW_SHARE", "none") != "none":
         found.append(("a share of the slow tests", ["-m", "slow", "-v"]))
+    return found
+
+
+def chosen(slow: list) -> list:
+    """The share of slow tests that SLOW_SHARE asks for, by a hash of commit and name, within SLOW_SECONDS."""
+    asked = os.environ.get("SLOW_SHARE", "all")
+    if asked == "all":
+        return slow
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    slow = sorted(slow, key=lambda item: hashlib.sha256(f"{head} {item.nodeid}".encode()).hexdigest())
+    found, left = [], SLOW_SECONDS
+    for item in slow[: math.ceil(float(asked) * len(slow)) if asked != "none" else 0]:
+        seconds = item.get_closest_marker("slow").args[0]
+        if seconds <= left:
+            found.append(item)
+            left -= seconds
     return found
 
 

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import conftest
 import psutil
 import pytest
 import suite
@@ -69,8 +68,8 @@ def test_a_share_of_the_slow_tests_stays_within_its_time(monkeypatch):
     found = {}
     for asked in ("none", "0.33", "1", "all"):
         monkeypatch.setenv("SLOW_SHARE", asked)
-        found[asked] = conftest.chosen(slow)
-        assert found[asked] == conftest.chosen(slow)
+        found[asked] = suite.chosen(slow)
+        assert found[asked] == suite.chosen(slow)
     assert found["none"] == [] and found["all"] == slow
     assert set(found["0.33"]) <= set(slow) and 0 < len(found["0.33"]) <= 10
     assert all(sum(item.seconds for item in found[asked]) <= suite.SLOW_SECONDS for asked in ("0.33", "1"))
