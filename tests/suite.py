@@ -59,12 +59,13 @@ def chosen(slow: list) -> list:
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     leftovers.adopt()
-    deadline = time.monotonic() + 60 * float(os.environ.get("SUITE_MINUTES", 60))
+    deadline = time.monotonic() + 60 * number("SUITE_MINUTES", "60", {})
+    number("SLOW_SHARE", "none", {"none": 0.0, "all": 1.0})
     with tempfile.TemporaryDirectory(prefix="skald-suite-", ignore_cleanup_errors=True) as name:
         folder, failed, quick = Path(name), [], {}
         try:
-            for number, (what, arguments) in enumerate(phases()):
-                started, log = time.monotonic(), folder / f"{number}.log"
+            for index, (what, arguments) in enumerate(phases()):
+                started, log = time.monotonic(), folder / f"{index}.log"
                 status = phase(arguments, folder, log, deadline)
                 say(f"{what}: {time.monotonic() - started:.0f} s")
                 ended, running = timings.read(log)
@@ -80,6 +81,16 @@ def main() -> int:
     say(*timings.over(quick))
     say("failed: " + ", ".join(failed) if failed else "all phases passed")
     return 1 if failed else 0
+
+
+def number(variable: str, default: str, words: dict[str, float]) -> float:
+    """What the environment says there, as a number or one of `words`; ends with one line where it is neither."""
+    given = os.environ.get(variable, default)
+    try:
+        return words[given] if given in words else float(given)
+    except ValueError:
+        wanted = " or ".join(["a number", *words])
+        sys.exit(f"suite: {variable}={given}: wanted {wanted}")
 
 
 def say(*lines: str) -> None:
