@@ -1,7 +1,7 @@
 """The whole suite in phases, within a budget: `bash launch/local.sh test` and .ci/run start it.
 
 Quick tests run on every core, then one after another those marked `alone`, then a share of those marked `slow`.
-SUITE_MINUTES (60): past them all that runs is shown and ended. SLOW_SHARE (none): a share from 0 to 1, or `all`.
+SUITE_SECONDS (3600): past them all that runs is shown and ended. SLOW_SHARE (none): a share from 0 to 1, or `all`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def chosen(slow: list) -> list:
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     leftovers.adopt()
-    deadline = time.monotonic() + 60 * number("SUITE_MINUTES", "60", {})
+    deadline = time.monotonic() + number("SUITE_SECONDS", "3600", {})
     number("SLOW_SHARE", "none", {"none": 0.0, "all": 1.0})
     with tempfile.TemporaryDirectory(prefix="skald-suite-", ignore_cleanup_errors=True) as name:
         folder, failed, quick = Path(name), [], {}
@@ -110,7 +110,7 @@ def phase(arguments: list[str], folder: Path, log: Path, deadline: float) -> int
 
 def overrun(running: dict[str, float], ended: dict[str, float]) -> int:
     """Says where everything is; main ends it."""
-    say("over its budget (SUITE_MINUTES). Every Python process, as it is now:")
+    say("over its budget (SUITE_SECONDS). Every Python process, as it is now:")
     for process in sorted(leftovers.running(), key=lambda process: process.pid):
         stacks(process)
     say(*(f"was running, for {time.time() - began:.0f} s: {test}" for test, began in running.items()))
