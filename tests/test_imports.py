@@ -103,6 +103,6 @@ def test_the_configs_of_training_need_no_jax():
 
 
 def test_the_top_level_holds_what_its_owner_fixed():
-    known = {"pyproject.toml", "requirements.lock", "README.md", "LICENSE", *PACKAGES, "tests"}
+    known = {"pyproject.toml", "requirements.lock", "README.md", "LICENSE", "findings", *PACKAGES, "tests"}
     ignored = {"runs", "build", "skald.egg-info", "__pycache__"}
     assert {p.name for p in ROOT.iterdir() if not p.name.startswith(".")} - ignored <= known

@@ -28,4 +28,10 @@ class TensorBoard:
             case Sampled(step, text):
                 self.writer.add_text("sample", text, step)
             case Ended():
-                self.writer.close()
+                self.close()
+
+    def close(self) -> None:
+        """However the run ended: left open, its threads fail at the interpreter's exit (Python 3.12)."""
+        if self.writer:
+            self.writer.close()
+            self.writer = None
