@@ -33,12 +33,24 @@ def counts(process: psutil.Process) -> bool:
         return False
 
 
+def since(before: set[psutil.Process]) -> list[psutil.Process]:
+    """The descendants that are not among those of `before`, nor children of these."""
+
+    def new(process: psutil.Process) -> bool:
+        try:
+            return before.isdisjoint(process.parents())
+        except psutil.NoSuchProcess:
+            return False
+
+    return list(filter(new, running() - before))
+
+
 def end(before: set[psutil.Process], number: int = signal.SIGKILL) -> list[str]:
-    """Ends the descendants that are new since `before`, and not children of those; returns their commands.
+    """Ends what was started since `before`, and returns the commands.
 
     SIGABRT: those that are Python, with PYTHONFAULTHANDLER set, print their stacks first.
     """
-    new = [process for process in running() - before if before.isdisjoint(process.parents())]
+    new = since(before)
     commands = []
     for process in new:
         try:

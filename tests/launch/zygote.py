@@ -1,4 +1,4 @@
-"""Processes of `skald` that begin with everything imported: a fork of one that did it once, in a fiftieth of the time.
+"""Processes of `skald` that begin with everything imported, which takes three seconds: forks of one that did it once.
 
 What they do is done as in any process of its own, signals and exit included. That commands work from their first import
 on is for the tests that ask for `fresh` processes. Linux only: the forks become children of pytest's (leftovers.adopt).
