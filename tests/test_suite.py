@@ -22,13 +22,14 @@ def test_waits_for_one_that_hangs():
     assert done.returncode == 0, done.stderr
 
 def test_leaves_one_behind():
-    subprocess.Popen(["sleep", "7919"])
+    subprocess.Popen(["sleep", "SECONDS"])
 """
 
 
 @pytest.mark.timeout(120)
 def test_what_a_test_starts_ends_with_it_and_says_where_it_was(tmp_path):
-    (tmp_path / "test_hangs.py").write_text(HANGS)
+    seconds = str(10**7 + os.getpid())  # no other run's
+    (tmp_path / "test_hangs.py").write_text(HANGS.replace("SECONDS", seconds))
     environment = {
         **os.environ,
         "PYTHONPATH": f"{TESTS}",
@@ -42,8 +43,8 @@ def test_what_a_test_starts_ends_with_it_and_says_where_it_was(tmp_path):
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "in stuck_here" in done.stdout and "ran out of time; aborted: [" in done.stdout
-    assert "still running: ['sleep 7919']" in done.stdout
-    assert not [p.pid for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", "7919"]]
+    assert f"still running: ['sleep {seconds}']" in done.stdout
+    assert not [p.pid for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", seconds]]
     ended, running = timings.read(tmp_path / "log")
     assert not running and ended["test_hangs.py::test_waits_for_one_that_hangs"] > 1
     assert len(ended) == len(timings.slowest(ended)) == 2

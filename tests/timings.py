@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -15,7 +14,7 @@ class Log:
     """A pytest plugin that writes the lines to `file`. Of pytest-xdist's processes only the first one has it."""
 
     def __init__(self, file: Path):
-        self.file, self.seconds, self.outcomes = file, defaultdict(float), {}
+        self.file, self.seconds = file, defaultdict(float)
 
     def write(self, **line) -> None:
         with self.file.open("a") as out:
@@ -27,10 +26,8 @@ class Log:
     def pytest_runtest_logreport(self, report) -> None:
         test = report.nodeid
         self.seconds[test] += report.duration
-        if report.outcome != "passed" or report.when == "call":
-            self.outcomes.setdefault(test, report.outcome)
         if report.when == "teardown" or "crashed" in str(report.longrepr or ""):
-            self.write(test=test, seconds=self.seconds.pop(test), outcome=self.outcomes.pop(test, "passed"))
+            self.write(test=test, seconds=self.seconds.pop(test))
 
 
 def read(file: Path) -> tuple[dict[str, float], dict[str, float]]:
@@ -45,12 +42,17 @@ def read(file: Path) -> tuple[dict[str, float], dict[str, float]]:
     return ended, running
 
 
-def table(ended: dict[str, float]) -> list[str]:
-    """Files by seconds, with the number of their tests."""
+def by_file(ended: dict[str, float]) -> dict[str, list[float]]:
+    """Seconds of each file's tests."""
     files: dict[str, list[float]] = defaultdict(list)
     for test, seconds in ended.items():
         files[test.partition("::")[0]].append(seconds)
-    ranked = sorted(files.items(), key=lambda item: -sum(item[1]))
+    return files
+
+
+def table(ended: dict[str, float]) -> list[str]:
+    """Files by seconds, with the number of their tests."""
+    ranked = sorted(by_file(ended).items(), key=lambda item: -sum(item[1]))
     rows = [f"{sum(seconds):8.1f} s {len(seconds):5}  {name}" for name, seconds in ranked]
     return [" seconds  tests  file", *rows, f"{sum(ended.values()):8.1f} s {len(ended):5}  all"]
 
@@ -61,13 +63,7 @@ def slowest(ended: dict[str, float], count: int = 10) -> list[str]:
 
 def over(ended: dict[str, float]) -> list[str]:
     """Files whose tests together take longer than SLOW_FILE."""
-    files: dict[str, float] = defaultdict(float)
-    for test, seconds in ended.items():
-        files[test.partition("::")[0]] += seconds
+    files = {name: sum(seconds) for name, seconds in by_file(ended).items()}
     return [
         f"{name}: its quick tests take {s:.0f} s, over {SLOW_FILE:.0f}" for name, s in files.items() if s > SLOW_FILE
     ]
-
-
-if __name__ == "__main__":
-    print("\n".join(table(read(Path(sys.argv[1]))[0])))

@@ -61,7 +61,7 @@ class Skald:
     zygote: Zygote | None = None
 
     def __init__(self, folder: Path, cache: Path):
-        self.folder, self.cache = folder, cache
+        self.folder = folder
         self.config = str(folder / "tiny.py")
         Path(self.config).write_text(CONFIG)
         self.environment = {
