@@ -10,7 +10,8 @@ from data.errors import DataError
 
 
 class Characters:
-    end_id = None
+    start_id = end_id = None
+    start_prompts, notes = False, ()
 
     def __init__(self, alphabet: str):
         self.alphabet = alphabet
@@ -41,6 +42,9 @@ class Characters:
 
     def decode(self, ids: list[int]) -> str:
         return "".join(self.alphabet[i] for i in ids)
+
+    def first_bytes(self, text: str) -> int:
+        return len(text[:1].encode("utf-8"))
 
     def to_json(self) -> dict:
         return {"kind": "characters", "alphabet": self.alphabet}

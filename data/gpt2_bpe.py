@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tiktoken
 
+from data.config import Tokenizer as Config
 from data.errors import DataError
 
 # Words, numbers, punctuation and white space, as GPT-2 splits text before merging (Radford et al. 2019, 2.2).
@@ -25,8 +26,12 @@ def byte_of() -> dict[str, int]:
 
 
 class GPT2:
-    def __init__(self, ranks: dict[bytes, int], end_id: int):
-        self.ranks, self.end_id = ranks, end_id
+    """One token, `<|endoftext|>`, starts and ends documents."""
+
+    notes = ()
+
+    def __init__(self, ranks: dict[bytes, int], end_id: int, start_prompts: bool):
+        self.ranks, self.start_id, self.end_id, self.start_prompts = ranks, end_id, end_id, start_prompts
         self.vocab_size = max(end_id, *ranks.values()) + 1
         special = {END: end_id}
         self.encoding = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
@@ -38,17 +43,20 @@ class GPT2:
     def decode(self, ids: list[int]) -> str:
         return self.encoding.decode(ids)
 
+    def first_bytes(self, text: str) -> int:
+        return len(self.encoding.decode_single_token_bytes(self.encode(text)[0])) if text else 0
+
     def to_json(self) -> dict:
         """`tokens` by id, None where an id has no token."""
         tokens: list[str | None] = [None] * (max(self.ranks.values()) + 1)
         for token, rank in self.ranks.items():
             tokens[rank] = token.hex()
-        return {"kind": "gpt2", "tokens": tokens, "end_id": self.end_id}
+        return {"kind": "gpt2", "tokens": tokens, "end_id": self.end_id, "start_prompts": self.start_prompts}
 
 
-def load(path: str) -> GPT2:
+def load(config: Config) -> GPT2:
     """From a folder with vocab.json and merges.txt. A merge's rank is its id, as in GPT-2's own files."""
-    folder = Path(path).expanduser()
+    folder = Path(config.path).expanduser()
     vocabulary, merges = read_vocabulary(folder / "vocab.json"), read_merges(folder / "merges.txt")
     back = byte_of()
     ranks = {bytes(back[c] for c in token): id_ for token, id_ in vocabulary.items() if token != END}
@@ -57,7 +65,7 @@ def load(path: str) -> GPT2:
             raise DataError(
                 f"{folder}: merge {left} {right} is not token {rank} of vocab.json; try the tokenizer.json instead"
             )
-    return GPT2(ranks, vocabulary.get(END, max(ranks.values()) + 1))
+    return GPT2(ranks, vocabulary.get(END, max(ranks.values()) + 1), bool(config.start_prompts))
 
 
 def read_vocabulary(file: Path) -> dict[str, int]:
@@ -97,4 +105,4 @@ def read(file: Path) -> str:
 
 def from_json(stored: dict) -> GPT2:
     ranks = {bytes.fromhex(token): rank for rank, token in enumerate(stored["tokens"]) if token is not None}
-    return GPT2(ranks, stored["end_id"])
+    return GPT2(ranks, stored["end_id"], stored["start_prompts"])

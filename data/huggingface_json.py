@@ -2,44 +2,115 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import numpy as np
 import tokenizers
 
+from data.config import Tokenizer as Config
 from data.errors import DataError
+from data.special_tokens import SpecialTokens, lacking, settle
 
-ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")  # the usual names of the token after a document
+# The usual names of the tokens before and behind a document.
+STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<｜begin▁of▁sentence｜>", "[BOS]", "<BOS_TOKEN>")
+ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<｜end▁of▁sentence｜>", "[EOS]", "<EOS_TOKEN>")
+SETTINGS = {"truncation": "cut to its first tokens", "padding": "filled up with padding"}  # of a program, not of a text
+CHANCE = ("dropout", "alpha", "nbest_size")  # a model's: the same text would get other tokens each time
 
 
 class HuggingFace:
-    def __init__(self, content: str):
-        self.content = content
+    """`content` is the file without `SETTINGS` and `CHANCE`."""
+
+    def __init__(self, content: str, tokens: SpecialTokens, notes: tuple[str, ...] = ()):
+        self.content, self.tokens, self.notes = content, tokens, notes
+        self.start_id, self.end_id, self.start_prompts = tokens
         self.tokenizer = tokenizers.Tokenizer.from_str(content)
         ids = self.tokenizer.get_vocab(with_added_tokens=True).values()
         self.vocab_size = max(ids, default=-1) + 1  # not their count: added tokens may leave holes
-        ends = (self.tokenizer.token_to_id(name) for name in ENDS)
-        self.end_id = next((i for i in ends if i is not None), None)
+        self.unknown_id = unknown(json.loads(content)["model"], self.tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """A special token written out in a text is that token, as everywhere with such files."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        if self.unknown_id in encoding.ids or self.decode(encoding.ids) != text:
+            self.check(text, encoding)
+        return encoding.ids
+
+    def check(self, text: str, encoding: tokenizers.Encoding) -> None:
+        """Raises DataError at the first character that is an unknown token, or no token at all.
+
+        A normalizer may leave out white space and control characters.
+        """
+        covered, places = np.zeros(len(text) + 1, np.int64), []
+        for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+            covered[start] += 1
+            covered[stop] -= 1
+            if token == self.unknown_id and text[start:stop] != self.tokenizer.id_to_token(token):
+                places.append(start)
+        lost = np.flatnonzero(np.cumsum(covered)[:-1] == 0)
+        places += [int(i) for i in lost if text[i].isprintable() and not text[i].isspace()]
+        if places:
+            place = min(places)
+            raise DataError(
+                f"character {text[place]!r} (U+{ord(text[place]):04X}) at offset {place} is none that the tokenizer "
+                "knows; one with all bytes in its vocabulary knows every text"
+            )
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False)
 
+    def first_bytes(self, text: str) -> int:
+        (_, stop), *others = self.tokenizer.encode(text, add_special_tokens=False).offsets or [(0, 0)]
+        stop = min([stop, *(start for start, _ in others[:1])])  # a character that is more tokens belongs to the last
+        return len(text[:stop].encode("utf-8"))
+
     def to_json(self) -> dict:
-        return {"kind": "json", "content": self.content}
+        return {"kind": "json", "content": self.content, **self.tokens._asdict()}
 
 
-def load(path: str) -> HuggingFace:
-    file = Path(path).expanduser()
+def load(config: Config) -> HuggingFace:
+    file = Path(config.path).expanduser()
     if not file.is_file():
         raise DataError(f"{file}: no such file; a json tokenizer's path is a Hugging Face tokenizer.json")
     try:
-        return HuggingFace(file.read_text(encoding="utf-8"))
+        content, notes = plain(file)
+        tokenizer = tokenizers.Tokenizer.from_str(content)
     except Exception as error:  # the library raises bare Exception for whatever it can't parse
         raise DataError(f"{file}: not a tokenizer.json ({error})") from None
+    tokens = settle(config, file, tokenizer.token_to_id, *marked(tokenizer))
+    return HuggingFace(content, tokens, (*notes, *lacking(file, tokens)))
+
+
+def plain(file: Path) -> tuple[str, list[str]]:
+    """The file's content without what whoever saved it had set for a program of theirs, and lines that say so."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    notes = [
+        f"{file} asks that every text be {what}: not done here" for name, what in SETTINGS.items() if content.get(name)
+    ]
+    if any(content["model"].get(name) for name in CHANCE):
+        notes.append(f"{file} asks for tokens drawn by chance: not done here, a text always has the same tokens")
+    content |= dict.fromkeys(SETTINGS)
+    content["model"] = {k: v for k, v in content["model"].items() if k not in CHANCE}
+    return json.dumps(content, ensure_ascii=False), notes
+
+
+def marked(tokenizer: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
+    """The ids of start and end: what the file puts round a text, else its special tokens of the usual names."""
+    special = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    encoding = tokenizer.encode("a")
+    first = encoding.ids[0] if encoding.special_tokens_mask[:1] == [1] else None
+    last = encoding.ids[-1] if encoding.special_tokens_mask[1:][-1:] == [1] else None
+    start = next((special[name] for name in STARTS if name in special), None) if first is None else first
+    end = next((special[name] for name in ENDS if name in special), None) if last is None else last
+    return start, end
+
+
+def unknown(model: dict, tokenizer: tokenizers.Tokenizer) -> int | None:
+    """The id of what the vocabulary has no token for."""
+    named = model.get("unk_token")
+    return model.get("unk_id") if named is None else tokenizer.token_to_id(named)
 
 
 def from_json(stored: dict) -> HuggingFace:
-    return HuggingFace(stored["content"])
+    return HuggingFace(stored["content"], SpecialTokens(*(stored[name] for name in SpecialTokens._fields)))

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from data import permutation
+from data.documents import Documents
 from data.errors import DataError
-from data.store import Store
 
 ORDER, WINDOWS, DOCUMENTS = 1, 2, 3  # purposes of keys, so that no two draws share one
 
@@ -17,13 +17,12 @@ ORDER, WINDOWS, DOCUMENTS = 1, 2, 3  # purposes of keys, so that no two draws sh
 class Windows:
     """Row r starts anywhere in the text, drawn with replacement (nanoGPT: randint(len(data) - length))."""
 
-    def __init__(self, store: Store, length: int, seed: int):
-        self.store, self.key = store, permutation.key(seed, WINDOWS)
-        self.starts = len(store.tokens) - length
-        enough(store, length)
+    def __init__(self, documents: Documents, length: int, seed: int):
+        self.key = permutation.key(seed, WINDOWS)
+        self.starts = len(documents.tokens) - length
 
     def places(self, rows: np.ndarray, length: int) -> np.ndarray:
-        """int64 [rows, length + 1]: indices into the store's tokens."""
+        """int64 [rows, length + 1]: indices into the documents' tokens."""
         with np.errstate(over="ignore"):
             drawn = permutation.mixed(self.key + rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
         starts = (drawn % np.uint64(self.starts)).astype(np.int64)
@@ -36,18 +35,19 @@ class Concatenate:
     An epoch starts `offset` tokens into the text, so that borders between rows fall elsewhere each time.
     """
 
-    def __init__(self, store: Store, length: int, seed: int):
-        self.store, self.seed = store, seed
-        enough(store, length)
-        self.per_epoch = (len(store.tokens) - 1) // length
-        order = permutation.permuted(np.arange(store.documents), store.documents, permutation.key(seed, DOCUMENTS))
-        lengths = np.diff(store.offsets)[order]
+    def __init__(self, documents: Documents, length: int, seed: int):
+        self.seed, self.tokens = seed, len(documents.tokens)
+        self.per_epoch = (self.tokens - 1) // length
+        count = len(documents.offsets) - 1
+        order = permutation.permuted(np.arange(count), count, permutation.key(seed, DOCUMENTS))
+        lengths = np.diff(documents.offsets)[order]
         self.ends = np.cumsum(lengths)  # of each document, in the permuted text
-        self.moved = store.offsets[:-1][order] - (self.ends - lengths)  # from permuted place to stored place
+        moved = documents.offsets[:-1][order] - (self.ends - lengths)  # from permuted place to stored place
+        self.moved = np.append(moved, 0)  # what stands behind the last document stays there
 
     def places(self, rows: np.ndarray, length: int) -> np.ndarray:
         epochs, rows = np.divmod(rows.astype(np.int64), self.per_epoch)
-        spare = len(self.store.tokens) - 1 - self.per_epoch * length
+        spare = self.tokens - 1 - self.per_epoch * length
         starts = np.empty_like(rows)
         for epoch in np.unique(epochs):
             mine = epochs == epoch
@@ -58,11 +58,13 @@ class Concatenate:
         return places + self.moved[np.searchsorted(self.ends, places, side="right")]
 
 
-def enough(store: Store, length: int) -> None:
-    if len(store.tokens) < length + 1:
+def check_length(documents: Documents, length: int, origin: str) -> None:
+    """Raises DataError where the documents do not fill a row."""
+    tokens = len(documents.tokens)
+    if tokens < length + 1:
         raise DataError(
-            f"{store.manifest['source_path']}: {len(store.tokens)} tokens are fewer than a row of data.length={length} "
-            f"and its last target; data.length={max(1, len(store.tokens) - 1)} would fit"
+            f"{origin}: {tokens} tokens are fewer than a row of data.length={length} and its last target; "
+            f"data.length={max(1, tokens - 1)} would fit"
         )
 
 

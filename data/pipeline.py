@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data import packing, tokenizer
-from data.config import Data
+from data import packing, sources, tokenizer
+from data.config import Data, Source, spans
+from data.documents import Documents
+from data.errors import DataError
 from data.rows import Rows
 from data.store import Store, prepare
 from data.windows import check_targets
@@ -30,7 +32,7 @@ class Pipeline:
             batch,
             config.length,
         )
-        self.packing = packing.PACKINGS[config.rows](train, config.length, seed)
+        self.packing = packing.PACKINGS[config.rows](train.documents, config.length, seed)
 
     @property
     def fingerprints(self) -> dict:
@@ -41,23 +43,26 @@ class Pipeline:
     def rows(self, step: int, start: int, stop: int) -> Rows:
         """Rows start .. stop of the global batch of `step` (from 0)."""
         number = step * self.batch + np.arange(start, stop)
-        return cut_rows(self.train, self.packing.places(number, self.length))
+        return cut_rows(self.train.documents, self.packing.places(number, self.length))
 
 
-def cut_rows(store: Store, places: np.ndarray) -> Rows:
-    """Rows whose tokens stand at `places` [B, T + 1] of a store: segments and positions restart at each document."""
-    ids = store.tokens[places].astype(np.int32)
+def cut_rows(documents: Documents, places: np.ndarray) -> Rows:
+    """Rows whose tokens stand at `places` [B, T + 1]: segments and positions restart at each document.
+
+    A document's first token is a target only where it ends the one before.
+    """
+    ids = documents.tokens[places].astype(np.int32)
     inputs = places[:, :-1]
-    if store.documents == 1:
-        documents, segments = np.zeros_like(places), np.ones_like(inputs)
+    if len(documents.offsets) == 2:
+        number, segments = np.zeros_like(places), np.ones_like(inputs)
         positions = np.broadcast_to(np.arange(inputs.shape[1]), inputs.shape)
     else:
-        documents = np.searchsorted(store.offsets, places, side="right")
-        new = np.diff(documents[:, :-1], axis=1, prepend=-1) != 0
+        number = np.searchsorted(documents.offsets, places, side="right")
+        new = np.diff(number[:, :-1], axis=1, prepend=-1) != 0
         segments = np.cumsum(new, axis=1)
         column = np.arange(inputs.shape[1])
         positions = column - np.maximum.accumulate(np.where(new, column, 0), axis=1)
-    weights = documents[:, 1:] == documents[:, :-1]
+    weights = (number[:, 1:] == number[:, :-1]) | documents.shared
     return Rows(
         ids[:, :-1], ids[:, 1:], segments.astype(np.int32), positions.astype(np.int32), weights.astype(np.float32)
     )
@@ -75,10 +80,25 @@ def open_data(
 
     Raises DataError for bad text, too little to cut a row from, or none to score.
     """
-    words = words or tokenizer.build(config.tokenizer, config.source)
-    train = prepare(config.source, words, config.train, cache, report)
-    validation = prepare(config.validation_source or config.source, words, config.validation, cache, report)
-    opened = Pipeline(config, words, train, validation, batch, seed)
-    part = f"{config.validation.start:g} to {config.validation.stop:g}"
-    check_targets(validation.offsets, f"{(config.validation_source or config.source).path}, data.validation {part}")
-    return opened
+    given = config.validation_source or config.source
+    check_apart(config.source, given)
+    if words is None:
+        words = tokenizer.build(config.tokenizer, config.source)
+        for line in words.notes:
+            report(line)
+    part = spans(config)
+    train = prepare(config.source, words, part.train, cache, report)
+    validation = prepare(given, words, part.validation, cache, report)
+    packing.check_length(train.documents, config.length, config.source.path)
+    place = f"{given.path}, data.validation {part.validation.start:g} to {part.validation.stop:g}"
+    check_targets(validation.documents, place)
+    return Pipeline(config, words, train, validation, batch, seed)
+
+
+def check_apart(source: Source, validation: Source) -> None:
+    """Raises DataError where a file of one of two sources is a file of the other, too."""
+    if source == validation:
+        return
+    files = {path.resolve() for path in sources.files(source)}
+    if common := [path for path in sources.files(validation) if path.resolve() in files]:
+        raise DataError(f"{common[0]} is in data.source, too, and would be trained on; move it out of {source.path}")

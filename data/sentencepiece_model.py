@@ -7,36 +7,63 @@ from pathlib import Path
 
 import sentencepiece
 
+from data.config import Tokenizer as Config
 from data.errors import DataError
+from data.special_tokens import SpecialTokens, lacking, settle
 
 
 class SentencePiece:
-    def __init__(self, model: bytes):
-        self.model = model
+    def __init__(self, model: bytes, tokens: SpecialTokens, notes: tuple[str, ...] = ()):
+        self.model, self.tokens, self.notes = model, tokens, notes
+        self.start_id, self.end_id, self.start_prompts = tokens
         self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size = self.processor.vocab_size()
-        end = self.processor.eos_id()
-        self.end_id = end if end >= 0 else None
 
     def encode(self, text: str) -> list[int]:
-        return self.processor.encode(text)
+        ids = self.processor.encode(text)
+        if self.processor.unk_id() in ids:
+            place, piece = self.unknown(text)
+            raise DataError(
+                f"character {piece[0]!r} (U+{ord(piece[0]):04X}) at offset {place} is none that the tokenizer knows; "
+                "one trained with byte_fallback=true knows every text"
+            )
+        return ids
+
+    def unknown(self, text: str) -> tuple[int, str]:
+        """Where the first piece of a text stands that the model does not know, in characters, and the piece."""
+        pieces = self.processor.encode(text, out_type="proto").pieces
+        piece = next(piece for piece in pieces if piece.id == self.processor.unk_id())
+        return len(text.encode("utf-8")[: piece.begin].decode("utf-8")), piece.surface
 
     def decode(self, ids: list[int]) -> str:
         return self.processor.decode(ids)
 
+    def first_bytes(self, text: str) -> int:
+        pieces = self.processor.encode(text, out_type="proto").pieces
+        return pieces[0].end if pieces else 0
+
     def to_json(self) -> dict:
-        return {"kind": "sentencepiece", "model": base64.b64encode(self.model).decode()}
+        return {"kind": "sentencepiece", "model": base64.b64encode(self.model).decode(), **self.tokens._asdict()}
 
 
-def load(path: str) -> SentencePiece:
-    file = Path(path).expanduser()
+def load(config: Config) -> SentencePiece:
+    file = Path(config.path).expanduser()
     if not file.is_file():
         raise DataError(f"{file}: no such file; a sentencepiece tokenizer's path is a .model file")
     try:
-        return SentencePiece(file.read_bytes())
+        processor = sentencepiece.SentencePieceProcessor(model_proto=file.read_bytes())
     except RuntimeError as error:
         raise DataError(f"{file}: not a SentencePiece model ({str(error).splitlines()[0]})") from None
 
+    def id_of(piece: str) -> int | None:
+        found = processor.piece_to_id(piece)  # the unknown piece's where there is none
+        return found if processor.id_to_piece(found) == piece else None
+
+    own = [i if i >= 0 else None for i in (processor.bos_id(), processor.eos_id())]
+    tokens = settle(config, file, id_of, *own)
+    return SentencePiece(file.read_bytes(), tokens, tuple(lacking(file, tokens)))
+
 
 def from_json(stored: dict) -> SentencePiece:
-    return SentencePiece(base64.b64decode(stored["model"]))
+    tokens = SpecialTokens(*(stored[name] for name in SpecialTokens._fields))
+    return SentencePiece(base64.b64decode(stored["model"]), tokens)

@@ -1,6 +1,6 @@
 """Tokenized documents on disk: made once, published whole, read by memory map. data/pipeline.py cuts rows from them.
 
-A store is a folder named by what it holds: tokens.bin, offsets.npy (where documents start, and the end),
+A store is a folder named by what it holds: tokens.bin, offsets.npy (data/documents.py says what they are),
 manifest.json. It is written beside its place and renamed into it, so an unfinished one has no name to be read by.
 """
 
@@ -18,22 +18,20 @@ import numpy as np
 
 from data import sources, tokenizer
 from data.config import Source, Span
+from data.documents import Documents, closing, encode, kept_in_part, shares
 from data.errors import DataError
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Store:
-    """`tokens` [n] of all documents joined, `offsets` [documents + 1], and the manifest's counts."""
+    """Documents, and the manifest's counts."""
 
     def __init__(self, folder: Path):
         self.manifest = json.loads((folder / "manifest.json").read_text())
-        self.tokens = np.memmap(folder / "tokens.bin", self.manifest["dtype"], "r")
-        self.offsets = np.load(folder / "offsets.npy")
-
-    @property
-    def documents(self) -> int:
-        return len(self.offsets) - 1
+        tokens = np.memmap(folder / "tokens.bin", self.manifest["dtype"], "r")
+        about = (self.manifest[name] for name in Documents._fields[2:])
+        self.documents = Documents(tokens, np.load(folder / "offsets.npy"), *about)
 
 
 def cut(source: Source, span: Span) -> Iterator[sources.Document]:
@@ -72,7 +70,10 @@ def prepare(
             make(source, words, span, place, about)
         except OSError as error:
             raise DataError(f"{cache}: can't write the token cache ({error.strerror}); set SKALD_CACHE") from None
-    return Store(place)
+    store = Store(place)
+    if store.manifest["change"]:
+        report(kept_in_part(store.manifest["change"]))
+    return store
 
 
 def make(source: Source, words: tokenizer.Tokenizer, span: Span, place: Path, about: dict) -> None:
@@ -89,30 +90,24 @@ def make(source: Source, words: tokenizer.Tokenizer, span: Span, place: Path, ab
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def encoded(words: tokenizer.Tokenizer, document: sources.Document) -> list[int]:
-    """Raises DataError naming the document, where it holds what the tokenizer does not know."""
-    try:
-        return words.encode(document.text)
-    except DataError as error:
-        raise DataError(f"{document.origin}: {error}") from None
-
-
 def write(source: Source, words: tokenizer.Tokenizer, span: Span, folder: Path) -> dict:
     """Encodes every document into the folder; returns what the manifest says of it."""
     dtype = "uint16" if words.vocab_size <= 1 << 16 else "uint32"
-    offsets, size, characters = [0], 0, 0
+    offsets, size, characters, change = [0], 0, 0, None
     with (folder / "tokens.bin").open("wb") as out:
         for document in cut(source, span):
-            ids = np.asarray(encoded(words, document), dtype)
-            if words.end_id is not None:
-                ids = np.append(ids, np.asarray(words.end_id, dtype))
-            out.write(ids.tobytes())
-            offsets.append(offsets[-1] + len(ids))
-            size, characters = size + len(document.text.encode("utf-8")), characters + len(document.text)
+            encoded = encode(words, document)
+            out.write(np.asarray(encoded.tokens, dtype).tobytes())
+            offsets.append(offsets[-1] + len(encoded.tokens))
+            size, characters = size + encoded.bytes, characters + len(document.text)
+            change = change or encoded.change
+        out.write(np.asarray(closing(words), dtype).tobytes())
         out.flush()
         os.fsync(out.fileno())
-    if not offsets[-1]:
+    if not characters:
         raise DataError(f"{source.path}: no text between {span.start:g} and {span.stop:g} of it")
     np.save(folder / "offsets.npy", np.asarray(offsets, np.int64))
-    counts = {"documents": len(offsets) - 1, "tokens": offsets[-1], "bytes": size, "characters": characters}
-    return {"source_path": source.path, "dtype": dtype, **counts}
+    tokens = offsets[-1] + len(closing(words))
+    counts = {"documents": len(offsets) - 1, "tokens": tokens, "bytes": size, "characters": characters}
+    kind = {"shared": shares(words), "ended": words.end_id is not None, "change": change}
+    return {"source_path": source.path, "dtype": dtype, **counts, **kind}

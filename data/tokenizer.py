@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+from collections.abc import Sequence
 from typing import Protocol
 
 from data import sources
@@ -14,14 +15,28 @@ from data.errors import DataError
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back. `end_id` is put after every document of a store; None: nothing is."""
+    """Text to ids and back.
+
+    `start_id` stands before every document, `end_id` behind it (data/documents.py); where a vocabulary has no token for
+    the start it is the end's; None: there is none. `start_prompts`: prompts begin with `start_id`, too. `notes`: lines
+    for the person who chose it.
+    """
 
     vocab_size: int
+    start_id: int | None
     end_id: int | None
+    start_prompts: bool
+    notes: Sequence[str]
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode(self, text: str) -> list[int]:
+        """Raises DataError naming the first character that it does not know."""
+        ...
 
     def decode(self, ids: list[int]) -> str: ...
+
+    def first_bytes(self, text: str) -> int:
+        """Bytes of UTF-8 that the text's first token stands for; a character is its last token's."""
+        ...
 
     def to_json(self) -> dict:
         """Everything needed to build it again, its `kind` among it."""
@@ -37,18 +52,24 @@ MODULES = {  # imported where they are asked for: each brings a library of its o
 }
 
 
+NAMED = ("json", "sentencepiece")  # kinds of which a config may name the tokens that start and end a document
+
+
 def build(config: Config, source: Source) -> Tokenizer:
     """The tokenizer of a config; `characters` learns its vocabulary from all of the source's text.
 
     Raises DataError for a file that is no tokenizer, and where `characters` finds no text.
     """
     module = importlib.import_module(MODULES[config.kind])
+    if config.kind not in NAMED and (config.start or config.end):
+        kinds = " or ".join(NAMED)
+        raise DataError(f"data.tokenizer.start and .end name tokens of a {kinds} tokenizer, not of {config.kind}")
     if config.kind == "characters":
         words = module.Characters.of(document.text for document in sources.documents(source))
         if not words.vocab_size:
             raise DataError(f"{source.path}: no text in it to take a vocabulary of characters from")
         return words
-    return module.load(config.path)
+    return module.load(config)
 
 
 def from_json(stored: dict) -> Tokenizer:

@@ -1,37 +1,52 @@
-"""Rows that score a whole text, every token once. train/evaluate.py sums their losses."""
+"""Rows that score whole documents, every token once. train/evaluate.py sums their losses."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
+from data.documents import Documents
 from data.errors import DataError
-from data.rows import Rows
+from data.rows import Rows, ScoredRows
 
 
-def score_rows(
-    tokens: np.ndarray, length: int, stride: int, batch: int, offsets: np.ndarray | None = None
-) -> Iterator[Rows]:
+class Window(NamedTuple):
+    """Tokens start .. stop, of which those up to `stop` + 1 are targets; the first `known` of them counted before.
+
+    `ends`: the last target is the end token of its document.
+    """
+
+    start: int
+    stop: int
+    known: int
+    ends: bool
+
+
+def score_rows(documents: Documents, length: int, stride: int, batch: int) -> Iterator[ScoredRows]:
     """Windows of `length` tokens, `stride` apart, in batches of `batch` rows (the last one filled up with weight 0).
 
     Every token but each document's first is a target exactly once: where windows overlap, only the targets that no
-    earlier window had count. `offsets` [documents + 1] keeps documents apart; None: the tokens are one document.
+    earlier window had count.
     """
-    bounds = np.array([0, len(tokens)]) if offsets is None else offsets
     pieces = [
-        (start, min(start + length, stop - 1), 0 if start == first else length - stride)
-        for first, stop in itertools.pairwise(bounds)
+        Window(
+            start,
+            min(start + length, stop - 1),
+            known=0 if start == first else length - stride,
+            ends=documents.ended and start + length >= stop - 1,
+        )
+        for first, stop in documents.bounds
         for start in window_starts(first, stop, length, stride)
     ]
     for place in range(0, len(pieces), batch):
-        yield padded(tokens, pieces[place : place + batch], length, batch)
+        yield padded(documents.tokens, pieces[place : place + batch], length, batch)
 
 
-def check_targets(offsets: np.ndarray, origin: str) -> None:
-    """Raises DataError where no document has a second token: its first is never a target."""
-    if np.diff(offsets).max(initial=0) < 2:
+def check_targets(documents: Documents, origin: str) -> None:
+    """Raises DataError where no document has a second token, or none of them is text: a first is never a target."""
+    if np.diff(documents.bounds).max(initial=0) < 2 or not documents.bytes:
         raise DataError(f"{origin}: nothing to score; give a text of two tokens or more in one document")
 
 
@@ -42,12 +57,13 @@ def window_starts(first: int, stop: int, length: int, stride: int) -> range:
     return range(first, first + extra * stride + 1, stride) if targets > 0 else range(0)
 
 
-def padded(tokens: np.ndarray, pieces: list[tuple[int, int, int]], length: int, batch: int) -> Rows:
+def padded(tokens: np.ndarray, pieces: list[Window], length: int, batch: int) -> ScoredRows:
     ids, targets = np.zeros((batch, length), np.int32), np.zeros((batch, length), np.int32)
     weights, segments = np.zeros((batch, length), np.float32), np.zeros((batch, length), np.int32)
-    for row, (start, stop, counted) in enumerate(pieces):
+    text = np.zeros((batch, length), np.float32)
+    for row, (start, stop, known, ends) in enumerate(pieces):
         size = stop - start
         ids[row, :size], targets[row, :size] = tokens[start:stop], tokens[start + 1 : stop + 1]
-        segments[row, :size], weights[row, counted:size] = 1, 1
+        segments[row, :size], weights[row, known:size], text[row, known : size - ends] = 1, 1, 1
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape)
-    return Rows(ids, targets, segments, positions, weights)
+    return ScoredRows(Rows(ids, targets, segments, positions, weights), text)

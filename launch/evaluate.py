@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from argparse import Namespace
 
-import numpy as np
-
 from data import sources
 from data.config import Source
+from data.documents import Documents, join, kept_in_part
 from data.errors import DataError
 from data.pipeline import open_data
-from data.store import encoded
 from data.windows import check_targets, score_rows
 from launch import machine
 from launch.checkpointed import Checkpointed
@@ -43,19 +40,15 @@ def evaluate(run: Checkpointed, text: str | None = None, window: int | None = No
     if not 1 <= stride <= window <= run.config.model.context:
         context = run.config.model.context
         raise ConfigError(f"--window {window} --stride {stride}: wanted 1 <= stride <= window <= context={context}")
-    tokens, offsets, size = text_tokens(run, text) if text is not None else validation_tokens(run)
-    batches = score_rows(tokens, window, stride, run.config.evaluation.rows, offsets)
-    found = scores(*score(run.model, batches), size)
+    documents = text_documents(run, text) if text is not None else validation_documents(run)
+    batches = score_rows(documents, window, stride, run.config.evaluation.rows)
+    found = scores(score(run.model, batches), documents.bytes)
     return {"step": run.step, **found, "window": window, "stride": stride, "tasks": {}}
 
 
-def validation_tokens(run: Checkpointed):
-    """The run's own validation split: its tokens, offsets of documents, and bytes of text.
-
-    Raises DataError where the text is not the one the run was scored on.
-    """
+def validation_documents(run: Checkpointed) -> Documents:
+    """The run's own validation split. Raises DataError where the text is not the one the run was scored on."""
     e = run.config
-    say = functools.partial(print, file=sys.stderr)
     opened = open_data(e.data, e.batch_size, e.seed, machine.cache(), run.tokenizer, say)
     if opened.fingerprints["validation"] != run.about["data"]["validation"]:
         path = (e.data.validation_source or e.data.source).path
@@ -63,14 +56,17 @@ def validation_tokens(run: Checkpointed):
             f"{path}: not the validation text that {run.name} was trained with; put that text back, or name another "
             "with --text FILE"
         )
-    store = opened.validation
-    return store.tokens, store.offsets, store.manifest["bytes"]
+    return opened.validation.documents
 
 
-def text_tokens(run: Checkpointed, path: str):
-    """Every document of a file or folder, each scored by itself. Raises DataError where there is nothing to score."""
-    documents = list(sources.documents(Source(path)))
-    ids = [np.asarray(encoded(run.tokenizer, document), np.int32) for document in documents]
-    offsets = np.cumsum([0, *map(len, ids)])
-    check_targets(offsets, path)
-    return np.concatenate(ids), offsets, sum(len(document.text.encode()) for document in documents)
+def text_documents(run: Checkpointed, path: str) -> Documents:
+    """Every document of a file or folder. Raises DataError where there is nothing to score."""
+    documents, change = join(run.tokenizer, sources.documents(Source(path)))
+    if change:
+        say(kept_in_part(change))
+    check_targets(documents, path)
+    return documents
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -118,12 +118,17 @@ class Writer:
 
 
 def read(prompt: str, tokenizer, context: int) -> list[int]:
-    """A prompt's ids. An empty one begins where documents do. Raises PromptError, PromptTooLong, DataError."""
+    """A prompt's ids, behind the start token where the tokenizer's prompts have it; an empty one is that token alone.
+
+    Raises PromptError, PromptTooLong, DataError.
+    """
     if half := re.search("[\ud800-\udfff]", prompt):  # from bytes that are not UTF-8, or half a pair of JSON escapes
         raise PromptError(
             f"{half[0]!r} at offset {half.start()} of the prompt is no character; write the text as UTF-8"
         )
-    ids = tokenizer.encode(prompt) or ([] if tokenizer.end_id is None else [tokenizer.end_id])
+    ids, start = tokenizer.encode(prompt), tokenizer.start_id
+    if start is not None and ids[:1] != [start] and (tokenizer.start_prompts or not ids):
+        ids = [start, *ids]
     if not ids:
         raise PromptError("the prompt is empty, and the tokenizer has no token that begins a text; write one")
     if len(ids) >= context:

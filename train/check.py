@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from dataclasses import fields as fields_of
 
+from data.config import Data, spans
 from model.config import MoE, blocks
 from train import config as c
 from train.config import Experiment
@@ -41,6 +42,7 @@ def check(experiment: Experiment) -> None:
         want(f"model.layers.{place}.repeats", stack.repeats, stack.repeats >= 1, "at least 1")
         for number, block in enumerate(stack.pattern):
             check_block(f"model.layers.{place}.pattern.{number}", block, m.width)
+    check_spans(e.data)
     check_mesh(e)
 
 
@@ -122,6 +124,28 @@ def check_experts(path: str, moe: MoE) -> None:
         value = getattr(moe, name)
         want(f"{path}.{name}", value, value >= 0, "at least 0 (0: none)")
     want(f"{path}.scale", moe.scale, moe.scale > 0, "above 0")
+
+
+def check_spans(data: Data) -> None:
+    """Parts of a text that are none, and a validation text of which a part, unseen by who asked, is trained on.
+
+    All of the training text in validation is nothing that happens by mistake: it is a look at the training loss.
+    """
+    splits = spans(data)
+    for name, span in splits._asdict().items():
+        right = 0 <= span.start < span.stop <= 1
+        want(f"data.{name}", f"{span.start:g} to {span.stop:g}", right, "a part of the text: 0 <= start < stop <= 1")
+    train, validation = splits
+    one_source = data.validation_source in (None, data.source)
+    apart = train.stop <= validation.start or validation.stop <= train.start
+    if one_source and not apart and not (validation.start <= train.start and train.stop <= validation.stop):
+        works = (
+            f"train.stop={validation.start:g}" if train.start < validation.start else f"train.start={validation.stop:g}"
+        )
+        raise ConfigError(
+            f"data.train: {train.start:g} to {train.stop:g} of the text reaches into data.validation, "
+            f"{validation.start:g} to {validation.stop:g} of it; set data.{works}"
+        )
 
 
 def check_mesh(e: Experiment) -> None:

@@ -1,39 +1,53 @@
-"""Scores a model over a whole sequence of tokens. The loop's listener and `skald evaluate` call it."""
+"""Scores a model over documents. The loop's listener and `skald evaluate` call it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from data.rows import Rows
+from data.rows import ScoredRows
 from model.transformer import Transformer
 from train import in_flight, loss
 from train.feed import whole_rows
 
 
+class Score(NamedTuple):
+    """Sums over targets, in nats: all of them, how many they are, and those that stand for text."""
+
+    nats: float
+    tokens: int
+    text_nats: float
+
+
 @jax.jit
-def batch_sums(model: Transformer, rows: Rows):
-    sums = loss.summed(model, rows)
-    return sums.loss, sums.weight
+def batch_sums(model: Transformer, given: ScoredRows) -> Score:
+    rows = given.rows
+    hidden_BTD = model.hidden(rows.tokens, rows.segments, rows.positions)
+    losses_BT, _ = loss.chunked_losses(model, hidden_BTD, rows.targets)
+    return Score((losses_BT * rows.weights).sum(), rows.weights.sum(), (losses_BT * given.text).sum())
 
 
-def score(model: Transformer, batches: Iterable[Rows]) -> tuple[float, int]:
-    """(mean loss in nats a token, tokens counted) over batches of rows [B, T]; sums in float64 on the host."""
+def score(model: Transformer, batches: Iterable[ScoredRows]) -> Score:
+    """Of batches of rows [B, T]; summed in float64 on the host."""
     sums = in_flight.bounded_map(lambda rows: batch_sums(model, rows), map(whole_rows, batches))
-    values = np.asarray(list(sums), np.float64)
-    total, tokens = values.sum(0)
-    return total / tokens, round(tokens)
+    nats, tokens, text_nats = np.asarray(list(sums), np.float64).sum(0)
+    return Score(nats, round(tokens), text_nats)
 
 
-def scores(loss_nats: float, tokens: int, size: int) -> dict:
-    """The figures of `skald evaluate`: loss (nats a token), perplexity, bits a byte of `size` bytes of text."""
+def scores(found: Score, size: int) -> dict:
+    """The figures of `skald evaluate`: loss (nats a token, end tokens among them), perplexity, bits a byte.
+
+    Bits a byte divide the losses of text by its `size` bytes: an end token stands for none, and does not count in them.
+    """
+    mean = found.nats / found.tokens
     return {
-        "loss": loss_nats,
-        "perplexity": math.exp(min(loss_nats, 700.0)),
-        "bits_per_byte": loss_nats * tokens / (math.log(2) * size),
-        "tokens": tokens,
+        "loss": mean,
+        "perplexity": math.exp(min(mean, 700.0)),
+        "bits_per_byte": found.text_nats / (math.log(2) * size),
+        "tokens": found.tokens,
         "bytes": size,
     }

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from data.rows import Rows
+from data.rows import Rows, ScoredRows
 from model.sharding import spec, time_order
 
 ROW_AXES = ("batch", "time")
@@ -56,9 +56,9 @@ def by_field(made: list[list[Rows]]) -> list[list[list[np.ndarray]]]:
     return [[[rows[field] for rows in step] for step in made] for field in range(len(Rows._fields))]
 
 
-def whole_rows(rows: Rows) -> Rows:
+def whole_rows(rows: ScoredRows) -> ScoredRows:
     """Host rows [B, T] on the current mesh, split as activations are."""
-    order_T = time_order(rows.tokens.shape[1])
+    order_T = time_order(rows.text.shape[1])
 
     def field(values: np.ndarray) -> jax.Array:
         def block(slices: tuple[slice, ...]) -> np.ndarray:
@@ -66,7 +66,7 @@ def whole_rows(rows: Rows) -> Rows:
 
         return jax.make_array_from_callback(values.shape, sharding(ROW_AXES, values.shape), block)
 
-    return Rows(*map(field, rows))
+    return jax.tree.map(field, rows)
 
 
 def sharding(axes: tuple[str | None, ...], shape: tuple[int, ...]):

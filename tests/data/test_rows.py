@@ -13,20 +13,18 @@ from data import permutation
 from data.byte_level import Bytes
 from data.config import Data, Source, Span
 from data.config import Tokenizer as Config
+from data.documents import Documents
 from data.errors import DataError
 from data.packing import Concatenate, Windows
 from data.pipeline import cut_rows, open_data
 from data.windows import score_rows
 
 
-class FakeStore:
-    """What packing and pipeline read of a Store: token i is the number i, so that places and tokens are one."""
-
-    def __init__(self, lengths: list[int]):
-        self.offsets = np.cumsum([0, *lengths])
-        self.tokens = np.arange(self.offsets[-1], dtype=np.uint32)
-        self.manifest = {"source_path": "numbers"}
-        self.documents = len(lengths)
+def numbered(lengths: list[int], shared: bool = False, ended: bool = False) -> Documents:
+    """Documents whose token i is the number i, so that places and tokens are one."""
+    offsets = np.cumsum([0, *lengths])
+    tokens = np.arange(offsets[-1] + shared, dtype=np.uint32)
+    return Documents(tokens, offsets, len(tokens), shared, ended or shared)
 
 
 DOCUMENTS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
@@ -66,23 +64,23 @@ def test_every_order_of_three_is_about_as_frequent():
 
 @given(DOCUMENTS, LENGTHS, st.integers(0, 5), st.integers(0, 2))
 def test_an_epoch_reads_every_whole_row_of_the_joined_documents_once(documents, length, seed, epoch):
-    store = FakeStore(documents)
-    assume(len(store.tokens) > length)
-    packed = Concatenate(store, length, seed)
+    joined = numbered(documents)
+    assume(len(joined.tokens) > length)
+    packed = Concatenate(joined, length, seed)
     rows = packed.places(np.arange(packed.per_epoch) + epoch * packed.per_epoch, length)
-    assert packed.per_epoch == (len(store.tokens) - 1) // length
+    assert packed.per_epoch == (len(joined.tokens) - 1) // length
     read = rows[:, :-1].ravel()
     assert len(set(read.tolist())) == len(read) == packed.per_epoch * length, "no token is read twice"
     # A row runs through its documents: its next place is the next token, or the start of another document.
-    starts, ends = set(store.offsets[:-1].tolist()), set((store.offsets[1:] - 1).tolist())
+    starts, ends = set(joined.offsets[:-1].tolist()), set((joined.offsets[1:] - 1).tolist())
     for row in rows.tolist():
         assert all(b == a + 1 or (a in ends and b in starts) for a, b in itertools.pairwise(row))
 
 
 def test_epochs_and_seeds_take_other_orders():
-    store = FakeStore([50, 70, 30])
+    joined = numbered([50, 70, 30])
     places = {
-        (seed, epoch): tuple(Concatenate(store, 4, seed).places(np.arange(37) + epoch * 37, 4)[:, 0].tolist())
+        (seed, epoch): tuple(Concatenate(joined, 4, seed).places(np.arange(37) + epoch * 37, 4)[:, 0].tolist())
         for seed in range(3)
         for epoch in range(3)
     }
@@ -92,8 +90,8 @@ def test_epochs_and_seeds_take_other_orders():
 
 def test_windows_start_anywhere_alike():
     """nanoGPT's get_batch: torch.randint(len(data) - block_size)."""
-    store, rows = FakeStore([21]), 30_000
-    starts = Windows(store, 5, seed=0).places(np.arange(rows), 5)[:, 0]
+    joined, rows = numbered([21]), 30_000
+    starts = Windows(joined, 5, seed=0).places(np.arange(rows), 5)[:, 0]
     counts = np.bincount(starts)
     assert len(counts) == 16 and counts.min() > 0
     assert ((counts - rows / 16) ** 2 / (rows / 16)).sum() < 44.3  # 15 degrees of freedom, p = 0.0001
@@ -101,13 +99,13 @@ def test_windows_start_anywhere_alike():
     assert abs(pairs) < 4 / math.sqrt(rows)
 
 
-@given(DOCUMENTS, LENGTHS, st.integers(0, 3))
-def test_segments_positions_and_weights_say_where_documents_end(documents, length, seed):
-    store = FakeStore(documents)
-    assume(len(store.tokens) > length)
-    rows = cut_rows(store, Concatenate(store, length, seed).places(np.arange(7), length))
-    document = [number for number, size in enumerate(documents) for _ in range(size)]
-    first = store.offsets
+@given(DOCUMENTS, LENGTHS, st.integers(0, 3), st.booleans())
+def test_segments_positions_and_weights_say_where_documents_end(documents, length, seed, shared):
+    joined = numbered(documents, shared)
+    assume(len(joined.tokens) > length)
+    rows = cut_rows(joined, Concatenate(joined, length, seed).places(np.arange(7), length))
+    document = [number for number, size in enumerate([*documents, shared]) for _ in range(size)]
+    first = joined.offsets
     for tokens, targets, segments, positions, weights in zip(*rows, strict=True):
         assert segments[0] == 1 and positions[0] == 0
         for t in range(1, length):
@@ -118,7 +116,7 @@ def test_segments_positions_and_weights_say_where_documents_end(documents, lengt
             if not same:
                 assert tokens[t] in first
         np.testing.assert_array_equal(targets[:-1], tokens[1:])
-        expected = [float(document[a] == document[b]) for a, b in zip(tokens, targets, strict=True)]
+        expected = [float(shared or document[a] == document[b]) for a, b in zip(tokens, targets, strict=True)]
         assert weights.tolist() == expected
 
 
@@ -151,8 +149,8 @@ def test_a_batch_is_the_same_however_it_is_shared_out(pipeline, rows):
 
 def test_training_never_sees_the_validation_text(pipeline):
     opened = pipeline(train=Span(0.0, 0.5), validation=Span(0.5, 1.0))
-    text = Bytes().decode(opened.train.tokens.tolist())
-    assert "line 400" not in text and "line 400" in Bytes().decode(opened.validation.tokens.tolist())
+    text = Bytes().decode(opened.train.documents.tokens.tolist())
+    assert "line 400" not in text and "line 400" in Bytes().decode(opened.validation.documents.tokens.tolist())
     for step in range(60):
         rows = opened.rows(step, 0, 12)
         assert all(Bytes().decode(row.tolist()) in text for row in rows.tokens)
@@ -185,19 +183,25 @@ def test_a_validation_split_without_a_target_is_refused(tmp_path):
 @settings(max_examples=200)
 @given(DOCUMENTS, st.integers(1, 8), st.data())
 def test_every_target_counts_once_with_all_the_context_its_window_has(documents, length, data):
-    store = FakeStore(documents)
+    """And all but end tokens stand for text."""
+    shared, ended = data.draw(st.sampled_from([(False, False), (False, True), (True, True)]))
+    joined = numbered(documents, shared, ended)
     stride, batch = data.draw(st.integers(1, length)), data.draw(st.integers(1, 4))
-    firsts = set(store.offsets.tolist())
     seen: dict[int, int] = {}
-    for rows in score_rows(store.tokens, length, stride, batch, store.offsets):
-        assert rows.tokens.shape == (batch, length)
-        for tokens, targets, segments, _, weights in zip(*rows, strict=True):
+    text = []
+    for scored in score_rows(joined, length, stride, batch):
+        assert scored.rows.tokens.shape == scored.text.shape == (batch, length)
+        text += scored.rows.targets[scored.text > 0].tolist()
+        for tokens, targets, segments, _, weights in zip(*scored.rows, strict=True):
             for t in np.flatnonzero(weights):
                 assert targets[t] == tokens[t] + 1 and segments[: t + 1].all()
                 assert targets[t] not in seen
                 seen[int(targets[t])] = int(t + 1)  # tokens it is predicted from
-    assert sorted(seen) == [token for token in range(len(store.tokens)) if token not in firsts]
-    for first, stop in itertools.pairwise(store.offsets.tolist()):
+    starts = np.cumsum([0, *documents[:-1]]).tolist()
+    bounds = [(start, start + size + shared) for start, size in zip(starts, documents, strict=True)]
+    assert sorted(seen) == [token for start, stop in bounds for token in range(start + 1, stop)]
+    assert sorted(text) == [token for start, stop in bounds for token in range(start + 1, stop - ended)]
+    for first, stop in bounds:
         for token in range(first + 1, stop):
             before = token - first
             assert seen[token] >= min(before, length - stride + 1), "overlap is context"
@@ -206,7 +210,6 @@ def test_every_target_counts_once_with_all_the_context_its_window_has(documents,
 
 def test_windows_of_64_are_what_nanogpts_table_counts():
     """Not overlapping: 111,540 tokens are 1,743 windows of 64, the last with what is left over."""
-    tokens = np.arange(111_540)
-    batches = list(score_rows(tokens, 64, 64, 256))
-    assert sum(int(rows.weights.any(1).sum()) for rows in batches) == 1743
-    assert sum(rows.weights.sum() for rows in batches) == 111_539
+    batches = list(score_rows(numbered([111_540]), 64, 64, 256))
+    assert sum(int(scored.rows.weights.any(1).sum()) for scored in batches) == 1743
+    assert sum(scored.rows.weights.sum() for scored in batches) == sum(s.text.sum() for s in batches) == 111_539

@@ -25,9 +25,9 @@ ALL = Span(0.0, 1.0)
 
 
 class Ended(Bytes):
-    """Bytes with an end-of-document id."""
+    """Bytes with a token of its own before a document, and one behind it."""
 
-    vocab_size, end_id = 257, 256
+    vocab_size, start_id, end_id = 258, 257, 256
 
     def to_json(self) -> dict:
         return {"kind": "bytes and an end"}
@@ -149,30 +149,29 @@ def test_the_split_is_nanogpts(tmp_path):
     words = build(Config("characters"), EMBEDDED)
     train = prepare(EMBEDDED, words, Span(0.0, 0.9), tmp_path)
     validation = prepare(EMBEDDED, words, Span(0.9, 1.0), tmp_path)
-    assert (len(train.tokens), len(validation.tokens)) == (1_003_854, 111_540)
-    assert words.decode(train.tokens.tolist()) == text[: int(len(text) * 0.9)]
-    assert words.decode(validation.tokens.tolist()) == text[int(len(text) * 0.9) :]
-    assert train.manifest["bytes"] == train.manifest["characters"] == train.manifest["tokens"]
+    assert (train.manifest["tokens"], validation.manifest["tokens"]) == (1_003_854, 111_540)
+    assert words.decode(train.documents.tokens.tolist()) == text[: int(len(text) * 0.9)]
+    assert words.decode(validation.documents.tokens.tolist()) == text[int(len(text) * 0.9) :]
+    assert train.documents.bytes + 1 == train.manifest["characters"] == train.manifest["tokens"]
 
 
 def test_documents_keep_their_borders_and_end_ids(tmp_path):
     given = ["one", "", "zwölf", "x" * 10]
     path = written(tmp_path, {"a.jsonl": "\n".join(json.dumps({"text": text}) for text in given)}) / "a.jsonl"
-    made = prepare(Source(str(path)), Ended(), ALL, tmp_path / "cache")
-    assert made.documents == len(given)
-    cut = [made.tokens[a:b].tolist() for a, b in itertools.pairwise(made.offsets)]
-    assert cut == [[*text.encode(), 256] for text in given]
-    assert made.manifest["bytes"] == len("".join(given).encode())
+    made = prepare(Source(str(path)), Ended(), ALL, tmp_path / "cache").documents
+    cut = [made.tokens[a:b].tolist() for a, b in made.bounds]
+    assert cut == [[257, *text.encode(), 256] for text in given]
+    assert made.bytes == len("".join(given).encode())
     assert made.tokens.dtype == np.uint16
 
 
 def test_large_vocabularies_take_four_bytes(tmp_path):
     class Wide(Bytes):
-        vocab_size, end_id = 100_000, 99_999
+        vocab_size, start_id, end_id = 100_000, 99_998, 99_999
 
     written(tmp_path, {"a.txt": "x"})
-    made = prepare(Source(str(tmp_path / "a.txt")), Wide(), ALL, tmp_path / "cache")
-    assert made.tokens.tolist() == [120, 99_999] and made.tokens.dtype == np.uint32
+    made = prepare(Source(str(tmp_path / "a.txt")), Wide(), ALL, tmp_path / "cache").documents
+    assert made.tokens.tolist() == [99_998, 120, 99_999] and made.tokens.dtype == np.uint32
 
 
 @pytest.mark.parametrize("parts", [[0.0, 0.9, 1.0], [0.0, 0.25, 0.3, 1.0]])
@@ -199,11 +198,11 @@ def test_a_store_is_made_once_and_anew_when_anything_changes(tmp_path):
 
     def tokens(words=None, span=ALL, field="text"):
         given = Source(str(path), field)
-        return prepare(given, words or Bytes(), span, tmp_path / "cache", said.append).tokens.tolist()
+        return prepare(given, words or Bytes(), span, tmp_path / "cache", said.append).documents.tokens.tolist()
 
     first = tokens()
     assert tokens() == first and len(said) == 1
-    assert len(tokens(Ended())) == len(first) + 1 and len(said) == 2
+    assert len(tokens(Ended())) == len(first) + 2 and len(said) == 2
     assert tokens(span=Span(0.0, 0.5)) == first[:4] and len(said) == 3
     path.write_text("some more")
     assert tokens() == list(b"some more") and len(said) == 4
@@ -215,7 +214,7 @@ def test_one_content_read_as_text_and_as_json_lines_makes_two_stores(tmp_path):
     content = '{"text": "one"}'
     written(tmp_path, {"a.txt": content, "a.jsonl": content})
     made = [prepare(Source(str(tmp_path / name)), Bytes(), ALL, tmp_path / "cache") for name in ("a.txt", "a.jsonl")]
-    assert [bytes(store.tokens.tolist()).decode() for store in made] == [content, "one"]
+    assert [bytes(store.documents.tokens.tolist()).decode() for store in made] == [content, "one"]
 
 
 def test_a_cache_that_can_not_be_written_is_named(tmp_path):
@@ -234,7 +233,7 @@ def test_an_error_in_the_middle_leaves_no_store(tmp_path):
 
 def make_one(path, cache, barrier, results):
     barrier.wait()
-    made = prepare(Source(path), Bytes(), ALL, Path(cache))
+    made = prepare(Source(path), Bytes(), ALL, Path(cache)).documents
     results.put((os.getpid(), int(made.tokens.astype(np.int64).sum()), len(made.tokens)))
 
 

@@ -226,10 +226,11 @@ import sys, time
 from pathlib import Path
 from configs.shakespeare import default
 from data import store, tokenizer
+from data.config import spans
 data = default().data
 words = tokenizer.build(data.tokenizer, data.source)
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
-print(store.prepare(data.source, words, data.train, Path(sys.argv[1])).manifest["tokens"])
+print(store.prepare(data.source, words, spans(data).train, Path(sys.argv[1])).manifest["tokens"])
 """
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
+from data.documents import Documents
 from data.windows import score_rows
 from model.sharding import make_mesh
 from train import evaluate, in_flight, state
@@ -38,7 +39,7 @@ class Watched:
 
 def batches(count: int):
     tokens = np.random.default_rng(0).integers(0, tiny.VOCAB, count * 8 * 16 + 1).astype(np.int32)
-    return score_rows(tokens, 16, 16, 8, np.array([0, len(tokens)]))
+    return score_rows(Documents(tokens, np.array([0, len(tokens)]), len(tokens), False, False), 16, 16, 8)
 
 
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs several CPU devices")
@@ -48,7 +49,7 @@ def test_no_batch_of_an_evaluation_waits_behind_another(monkeypatch):
         model = jax.jit(lambda: state.create(made).model)()
         watched = Watched(evaluate.batch_sums)
         monkeypatch.setattr(evaluate, "batch_sums", watched)
-        _, tokens = evaluate.score(model, batches(20))
+        tokens = evaluate.score(model, batches(20)).tokens
     assert tokens == 20 * 8 * 16 and len(watched.results) == 20
     assert watched.most == in_flight.limit() - 1 == 0
 
@@ -76,6 +77,7 @@ PROGRAM = """
 import jax, numpy as np
 from dataclasses import replace
 from configs import shakespeare
+from data.documents import Documents
 from data.windows import score_rows
 from model.config import Execution
 from model.sharding import make_mesh
@@ -87,7 +89,8 @@ tokens = np.random.default_rng(0).integers(0, 65, 1200 * 8 * 16 + 1).astype(np.i
 for count in (1, 2):
     with jax.set_mesh(make_mesh({"data": count}, jax.devices()[:count])):
         model = jax.jit(lambda: state.create(e).model)()
-        print(*score(model, score_rows(tokens, 16, 16, 8, np.array([0, len(tokens)]))))
+        documents = Documents(tokens, np.array([0, len(tokens)]), len(tokens), False, False)
+        print(*score(model, score_rows(documents, 16, 16, 8)))
 """
 
 

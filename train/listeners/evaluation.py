@@ -15,11 +15,11 @@ def evaluation(run: Run, event: Event) -> None:
         return
     if event.step % e.evaluation.every and event.step < e.steps:
         return
-    store, length = run.data.validation, e.data.length
+    documents, length = run.data.validation.documents, e.data.length
     least = rows_together(e.execution)
     rows = -(-e.evaluation.rows // least) * least
-    batches = score_rows(store.tokens, length, length, rows, store.offsets)
-    found = scores(*score(run.state.best, batches), store.manifest["bytes"])
+    batches = score_rows(documents, length, length, rows)
+    found = scores(score(run.state.best, batches), documents.bytes)
     values = {f"eval/{name}": found[name] for name in ("loss", "perplexity", "bits_per_byte")}
     run.scores[event.step] = values
     run.tell(Evaluated(event.step, values))
