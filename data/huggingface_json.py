@@ -51,11 +51,17 @@ class HuggingFace:
         lost = np.flatnonzero(np.cumsum(covered)[:-1] == 0)
         places += [int(i) for i in lost if text[i].isprintable() and not text[i].isspace()]
         if places:
-            place = min(places)
+            place = self.dropped(text, min(places))
             raise DataError(
                 f"character {text[place]!r} (U+{ord(text[place]):04X}) at offset {place} is none that the tokenizer "
                 "knows; one with all bytes in its vocabulary knows every text"
             )
+
+    def dropped(self, text: str, place: int) -> int:
+        """Where the character stands whose loss shows at `place`: it moves the offsets of what follows in its word."""
+        first = max(text.rfind(space, 0, place) for space in " \n\t") + 1
+        alone = (i for i in range(first, place) if not self.tokenizer.encode(text[i], add_special_tokens=False).ids)
+        return next(alone, place)
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False)

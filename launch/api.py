@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from launch import machine
@@ -22,7 +23,7 @@ class LoadedRun(Checkpointed):
 
     def __init__(self, name: str):
         super().__init__(name)
-        self.writer = Writer(self.model, self.tokenizer)
+        self.writer = Writer(self.model, self.tokenizer, self.trained_length)
         self.forward = jax.jit(lambda model, tokens: model.logits(model.hidden(tokens)))
 
     def generate(
@@ -46,9 +47,11 @@ class LoadedRun(Checkpointed):
     def logits(self, tokens) -> np.ndarray:
         """int [B, T] -> float32 [B, T, V]: of each token's successor, for the tokenizer's V ids.
 
-        Raises PromptError, PromptTooLong.
+        Rows longer than those of training: a warning. Raises PromptError, PromptTooLong.
         """
         tokens_BT = checked(tokens, self.tokenizer.vocab_size, self.config.model.context)
+        if line := self.untrained(tokens_BT.shape[1]):
+            warnings.warn(line, stacklevel=2)
         logits_BTV = self.forward(self.model, tokens_BT)
         return np.asarray(logits_BTV, np.float32)[..., : self.tokenizer.vocab_size]
 

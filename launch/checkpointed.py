@@ -15,7 +15,8 @@ from train.config import Experiment
 class Checkpointed:
     """`step`, `config` (the Experiment), `tokenizer` and `model` of the checkpoint of that name.
 
-    `about` is all that the checkpoint says of itself.
+    `about` is all that the checkpoint says of itself; `trained_length` the tokens of the longest rows that the weights
+    have seen, in this run or in the one that it started from.
     """
 
     def __init__(self, name: str):
@@ -23,8 +24,18 @@ class Checkpointed:
         self.name, self.step, self.folder, self.about = name, found.step, found.folder, found.about
         self.config: Experiment = fields.from_json(Experiment, found.about["config"])
         self.tokenizer = tokenizer.from_json(found.about["tokenizer"])
+        self.trained_length: int = found.about["trained_length"]
         execution = machine.writing(self.config.execution)
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = abstract(self.config.model, execution)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
         self.model = found.weights(shapes)
+
+    def untrained(self, length: int) -> str | None:
+        """A line where rows of so many tokens have places that training never had."""
+        if length <= self.trained_length:
+            return None
+        return (
+            f"{self.name} was trained on rows of {self.trained_length} tokens: behind them, up to {length}, stand "
+            "positions that it never saw"
+        )

@@ -14,6 +14,7 @@ from data.pipeline import open_data
 from data.windows import check_targets, score_rows
 from launch import machine
 from launch.checkpointed import Checkpointed
+from model.config import Learned
 from train.evaluate import score, scores
 from train.fields import ConfigError
 
@@ -34,12 +35,20 @@ def command(arguments: Namespace) -> int:
 
 
 def evaluate(run: Checkpointed, text: str | None = None, window: int | None = None, stride: int | None = None) -> dict:
-    """Scores a checkpoint; `window` defaults to the rows it was trained on, `stride` to the window."""
+    """Scores a checkpoint; `window` defaults to the rows it was trained on, `stride` to the window.
+
+    Raises ConfigError for a window that is longer than the model's context, and for one longer than training's rows
+    where positions are learned: those behind were never trained.
+    """
     window = window or run.config.data.length
     stride = stride or window
     if not 1 <= stride <= window <= run.config.model.context:
         context = run.config.model.context
         raise ConfigError(f"--window {window} --stride {stride}: wanted 1 <= stride <= window <= context={context}")
+    if line := run.untrained(window):
+        if isinstance(run.config.model.positions, Learned):
+            raise ConfigError(f"--window {window}: {line}; --window {run.trained_length} at most")
+        say(line)
     documents = text_documents(run, text) if text is not None else validation_documents(run)
     batches = score_rows(documents, window, stride, run.config.evaluation.rows)
     found = scores(score(run.model, batches), documents.bytes)

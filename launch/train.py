@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from data import tokenizer
+from data.config import Tokenizer
 from data.pipeline import open_data
 from launch import VERSION, chips, experiments, machine, writing
 from model import cost
@@ -68,9 +69,11 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     same_start(experiment, start_from)
     steps = processes.agreed(lambda: published(folder))
     source = found(Path(processes.agreed(lambda: str(find(start_from).folder)))) if start_from and not steps else None
-    words = None
+    words, known = None, None
     if start_from:  # weights know their own tokens only
-        words = tokenizer.from_json((source.about if source else about(folder, steps[-1]))["tokenizer"])
+        known = source.about if source else about(folder, steps[-1])
+        words = tokenizer.from_json(known["tokenizer"])
+        experiment = with_tokenizer_of(known, experiment, report)
     if not experiment.model.vocab_size:
         words = words or tokenizer.build(experiment.data.tokenizer, experiment.data.source)
         experiment = replace(experiment, model=replace(experiment.model, vocab_size=words.vocab_size))
@@ -80,7 +83,9 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     if processes.agreed(lambda: data.fingerprints) != data.fingerprints:
         raise RunError(f"{experiment.data.source.path}: this machine has another text there than process 0's")
     check_vocabulary(experiment, data.tokenizer.vocab_size)
-    writing.check_samples(experiment, data.tokenizer)
+    known = about(folder, steps[-1]) if steps else known
+    trained = trained_length(experiment, known)
+    writing.check_samples(experiment, data.tokenizer, trained)
     if source:
         source.check_fits(experiment.model)
     run = Run(machine.program(experiment), folder, data)
@@ -101,9 +106,31 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
         "config": stored,
         "tokenizer": data.tokenizer.to_json(),
         "data": data.fingerprints,
+        "trained_length": trained,
     }
     run.listeners = listeners(run, checkpoints, itself)
     return run, checkpoints
+
+
+def with_tokenizer_of(known: dict, experiment: Experiment, report) -> Experiment:
+    """The experiment with the tokenizer that belongs to a checkpoint's weights, and a line where it asked for another.
+
+    `known`: what the checkpoint says of itself.
+    """
+    theirs = fields.from_json(Tokenizer, known["config"]["data"]["tokenizer"])
+    if theirs != experiment.data.tokenizer:
+        report(f"the weights know the tokens of {described(theirs)} only: it takes the place of the config's")
+    return replace(experiment, data=replace(experiment.data, tokenizer=theirs))
+
+
+def described(config: Tokenizer) -> str:
+    return f"their {config.kind} tokenizer" + (f" ({config.path})" if config.path else "")
+
+
+def trained_length(experiment: Experiment, known: dict | None) -> int:
+    """Tokens of the longest rows that the weights have seen: this run's, or those of the run they come from."""
+    before = known["trained_length"] if known else 0
+    return min(experiment.model.context, max(experiment.data.length, before))
 
 
 def same_run(experiment: Experiment, folder: Path) -> list[str]:
@@ -184,7 +211,8 @@ def listeners(run: Run, checkpoints: Checkpoints, itself: dict) -> list:
         finite,
         evaluation,
         Samples(
-            run.folder / "samples" if first else None, lambda model, e: writing.samples(model, e, run.data.tokenizer)
+            run.folder / "samples" if first else None,
+            lambda model, e: writing.samples(model, e, run.data.tokenizer, itself["trained_length"]),
         ),
         first and Metrics(run.folder / "metrics.jsonl", peak),
         first and TensorBoard(run.folder / "tensorboard"),

@@ -65,10 +65,10 @@ class Text:
 
 
 class Writer:
-    """Writes with a model and its tokenizer."""
+    """Writes with a model and its tokenizer. It sees the last `context` tokens: no more than a row of training had."""
 
-    def __init__(self, model, tokenizer):
-        self.tokenizer, self.context = tokenizer, model.config.context
+    def __init__(self, model, tokenizer, context: int):
+        self.tokenizer, self.context = tokenizer, context
         self.generator = Generator(model, vocab_size=tokenizer.vocab_size, context=self.context)
 
     def stream(
@@ -133,13 +133,13 @@ def read(prompt: str, tokenizer, context: int) -> list[int]:
         raise PromptError("the prompt is empty, and the tokenizer has no token that begins a text; write one")
     if len(ids) >= context:
         raise PromptTooLong(
-            f"the prompt has {len(ids)} tokens and the model's context is {context}: "
+            f"the prompt has {len(ids)} tokens and the model was trained on {context} at a time: "
             f"{context - 1} at most leave room to write; shorten it"
         )
     return ids
 
 
-def check_samples(experiment: Experiment, tokenizer) -> None:
+def check_samples(experiment: Experiment, tokenizer, context: int) -> None:
     """Whether `samples` will work, known before training begins. Raises ConfigError."""
     asked = experiment.evaluation
     least_of = {"rows": 1, "samples": 0} | ({"sample_tokens": 1} if asked.samples else {})
@@ -153,15 +153,15 @@ def check_samples(experiment: Experiment, tokenizer) -> None:
     except chains.SamplerError as error:
         raise ConfigError(f"evaluation.sampler: {error}") from None
     try:
-        read(asked.prompt, tokenizer, experiment.model.context)
+        read(asked.prompt, tokenizer, context)
     except (PromptError, DataError) as error:
         raise ConfigError(f"evaluation.prompt: {error}; set another with --set evaluation.prompt=…") from None
 
 
-def samples(model, experiment: Experiment, tokenizer) -> list[str]:
+def samples(model, experiment: Experiment, tokenizer, context: int) -> list[str]:
     """What training shows at an evaluation: prompt and text together."""
     asked = experiment.evaluation
     request = {"sampler": asked.sampler, "max_new_tokens": asked.sample_tokens, "samples": asked.samples}
     with jax.set_mesh(folded(jax.sharding.get_mesh())):
-        texts = Writer(model.stored(), tokenizer).write([asked.prompt], seed=experiment.seed, **request)
+        texts = Writer(model.stored(), tokenizer, context).write([asked.prompt], seed=experiment.seed, **request)
     return [text.prompt + text.text for text in texts]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data import permutation
 from data.byte_level import Bytes
-from data.config import Data, Source, Span
+from data.config import Data, Source, Span, spans
 from data.config import Tokenizer as Config
 from data.documents import Documents
 from data.errors import DataError
@@ -175,6 +175,36 @@ def test_a_validation_split_without_a_target_is_refused(tmp_path):
     config = Data(sources[0], Config("bytes"), 4, validation=Span(0.5, 1.0), validation_source=sources[1])
     with pytest.raises(DataError, match=r"one.jsonl, data.validation 0.5 to 1: nothing to score.*two tokens"):
         open_data(config, 1, 0, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields, train, validation",
+    [
+        ({}, (0.0, 0.9), (0.9, 1.0)),
+        ({"train": Span(0.1, 0.5)}, (0.1, 0.5), (0.9, 1.0)),
+        ({"validation": Span(stop=0.95)}, (0.0, 0.9), (0.9, 0.95)),
+        ({"train": Span(stop=1)}, (0.0, 1.0), (0.9, 1.0)),  # train/check.py refuses it
+        ({"validation_source": Source("b.txt")}, (0.0, 1.0), (0.0, 1.0)),
+        ({"validation_source": Source("b.txt"), "validation": Span(start=0.5)}, (0.0, 1.0), (0.5, 1.0)),
+        ({"validation_source": Source("a.txt")}, (0.0, 0.9), (0.9, 1.0)),
+    ],
+)
+def test_of_one_source_a_tenth_is_validation_and_two_are_taken_whole(fields, train, validation):
+    found = spans(Data(Source("a.txt"), Config("bytes"), 16, **fields))
+    assert (found.train, found.validation) == (Span(*train), Span(*validation))
+
+
+def test_a_validation_file_of_its_own_is_read_whole_and_may_not_be_among_the_training_files(tmp_path):
+    for name, size in (("texts/a.txt", 4000), ("texts/b.txt", 500), ("apart.txt", 700)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x" * size)
+    given = Source(str(tmp_path / "texts")), Config("bytes"), 16
+    opened = open_data(Data(*given, validation_source=Source(str(tmp_path / "apart.txt"))), 4, 0, tmp_path / "cache")
+    assert (opened.train.manifest["tokens"], opened.validation.manifest["tokens"]) == (4500, 700)
+    with pytest.raises(
+        DataError, match=r"b.txt is in data.source, too, and would be trained on; move it out of .*texts"
+    ):
+        open_data(Data(*given, validation_source=Source(str(tmp_path / "texts" / "b.txt"))), 4, 0, tmp_path / "cache")
 
 
 # Scoring

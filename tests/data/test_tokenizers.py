@@ -231,3 +231,146 @@ def test_merges_that_are_not_the_vocabularys_are_refused(tmp_path, vocabularies)
         (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(DataError, match=r"is not token \d+ of vocab.json"):
         tokenizer.build(Config("gpt2", str(tmp_path)), EMBEDDED)
+
+
+# How documents begin and end
+
+
+def json_file(folder: Path, special: list[str], ordinary: list[str] = (), template: str = "", change=None) -> str:
+    """A byte-level tokenizer.json made by its library, with these added tokens and this post-processor."""
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(
+        ["the cat sat on the mat"] * 9,
+        tokenizers.trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet, show_progress=False),
+    )
+    made.add_special_tokens(special)
+    made.add_tokens(list(ordinary))
+    if template:
+        pairs = [(token, made.token_to_id(token)) for token in special if token in template]
+        made.post_processor = tokenizers.processors.TemplateProcessing(template, special_tokens=pairs)
+    if change:
+        change(made)
+    made.save(str(folder / "tokenizer.json"))
+    return str(folder / "tokenizer.json")
+
+
+@pytest.mark.parametrize(
+    "special, ordinary, template, fields, start, end, prompts",
+    [
+        (["<|endoftext|>"], [], "", {}, "<|endoftext|>", "<|endoftext|>", False),  # GPT-2
+        (["<pad>", "<eos>", "<bos>"], ["</s>"], "<bos> $A", {}, "<bos>", "<eos>", True),  # Gemma
+        (["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"], [], "<|begin_of_text|> $A", {}, "<|begin_of_text|>",
+         "<|end_of_text|>", True),  # Llama 3
+        (["[CLS]", "[SEP]"], [], "[CLS] $A [SEP]", {}, "[CLS]", "[SEP]", True),  # BERT
+        (["<s>", "</s>"], [], "", {}, "<s>", "</s>", True),
+        (["</s>"], [], "$A </s>", {}, "</s>", "</s>", False),  # T5
+        (["<|endoftext|>"], [], "", {"start_prompts": True}, "<|endoftext|>", "<|endoftext|>", True),
+        (["<s>", "</s>"], [], "", {"start_prompts": False}, "<s>", "</s>", False),
+        (["<mask>"], ["<eos>"], "", {}, None, None, False),
+        (["<mask>"], ["<eos>"], "", {"end": "<eos>"}, "<eos>", "<eos>", False),
+        (["<|endoftext|>"], ["<go>"], "", {"start": "<go>"}, "<go>", "<|endoftext|>", True),
+    ],
+)  # fmt: skip
+def test_documents_begin_and_end_with_what_the_file_marks_or_the_config_names(
+    tmp_path, special, ordinary, template, fields, start, end, prompts
+):
+    path = json_file(tmp_path, special, ordinary, template)
+    built = tokenizer.build(Config("json", path, **fields), EMBEDDED)
+    id_of = tokenizers.Tokenizer.from_file(path).token_to_id
+    assert (built.start_id, built.end_id) == (start and id_of(start), end and id_of(end))
+    assert built.start_prompts == prompts
+    assert ["marks no token as the end of a text" in note for note in built.notes] == [True] * (end is None)
+
+
+@pytest.mark.parametrize(
+    "ids, start, end", [({}, 1, 2), ({"bos_id": -1}, 2, 2), ({"bos_id": -1, "eos_id": -1}, None, None)]
+)
+def test_a_sentencepiece_model_says_itself_what_begins_and_ends(tmp_path, ids, start, end):
+    path = pieces(tmp_path, "the cat sat on the mat\n" * 50, vocab_size=13, **ids)
+    built = tokenizer.build(Config("sentencepiece", path), EMBEDDED)
+    assert (built.start_id, built.end_id, built.start_prompts) == (start, end, start == 1)
+    named = tokenizer.build(Config("sentencepiece", path, end="t"), EMBEDDED)
+    assert built.processor.id_to_piece(named.end_id) == "t"
+
+
+@pytest.mark.parametrize("kind", ["json", "sentencepiece", "gpt2", "bytes", "characters"])
+def test_a_token_that_is_none_can_not_be_named(vocabularies, kind):
+    with pytest.raises(DataError, match=r"data.tokenizer.(end: '<nothing>' is no token of|start and .end name tokens)"):
+        tokenizer.build(Config(kind, vocabularies.get(kind, ""), end="<nothing>"), EMBEDDED)
+
+
+def pieces(folder: Path, text: str, **options) -> str:
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    given = {"input": str(folder / "text.txt"), "model_prefix": str(folder / "pieces"), "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(**given, **options)
+    return str(folder / "pieces.model")
+
+
+# What a file asks for, and what a tokenizer does not know
+
+
+CHANGES = {
+    "truncation": lambda made: made.enable_truncation(4),
+    "padding": lambda made: made.enable_padding(length=64, pad_id=0, pad_token="!"),
+    "dropout": lambda made: setattr(made.model, "dropout", 0.5),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_whoever_saved_a_file_had_set_changes_no_tokens(tmp_path, change):
+    for name in ("plain", "changed"):
+        (tmp_path / name).mkdir()
+    text = "the cat sat on the mat, and the cat sat on the other mat"
+    plain = json_file(tmp_path / "plain", ["<eos>"])
+    changed = json_file(tmp_path / "changed", ["<eos>"], change=CHANGES[change])
+    theirs = tokenizers.Tokenizer.from_file(changed)
+    assert any(
+        theirs.encode(text).ids != theirs.encode(text[:30]).ids + theirs.encode(text[30:]).ids for _ in range(20)
+    )
+    one, other = (tokenizer.build(Config("json", path), EMBEDDED) for path in (plain, changed))
+    expected = tokenizers.Tokenizer.from_file(plain).encode(text).ids
+    assert all(built.encode(text) == expected for built in (one, other) for _ in range(5))
+    assert tokenizer.fingerprint(one) == tokenizer.fingerprint(other)
+    assert one.notes == () and len(other.notes) == 1 and "not done here" in other.notes[0]
+
+
+def test_an_unknown_character_of_a_sentencepiece_model_is_named(tmp_path):
+    path = pieces(tmp_path, "the cat sat on the mat\n" * 50, vocab_size=13)
+    built = tokenizer.build(Config("sentencepiece", path), EMBEDDED)
+    assert built.encode("the cat")
+    with pytest.raises(DataError, match=r"character 'Ж' \(U\+0416\) at offset 4 is none that the tokenizer knows"):
+        built.encode("the Жat")
+
+
+def test_characters_that_a_json_file_drops_or_makes_unknown_are_named(tmp_path):
+    """A byte-level vocabulary trained without its alphabet leaves out what it never saw, and says nothing."""
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    bpe.train_from_iterator(["the cat sat"] * 9, vocab_size=300, show_progress=False)
+    bpe._tokenizer.train_from_iterator(["the cat sat"] * 9, tokenizers.trainers.BpeTrainer(show_progress=False))
+    bpe.save(str(tmp_path / "few.json"))
+    assert bpe.decode(bpe.encode("the Zcat").ids) == "the cat", "what the library does"
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"the": 0, "[UNK]": 1, "cat": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words.save(str(tmp_path / "words.json"))
+    for name, text, said in (("few", "the Zcat", "'Z' .* offset 4"), ("words", "the bat", "'b' .* offset 4")):
+        with pytest.raises(DataError, match=f"character {said} is none that the tokenizer knows"):
+            tokenizer.build(Config("json", str(tmp_path / f"{name}.json")), EMBEDDED).encode(text)
+    assert tokenizer.build(Config("json", str(tmp_path / "words.json")), EMBEDDED).encode("the  cat\n") == [0, 2]
+
+
+@pytest.mark.parametrize("text", ["é東", "ab", "a東", ""])
+def test_the_first_tokens_bytes_are_what_sentencepiece_itself_counts(tmp_path, text):
+    """Of a character that several tokens share the last has all bytes. Where each byte is a token all kinds agree."""
+    path = pieces(
+        tmp_path, "abab\n" * 50, vocab_size=262, byte_fallback=True, model_type="char", hard_vocab_limit=False
+    )
+    model = tokenizer.build(Config("sentencepiece", path), EMBEDDED)
+    shown = [piece for piece in model.processor.encode(text, out_type="proto").pieces if piece.piece != "▁"]
+    expected = len(shown[0].surface.encode()) if shown else 0
+    made = tokenizer.build(Config("json", json_file(tmp_path, [])), EMBEDDED)
+    assert made.first_bytes(text) == expected
+    assert Characters("abé東").first_bytes(text) == len(text[:1].encode())
+    assert tokenizer.build(Config("bytes"), EMBEDDED).first_bytes(text) == bool(text)

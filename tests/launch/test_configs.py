@@ -98,19 +98,19 @@ def test_a_config_file_that_fails_ends_in_status_2_with_a_traceback_only_for_deb
         ({"prompt": ""}, ["evaluation.prompt: ", "is empty"]),
         ({"prompt": "naïve"}, ["evaluation.prompt: ", "'ï' (U+00EF) at offset 2", "--set evaluation.prompt="]),
         ({"prompt": "a\ud800"}, ["evaluation.prompt: ", "at offset 1"]),
-        ({"prompt": "a" * 64}, ["evaluation.prompt: ", "64 tokens", "context is 64"]),
+        ({"prompt": "a" * 64}, ["evaluation.prompt: ", "64 tokens", "trained on 64 at a time"]),
     ],
 )
 def test_samples_that_could_not_be_written_are_refused(changes, parts):
     experiment = load("shakespeare")
     wrong = replace(experiment, evaluation=replace(experiment.evaluation, **changes))
     with pytest.raises(ConfigError) as error:
-        check_samples(wrong, Characters("\n aenv"))
+        check_samples(wrong, Characters("\n aenv"), 64)
     assert all(part in str(error.value) for part in parts), error.value
 
 
 def test_samples_that_can_be_written_or_are_not_asked_for_pass():
     experiment = load("shakespeare")
-    check_samples(experiment, Bytes())
+    check_samples(experiment, Bytes(), 64)
     none = {"samples": 0, "sample_tokens": -1, "sampler": "top_q=3", "prompt": ""}
-    check_samples(replace(experiment, evaluation=replace(experiment.evaluation, **none)), Bytes())
+    check_samples(replace(experiment, evaluation=replace(experiment.evaluation, **none)), Bytes(), 64)

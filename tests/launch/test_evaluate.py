@@ -1,7 +1,9 @@
 """`skald evaluate` and the Python surface, against a sum over the logits in float64 NumPy."""
 
+import contextlib
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +11,9 @@ import numpy as np
 import pytest
 
 from data.errors import DataError
+from model.config import Learned
+from model.decode.generate import PromptTooLong
+from train.fields import ConfigError
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -97,3 +102,55 @@ def test_another_validation_text_than_the_runs_is_refused(run):
     stale = SimpleNamespace(config=run.config, tokenizer=run.tokenizer, name="old", about=about)
     with pytest.raises(DataError, match=r"embedded:shakespeare: not the validation text that old was.*--text FILE"):
         validation_documents(stale)
+
+
+# The trained length
+
+
+def shorter(folder, length: int):
+    """The same checkpoint, had its rows been of so many tokens."""
+    for file in folder.glob("checkpoints/*/about/metadata"):
+        said = json.loads(file.read_text())
+        assert said["trained_length"] == 32
+        file.write_text(json.dumps(said | {"trained_length": length}))
+    return folder
+
+
+def test_writing_and_scoring_keep_to_the_length_of_training(copied, capsys):
+    from launch.api import load
+
+    short = load(str(shorter(copied, 8)))
+    with pytest.raises(PromptTooLong, match="has 8 tokens and the model was trained on 8 at a time: 7 at most"):
+        short.generate("ROMEO: I")
+    (sample,) = short.generate("ROMEO:", sampler="greedy", max_new_tokens=20)
+    ids = short.tokenizer.encode("ROMEO:")
+    for token in sample["tokens"]:
+        with pytest.warns(UserWarning, match="rows of 8") if len(ids) > 8 else contextlib.nullcontext():
+            whole_V = short.logits([ids])[0, -1]
+        seen = [short.logits([ids[-n:]])[0, -1] for n in range(1, min(len(ids), 8) + 1)]
+        assert any(logits_V[token] >= logits_V.max() - 1e-4 for logits_V in seen)
+        ids.append(token)
+    assert whole_V.shape == (65,)
+    assert short.evaluate(window=16)["window"] == 16
+    assert "was trained on rows of 8 tokens: behind them, up to 16" in capsys.readouterr().err
+
+
+def test_learned_positions_that_were_never_trained_are_not_scored_with(run):
+    class Learnt(type(run)):
+        def __init__(self):
+            vars(self).update(vars(run))
+            self.trained_length = 16
+            self.config = replace(run.config, model=replace(run.config.model, positions=Learned()))
+
+    with pytest.raises(ConfigError, match=r"--window 32: .*trained on rows of 16 tokens.*--window 16 at most"):
+        Learnt().evaluate()
+
+
+@pytest.mark.parametrize("own, before, expected", [(16, None, 16), (16, 32, 32), (32, 16, 32), (16, 500, 64)])
+def test_the_trained_length_is_the_longer_of_a_runs_rows_and_its_parents(own, before, expected):
+    from launch.experiments import load
+    from launch.train import trained_length
+
+    base = load("shakespeare")
+    experiment = replace(base, data=replace(base.data, length=own))
+    assert trained_length(experiment, before and {"trained_length": before}) == expected

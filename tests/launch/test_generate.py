@@ -10,8 +10,8 @@ from data.characters import Characters
 from data.errors import DataError
 from data.streaming import GrowingText
 from launch.generate import read_prompts
-from launch.writing import Text
-from model.decode.generate import Written
+from launch.writing import Text, read
+from model.decode.generate import PromptError, Written
 
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]
@@ -134,3 +134,32 @@ def test_greedy_follows_the_models_own_logits(skald, trained):
         logits_V = run.logits([ids])[0, -1]
         assert logits_V[token] >= logits_V.max() - 1e-5
         ids.append(token)
+
+
+class Marked(Bytes):
+    """Bytes, with tokens that begin and end a text."""
+
+    def __init__(self, start_id: int | None, start_prompts: bool):
+        self.start_id, self.start_prompts = start_id, start_prompts
+
+
+@pytest.mark.parametrize(
+    "start_id, start_prompts, prompt, expected",
+    [
+        (256, False, "a", [97]),  # GPT-2
+        (256, False, "", [256]),
+        (256, True, "a", [256, 97]),  # Llama
+        (256, True, "", [256]),
+        (97, True, "abc", [97, 98, 99]),  # it is there already
+        (None, False, "a", [97]),
+    ],
+)
+def test_a_prompt_begins_with_the_start_token_where_the_tokenizers_prompts_do(
+    start_id, start_prompts, prompt, expected
+):
+    assert read(prompt, Marked(start_id, start_prompts), 8) == expected
+
+
+def test_an_empty_prompt_needs_a_start_token():
+    with pytest.raises(PromptError, match="the prompt is empty, and the tokenizer has no token that begins a text"):
+        read("", Marked(None, False), 8)

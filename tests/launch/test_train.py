@@ -115,8 +115,13 @@ def test_keep_last_and_keep_best_and_their_names(skald, copied):
 
 def test_from_starts_a_new_run_with_anothers_weights(skald, trained, tmp_path):
     status, out, err = skald("train", skald.config, "--from", trained, "--run-dir", tmp_path / "tuned", "--json",
-                             "--set", "optimizer.peak_rate=1e-12", "--set", "steps=2")  # fmt: skip
+                             "--set", "optimizer.peak_rate=1e-12", "--set", "steps=2",
+                             "--set", "data.tokenizer.kind=bytes")  # fmt: skip
     assert status == 0 and "starting from the weights of" in err
+    assert "the weights know the tokens of their characters tokenizer only" in err
+    assert json.loads((tmp_path / "tuned" / "config.json").read_text())["experiment"]["data"]["tokenizer"]["kind"] == (
+        "characters"
+    )
     assert json.loads(out)["eval/loss"] == pytest.approx(metrics(trained)[-1]["eval/loss"], abs=1e-5)
     assert [line["step"] for line in metrics(tmp_path / "tuned")] == [1, 2]
 
