@@ -168,7 +168,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_room(skald, disk)
 
 
 REQUESTS = [
-    (["--prompt", "x" * 40], 2, ["40 tokens", "context is 32", "31 at most"]),
+    (["--prompt", "x" * 40], 2, ["40 tokens", "trained on 32 at a time", "31 at most"]),
     (["--prompt", ""], 2, ["the prompt is empty"]),
     (["--prompt", "naïve"], 1, ["character 'ï' (U+00EF) at offset 2"]),
     (["--sampler", "top_q=3"], 2, ["no link 'top_q'", "did you mean 'top_p'"]),
