@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
+from model.kernels import grouped_product
 from model.layers import precise
 from model.mlp import ACTIVATIONS
 from model.sharding import free_axes, lying, mesh_axes, shards
@@ -116,12 +117,12 @@ def send(over: Over, x_BTD: jax.Array, weight_BTK: jax.Array, routes: Routes) ->
 def multiply(over: Over, rows_RD: jax.Array, matrices: dict[str, jax.Array], routes: Routes) -> dict[str, jax.Array]:
     """Each row with the matrices [E, D, F] of its expert."""
     whole = {name: at_hand(over, matrix, 1) for name, matrix in matrices.items()}
-    return {name: jax.lax.ragged_dot(rows_RD, matrix, routes.sizes_E) for name, matrix in whole.items()}
+    return {name: grouped_product(rows_RD, matrix, routes.sizes_E) for name, matrix in whole.items()}
 
 
 def bring_back(over: Over, length: int, active: int, hidden_RF: jax.Array, down_EFD: jax.Array, routes: Routes):
     """Each row with `down` [E, F, D] of its expert, and for each token of the device their sum [B, T, D]."""
-    out_RD = routes.mine(jax.lax.ragged_dot(hidden_RF, at_hand(over, down_EFD, 2), routes.sizes_E))
+    out_RD = routes.mine(grouped_product(hidden_RF, at_hand(over, down_EFD, 2), routes.sizes_E))
     out_MKD = permuted(out_RD, routes.back_R, routes.order_R).reshape(-1, active, out_RD.shape[-1])
     out_MD = precise(out_MKD).sum(1).astype(hidden_RF.dtype)
     if over.experts:

@@ -1,4 +1,5 @@
-"""SEAM 1: which program computes attention. model/transformer.py asks for one; this file alone knows a backend.
+"""SEAM 1: which program computes attention, and the experts' products. model/transformer.py and model/experts.py ask
+for one; this file alone knows a backend.
 
 A kernel takes query [B, N, T, H], scaled, key and value [B, K, S, H], a Visible and dropout, and returns the context
 [B, N, T, H]. Everything is split as the compute table says, time too: a kernel brings together what it needs.
@@ -13,11 +14,11 @@ from typing import NamedTuple
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from model.kernels import blocks, cudnn, held, reference, ring, splash
+from model.kernels import blocks, cudnn, held, megablox, reference, ring, splash
 from model.kernels.reference import Visible
 from model.sharding import shards
 
-__all__ = ["KERNELS", "Kernel", "KernelError", "Visible", "chosen", "for_cache", "for_rows"]
+__all__ = ["KERNELS", "Kernel", "KernelError", "Visible", "chosen", "for_cache", "for_rows", "grouped_product"]
 
 
 class KernelError(ValueError):
@@ -89,6 +90,13 @@ def chosen(name: str, query_BNTH, key_BKSH, visible: Visible, drop=(0.0, None)) 
     if reason is not None:
         raise KernelError(f"execution.kernel={name} {reason}")
     return name
+
+
+def grouped_product(rows_RD: jax.Array, matrices_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+    """[R, F]: each row with its group's matrix, the first sizes[0] with the first. Undefined past the last group,
+    forward and backward."""
+    product = megablox.product if platform() == "tpu" else jax.lax.ragged_dot
+    return product(rows_RD, matrices_EDF, sizes_E)
 
 
 def platform() -> str:

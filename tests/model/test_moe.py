@@ -15,7 +15,8 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from model import config as c
-from model.kernels import Visible
+from model import experts
+from model.kernels import Visible, megablox
 from model.layers import Declare, gathered
 from model.mlp import ACTIVATIONS
 from model.moe import MoE
@@ -226,6 +227,34 @@ def test_every_mesh_computes_the_same(sizes, alone):
         for parameter, gradient in zip(jax.tree.leaves(module), jax.tree.leaves(found[1][0]), strict=True):
             assert gradient.sharding == parameter.sharding
     assert_close(alone, found)
+
+
+class Megablox:
+    """The kernels that TPUs run, as JAX computes the same: interpreted they run neither in float64 nor on a mesh."""
+
+    @staticmethod
+    def gmm(rows_RD, matrices_EDF, sizes_E, dtype, tiling, transpose_rhs=False, interpret=False):
+        return jax.lax.ragged_dot(rows_RD, matrices_EDF.swapaxes(1, 2) if transpose_rhs else matrices_EDF, sizes_E)
+
+    @staticmethod
+    def tgmm(rows_DR, made_RF, sizes_E, dtype, tiling, interpret=False):
+        contracted = jax.lax.RaggedDotDimensionNumbers((((1,), (0,)), ((), ())), [1], [])
+        return jax.lax.ragged_dot_general(rows_DR, made_RF, sizes_E, contracted)
+
+
+@pytest.mark.skipif(len(jax.devices()) != 8, reason="needs eight devices: unset XLA_FLAGS for tests/conftest.py")
+@pytest.mark.parametrize("name", ["expert, data, tensor", "replica, context, data"])
+def test_gradients_written_out_for_tpus_are_summed_over_every_mesh(name, alone, monkeypatch):
+    monkeypatch.setattr(megablox, "library", lambda: Megablox)
+    monkeypatch.setattr(experts, "grouped_product", megablox.product)
+
+    def applied_there(module, x_BTD):  # a function of its own: what JAX keeps of `applied` has another product
+        return applied.__wrapped__(module, x_BTD)
+
+    x = given()
+    with jax.set_mesh(make_mesh(MESHES[name])):
+        x = put(x, spec(("batch", "time", None), x.shape, "compute"))
+        assert_close(alone, value_and_gradients(applied_there, built(ALL_ON), x))
 
 
 @pytest.mark.skipif(len(jax.devices()) != 8, reason="needs eight devices: unset XLA_FLAGS for tests/conftest.py")

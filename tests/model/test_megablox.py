@@ -1,0 +1,37 @@
+"""Grouped products by megablox's kernels, interpreted, against NumPy in float64, forward and backward."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.kernels import megablox
+
+pytestmark = pytest.mark.timeout(120)
+SIZES = {
+    "uneven, one empty": (256, (100, 0, 37, 119)),
+    "none, and rows of no group": (256, (0, 0, 0, 0)),
+    "all of one, and others of no group": (256, (0, 200, 0, 0)),
+    "rows that no tile divides": (200, (1, 0, 64, 130)),
+}
+
+
+@pytest.mark.parametrize("count, sizes", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("width, made", [(24, 40), (40, 600)], ids=["narrow", "more than a tile"])
+def test_each_row_is_multiplied_with_its_groups_matrix(count, sizes, width, made):
+    noise = np.random.default_rng(0)
+    rows, matrices, slope = (noise.standard_normal(s) for s in ((count, width), (4, width, made), (count, made)))
+    within, group = sum(sizes), np.repeat(np.arange(4), sizes)
+    rows[within:] = slope[within:] = np.nan  # undefined there, and nothing may come of it
+    sizes_E = jnp.array(sizes, jnp.int32)
+    product = lambda rows, matrices: megablox.product(rows, matrices, sizes_E, interpret=True)  # noqa: E731
+    found, transpose = jax.vjp(product, *(jnp.asarray(x, jnp.float32) for x in (rows, matrices)))
+    rows_slope, matrices_slope = transpose(jnp.asarray(slope, jnp.float32))
+    wanted = np.zeros_like(matrices)
+    np.add.at(wanted, group, rows[:within, :, None] * slope[:within, None, :])
+    for a, b in (
+        (found[:within], np.einsum("rd,rdf->rf", rows[:within], matrices[group])),
+        (rows_slope[:within], np.einsum("rf,rdf->rd", slope[:within], matrices[group])),
+        (matrices_slope, wanted),
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
