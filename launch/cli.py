@@ -28,7 +28,7 @@ BENCHED = {"train": "shakespeare:nanogpt", "decode": "gpt2:small"}  # what is me
 # By name, for their modules import JAX. Wrong arguments or config: exit status 2; work that failed: 1.
 WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError")
 WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError")
-EXPECTED = (*WRONG_INPUT, "DataError", "RunError", "PeerError")
+EXPECTED = (*WRONG_INPUT, "DataError", "RunError", "PeerError", "UnreadableProgram")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from train.program import Program
 
 LEAST_FIRST = ("none", "minimal", "save_qkv", "full")  # remat policies, by what they recompute
-NO_TPU = {  # TPU's compiler looks for no device, and several processes may load it at once
+NO_TPU = {  # TPU's compiler looks for no device, several processes may load it at once, and errors are only raised
     "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5p-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
 }  # fmt: skip
 ROOM = 0.95  # of a device's memory that a choice by arithmetic may fill
 

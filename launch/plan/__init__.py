@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from launch.chips import GIB
-from launch.plan import topology
+from launch.plan import topology, versions
 from launch.plan.compiled import Plan, compiled
 from launch.plan.search import best, ranked, written
 from train.check import check, check_stated
@@ -81,6 +81,7 @@ def figures(plan: Plan, where: str, found, better) -> dict:
         "compiled_flops": plan.flops,
         "recomputed_share": recomputed(plan),
         "compile_seconds": round(plan.compile_seconds, 2),
+        **plan.compiler,
         "step_seconds": plan.seconds,
         "tokens_per_second_per_device": plan.tokens / plan.devices / plan.seconds if spent else None,
         "model_flops_utilization": plan.utilization,
@@ -120,7 +121,7 @@ def page(plan: Plan, config: str, where: str) -> list[str]:
         )
     if plan.spent:
         lines += timing(plan)
-    lines.append(f"  compiled in {plan.compile_seconds:.0f} s")
+    lines.append(f"  compiled in {plan.compile_seconds:.0f} s by {versions.written(plan.compiler)}")
     return lines
 
 

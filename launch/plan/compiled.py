@@ -15,6 +15,7 @@ import jax
 from launch import chips, machine
 from launch.plan import estimate, products
 from launch.plan.estimate import Machine, Spent
+from launch.plan.versions import program_text, versions
 from model import cost
 from train.config import Experiment
 from train.program import Program
@@ -45,6 +46,7 @@ class Plan:
     spent: Spent | None
     compile_seconds: float
     peak_flops: float | None
+    compiler: dict[str, str | None]  # versions, by library
     text: str
 
     @property
@@ -72,7 +74,8 @@ class Plan:
 
 
 def compiled(experiment: Experiment, devices: list) -> Plan:
-    """Compiles the step that `train` would run on these devices. Raises ShardingError and KernelError as it would."""
+    """Compiles the step that `train` would run on these devices. Raises ShardingError and KernelError as it would, and
+    UnreadableProgram."""
     program = machine.program(experiment, devices)
     program.check_fits()
     start = time.perf_counter()
@@ -93,7 +96,7 @@ def read(program: Program, devices: list, lowered, built, refused: float | None,
     state = program.abstract_state
     tpu = chips.TPUS.get(chips.generation(one.device_kind) or "")
     peak = built.memory_analysis().peak_memory_in_bytes if built else refused
-    spent, flops, text = None, None, built.as_text() if built else ""
+    spent, flops, text = None, None, program_text(built) if built else ""
     if built and tpu:
         spent = estimate.estimate(text, Machine.of(tpu, list(program.mesh.devices.flat)))
         flops = spent.flops
@@ -116,6 +119,7 @@ def read(program: Program, devices: list, lowered, built, refused: float | None,
         spent=spent,
         compile_seconds=seconds,
         peak_flops=chips.PEAK.get(one.device_kind),
+        compiler=versions(one.platform),
         text=text,
     )
 

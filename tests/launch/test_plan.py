@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import re
+from importlib import metadata
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from launch.plan import estimate, hlo, products, topology
 from launch.plan.compiled import compiled, used
 from launch.plan.search import ranked
 from model import cost, kernels
+from model.experts import routed
 from model.sharding import make_mesh
 from train.program import Program
 
@@ -159,6 +161,28 @@ def test_splash_states_the_flops_of_the_blocks_that_it_multiplies(tpu):
     assert stated == [2 * heads * 2 * seen * 128 for heads in (2, 5)]
 
 
+@pytest.mark.parametrize("name", ["v5e:2x2", "v5p:2x2x1"])
+def test_experts_multiply_every_row_once_forward_and_for_each_gradient(name, tpu):
+    """Nine products of a row with three matrices each: were one dense, it would be eight, for eight experts."""
+    tokens, length, active, width, hidden, experts = 4, 512, 2, 256, 512, 8
+    shapes = {"gate": (experts, width, hidden), "up": (experts, width, hidden), "down": (experts, hidden, width)}
+
+    def value(x_BTD, weight_BTK, matrices, chosen_BTK):
+        return jnp.square(routed(x_BTD, chosen_BTK, weight_BTK, matrices, "silu").astype(jnp.float32)).sum()
+
+    with jax.set_mesh(make_mesh({"data": 4}, tpu(name))):
+        split, whole = (jax.NamedSharding(jax.sharding.get_mesh(), axes) for axes in (jax.P("data"), jax.P()))
+        given = jax.ShapeDtypeStruct((tokens, length, width), jnp.bfloat16, sharding=split)
+        weight = jax.ShapeDtypeStruct((tokens, length, active), jnp.float32, sharding=split)
+        matrices = {n: jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=whole) for n, shape in shapes.items()}
+        gradients = jax.jit(jax.value_and_grad(value, (0, 1, 2)))
+        text = gradients.lower(given, weight, matrices, weight.update(dtype=jnp.int32)).compile().as_text()
+        place = estimate.Machine.of(chips.TPUS[name.partition(":")[0]], list(jax.sharding.get_mesh().devices.flat))
+    once = 2 * length * active * width * hidden
+    stated = [float(flops) for flops in re.findall(r'"cost_estimate":\{"flops":"(\d+)"', text)]
+    assert stated == [once] * 9 and estimate.estimate(text, place).flops == 9 * once
+
+
 def test_a_sharded_product_has_its_flops_and_its_bytes_on_the_wire(tpu):
     """[4096, 8192] split over its rows by 16 devices, gathered whole: 15/16 of its bytes come to every device."""
     with jax.set_mesh(make_mesh({"data": 16}, tpu("v5e:4x4"))):
@@ -247,7 +271,7 @@ def test_the_page_and_the_keys_that_scripts_rely_on(skald, fresh):
     found = fresh.json(*asked)
     keys = {
         "fits", "peak_bytes", "usable_bytes", "step_seconds", "tokens_per_second_per_device", "model_flops_utilization",
-        "wire_bytes", "exposed_collective_seconds", "compile_seconds", "mesh", "devices", "bound_by",
+        "wire_bytes", "exposed_collective_seconds", "compile_seconds", "mesh", "devices", "bound_by", "jax", "libtpu",
     }  # fmt: skip
     assert keys <= found.keys() and found["fits"] and found["devices"] == 4 and found["mesh"]["data"] == 4
     vectors = 128 * (2 * 4 + 1)  # the norms' scales: whole on every device
@@ -259,6 +283,7 @@ def test_the_page_and_the_keys_that_scripts_rely_on(skald, fresh):
     assert (skald.folder / "x.hlo").read_text().startswith("HloModule")
     status, out, err = skald(*asked)
     assert status == 0 and "fits" in out and "An estimate" in out and err == ""
+    assert f"by libtpu {metadata.version('libtpu')} for jax {jax.__version__}\n" in out
 
 
 def test_a_plan_for_the_machine_that_is_here(skald):
