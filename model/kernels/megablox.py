@@ -17,9 +17,7 @@ import jax.numpy as jnp
 
 LANES = 128  # of a vector register: rows are padded to a multiple
 ROWS = 512  # of a tile, at most
-WIDTH = (
-    2048  # bytes of a tile's row, at most: sums in float32 fit the 16 MiB that a kernel has where no option says more
-)
+WIDTH = 2048  # bytes of a tile's row, at most: its sums fit the 16 MiB that a kernel has where no option says more
 
 
 def product(rows_RD, matrices_EDF, sizes_E, interpret: bool = False) -> jax.Array:
