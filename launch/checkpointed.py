@@ -11,6 +11,8 @@ from train import fields
 from train.checkpoint import find
 from train.config import Experiment
 
+SPOILED = "some of its weights are no finite numbers; take another checkpoint"  # where what it computes is none
+
 
 class Checkpointed:
     """`step`, `config` (the Experiment), `tokenizer` and `model` of the checkpoint of that name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from argparse import Namespace
 
@@ -13,10 +14,11 @@ from data.errors import DataError
 from data.pipeline import open_data
 from data.windows import check_targets, score_rows
 from launch import machine
-from launch.checkpointed import Checkpointed
+from launch.checkpointed import SPOILED, Checkpointed
 from model.config import Learned
 from train.evaluate import score, scores
 from train.fields import ConfigError
+from train.run import RunError
 
 
 def command(arguments: Namespace) -> int:
@@ -38,7 +40,7 @@ def evaluate(run: Checkpointed, text: str | None = None, window: int | None = No
     """Scores a checkpoint; `window` defaults to the rows it was trained on, `stride` to the window.
 
     Raises ConfigError for a window that is longer than the model's context, and for one longer than training's rows
-    where positions are learned: those behind were never trained.
+    where positions are learned: those behind were never trained; RunError where the loss is not a number.
     """
     window = window or run.config.data.length
     stride = stride or window
@@ -52,6 +54,8 @@ def evaluate(run: Checkpointed, text: str | None = None, window: int | None = No
     documents = text_documents(run, text) if text is not None else validation_documents(run)
     batches = score_rows(documents, window, stride, run.config.evaluation.rows)
     found = scores(score(run.model, batches), documents.bytes)
+    if not math.isfinite(found["loss"]):
+        raise RunError(f"{run.name} at step {run.step}: its loss is {found['loss']}; {SPOILED}")
     return {"step": run.step, **found, "window": window, "stride": stride, "tasks": {}}
 
 

@@ -21,6 +21,7 @@ from train.check import check, check_vocabulary
 from train.checkpoint import Checkpoints, about, find, found, published
 from train.config import Experiment
 from train.lease import Lease, check_shared
+from train.listeners.best import Best
 from train.listeners.checkpoints import Saving
 from train.listeners.console import ConsoleLines
 from train.listeners.evaluation import evaluation
@@ -218,6 +219,7 @@ def listeners(run: Run, checkpoints: Checkpoints, itself: dict) -> list:
         first and TensorBoard(run.folder / "tensorboard"),
         Saving(checkpoints, itself),
         first and ConsoleLines(lambda speed: speed * flops / peak if peak else None),
+        first and Best(report),
         Preemption(),  # last: signals are its own until everything is saved
     ]
     return [listener for listener in told if listener]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,13 @@ import jax
 
 from data.errors import DataError
 from data.streaming import GrowingText
+from launch.checkpointed import SPOILED
 from model.decode import chain as chains
 from model.decode.generate import Generator, PromptError, PromptTooLong
 from model.sharding import folded
 from train.config import Experiment
 from train.fields import ConfigError
+from train.run import RunError
 
 SAMPLER = "temperature=0.8,top_p=0.95"  # what writes where nobody says how
 
@@ -36,9 +39,14 @@ class Text:
     finish_reason: str | None = None
 
     def grow(self, new, stops: Sequence[str]) -> None:
-        """Adds a dispatch's tokens, and decides whether the text has ended."""
+        """Adds a dispatch's tokens, and decides whether the text has ended.
+
+        Raises RunError where the model gave no probabilities: any token would have been drawn.
+        """
         if self.finish_reason:
             return
+        if not all(map(math.isfinite, new.log_probabilities)):
+            raise RunError(f"the model's probabilities are not numbers; {SPOILED}")
         self.tokens += new.tokens
         self.logprobs += new.log_probabilities
         self.text += self.growing.push(new.tokens)

@@ -6,11 +6,13 @@ launch/ calls `check` before anything else is done, `check_vocabulary` once the 
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import fields as fields_of
 
 from data.config import Data, spans
 from model.config import MoE, blocks
 from train import config as c
+from train import fields
 from train.config import Experiment
 from train.fields import ConfigError
 
@@ -68,6 +70,8 @@ def want(path: str, value, right: bool, expected: str) -> None:
 
 def check_ranges(e: Experiment) -> None:
     """Numbers that would make a run diverge, or do nothing, without a word."""
+    for path, value in fields.leaves(fields.to_json(e)).items():
+        want(path, value, not isinstance(value, float) or math.isfinite(value), "finite")
     for path in AT_LEAST_1:
         want(path, at(e, path), at(e, path) >= 1, "at least 1")
     for path in AT_LEAST_0:

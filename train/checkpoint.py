@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 import shutil
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,6 +59,12 @@ def items(state: State) -> dict:
     return {name: flat(tree) for name, tree in held.items() if tree is not None and flat(tree)}
 
 
+def ranked(losses: Mapping[int, float | None]) -> list[int]:
+    """Steps from the lowest loss to the highest, of equals the earlier first; those without a finite loss are out."""
+    scored = [(loss, step) for step, loss in losses.items() if loss is not None and math.isfinite(loss)]
+    return [step for _, step in sorted(scored)]
+
+
 class Keep:
     """Orbax's preservation policy of a run: the last ones, and of those that were scored the best.
 
@@ -66,14 +73,12 @@ class Keep:
 
     def __init__(self, run: Path, last: int, best: int):
         self.last, self.best = last, best
-        scored = lambda: [(step, about(run, step)["scores"].get("eval/loss")) for step in published(run)]  # noqa: E731
-        self.losses = dict(processes.agreed(scored))
+        self.losses = dict(processes.agreed(lambda: list(losses(run).items())))
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         del context
         steps = sorted(checkpoint.step for checkpoint in checkpoints)
-        scored = sorted((self.losses[step], step) for step in steps if self.losses.get(step) is not None)
-        kept = {*steps[-self.last :], *(step for _, step in scored[: self.best])}
+        kept = {*steps[-self.last :], *ranked({step: self.losses.get(step) for step in steps})[: self.best]}
         return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
@@ -267,17 +272,28 @@ def find(name: str) -> Found:
         what = "no such folder" if not run.exists() else "a file" if run.is_file() else "no checkpoint in it"
         near = [str(p.parent) for p in sorted(run.parent.glob("*/checkpoints"))][:6]
         raise CheckpointError(f"{run}: {what}{'; runs there: ' + ', '.join(near) if near else ''}")
+    there = ", ".join(f"@{s}" for s in steps)
     if which == "latest":
         step = steps[-1]
     elif which == "best":
-        scored = [(about(run, s)["scores"].get("eval/loss"), s) for s in steps]
-        step = min([(loss, s) for loss, s in scored if loss is not None] or [(0, steps[-1])])[1]
+        step = best(run)
     elif which.isdigit() and int(which) in steps:
         step = int(which)
     else:
-        there = ", ".join(f"@{s}" for s in steps)
         raise CheckpointError(f"{name}: no such checkpoint; {run} has {there}, @latest, @best")
+    if step is None:
+        raise CheckpointError(f"{name}: no checkpoint there has a validation loss; {run} has {there}, @latest")
     return found(run / "checkpoints" / str(step))
+
+
+def losses(run: Path) -> dict[int, float | None]:
+    """The validation loss of each published checkpoint, None where it has none."""
+    return {step: about(run, step)["scores"].get("eval/loss") for step in published(run)}
+
+
+def best(run: Path) -> int | None:
+    """The step that RUN@best names; None where no checkpoint has a finite loss."""
+    return next(iter(ranked(losses(run))), None)
 
 
 def found(folder: Path) -> Found:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import math
 
-from train.events import Event, Measured
+from train.events import Evaluated, Event, Measured
 from train.run import Run, RunError
 
 
 def finite(run: Run, event: Event) -> None:
-    """Raises RunError at the first loss or gradient that is infinite or not a number."""
-    if not isinstance(event, Measured):
-        return
-    for values in event.steps:
-        for name in ("train/loss", "grad_norm"):
-            if not math.isfinite(values[name]):
-                raise RunError(
-                    f"{run.folder}: {name} is {values[name]} at step {values['step']}; the checkpoints before it are "
-                    f"whole; a lower optimizer.peak_rate or a longer optimizer.schedule.warmup may help"
-                )
+    """Raises RunError at the first figure of a step or an evaluation that is infinite or not a number."""
+    match event:
+        case Measured(steps):
+            for values in steps:
+                check(run, values["step"], values)
+        case Evaluated(step, values):
+            check(run, step, values)
+
+
+def check(run: Run, step: int, values: dict) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise RunError(
+                f"{run.folder}: {name} is {value} at step {step}; the checkpoints before it are whole; a lower "
+                f"optimizer.peak_rate or a longer optimizer.schedule.warmup may help"
+            )
