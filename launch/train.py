@@ -212,7 +212,7 @@ def listeners(run: Run, checkpoints: Checkpoints, itself: dict) -> list:
         finite,
         evaluation,
         Samples(
-            run.folder / "samples" if first else None,
+            run.folder / "samples",
             lambda model, e: writing.samples(model, e, run.data.tokenizer, itself["trained_length"]),
         ),
         first and Metrics(run.folder / "metrics.jsonl", peak),

@@ -166,10 +166,18 @@ def check_samples(experiment: Experiment, tokenizer, context: int) -> None:
         raise ConfigError(f"evaluation.prompt: {error}; set another with --set evaluation.prompt=…") from None
 
 
-def samples(model, experiment: Experiment, tokenizer, context: int) -> list[str]:
-    """What training shows at an evaluation: prompt and text together."""
-    asked = experiment.evaluation
+def samples(model, experiment: Experiment, tokenizer, context: int) -> Iterator[list[str]]:
+    """What training shows at an evaluation, prompt and text together, after every dispatch.
+
+    The mesh for writing is set while it works, and never between: there the run computes on its own.
+    """
+    asked, mesh = experiment.evaluation, folded(jax.sharding.get_mesh())
     request = {"sampler": asked.sampler, "max_new_tokens": asked.sample_tokens, "samples": asked.samples}
-    with jax.set_mesh(folded(jax.sharding.get_mesh())):
-        texts = Writer(model.stored(), tokenizer, context).write([asked.prompt], seed=experiment.seed, **request)
-    return [text.prompt + text.text for text in texts]
+    with jax.set_mesh(mesh):
+        stream = Writer(model.stored(), tokenizer, context).stream([asked.prompt], seed=experiment.seed, **request)
+    while True:
+        with jax.set_mesh(mesh):
+            texts = next(stream, None)
+        if texts is None:
+            return
+        yield [text.prompt + text.text for text in texts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -31,11 +31,20 @@ def batch_sums(model: Transformer, given: ScoredRows) -> Score:
     return Score((losses_BT * rows.weights).sum(), rows.weights.sum(), (losses_BT * given.text).sum())
 
 
-def score(model: Transformer, batches: Iterable[ScoredRows]) -> Score:
-    """Of batches of rows [B, T]; summed in float64 on the host."""
-    sums = in_flight.bounded_map(lambda rows: batch_sums(model, rows), map(whole_rows, batches))
+def sums(model: Transformer, batches: Iterable[ScoredRows]) -> Iterator[Score]:
+    """Of each batch of rows [B, T], as they are computed."""
+    return in_flight.bounded_map(lambda rows: batch_sums(model, rows), map(whole_rows, batches))
+
+
+def total(sums: Iterable[Score]) -> Score:
+    """Of all batches; added in float64 on the host."""
     nats, tokens, text_nats = np.asarray(list(sums), np.float64).sum(0)
     return Score(nats, round(tokens), text_nats)
+
+
+def score(model: Transformer, batches: Iterable[ScoredRows]) -> Score:
+    """`total` of `sums`."""
+    return total(sums(model, batches))
 
 
 def scores(found: Score, size: int) -> dict:

@@ -25,6 +25,13 @@ class Paused:
 
 
 @dataclass(frozen=True)
+class Advanced:
+    """Within a pause a batch was scored, or some tokens of a sample were written: a signal is heard here too."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Evaluated:
     step: int
     values: dict  # eval/loss and others, by metric name
@@ -50,4 +57,4 @@ class Ended:
     reason: str
 
 
-Event = Started | Measured | Paused | Evaluated | Sampled | Saved | Ended
+Event = Started | Measured | Paused | Advanced | Evaluated | Sampled | Saved | Ended

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 
 from data.pipeline import Pipeline
 from train import fields, state
 from train.config import Experiment
-from train.events import Event
+from train.events import Advanced, Event
 from train.feed import training_rows
 from train.program import Program
+
+T = TypeVar("T")
 
 IDENTITY = ("model", "data", "optimizer", "seed", "batch_size", "microbatches", "z_loss")
 PLACES = ("data.source.path", "data.validation_source.path", "data.tokenizer.path")  # may move: fingerprints tell
@@ -55,6 +58,18 @@ class Run:
     def tell(self, event: Event) -> None:
         for listener in self.listeners:
             listener(self, event)
+
+    def until_stopped(self, parts: Iterable[T]) -> Iterator[T]:
+        """The parts of a listener's long work as they are done, to the first at which the run is to stop.
+
+        All processes of the run go through it with as many parts, so that all stop at the same one. Look at `stop`
+        afterwards.
+        """
+        for part in parts:
+            yield part
+            self.tell(Advanced(self.step))
+            if self.stop:
+                return
 
     def close(self) -> None:
         """However the loop ended: what a listener has open is closed."""

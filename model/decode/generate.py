@@ -243,7 +243,8 @@ class Generator:
         room = (requests.limit_B - history.prompt_B).tolist()
         while not finished_B.all():
             progress, fetched = self.decode(self.leaves, progress, requests, np.int32(self.chunk), **static)
-            before, (drawn, finished_B) = finished_B, jax.device_get(fetched)
+            # Once every device is through: what else may be dispatched in between is not to find one still at work.
+            before, (drawn, finished_B) = finished_B, jax.device_get(jax.block_until_ready(fetched))
             pieces = []
             for index, row in enumerate(rows):
                 count = 0 if before[index] else int((drawn.tokens_BC[index] >= 0).sum())

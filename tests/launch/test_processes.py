@@ -189,6 +189,24 @@ def test_stopped_and_killed_they_end_as_a_run_that_never_was(processes, tmp_path
     assert timeless(metrics(folder)) == timeless(metrics(tmp_path / "whole"))
 
 
+def test_a_signal_to_one_stops_all_at_the_same_batch_of_an_evaluation(processes, tmp_path):
+    """Of 3,500 batches, which none could compute alone; the same command scores that step."""
+    folder = tmp_path / "run"
+    given = ["--run-dir", folder, *EVERY, *SILENT, "--set", "mesh.data=4", "--set", "steps_per_dispatch=1"]
+    given += ["--set", "data.validation.start=0", "--set", "data.validation.stop=0.4", "--set", "steps=10"]
+    started = processes.start(2, *given, "--set", "evaluation.rows=4")
+    wait_for_line(started, folder, 8)
+    started[1].send_signal(signal.SIGTERM)
+    done = processes.wait(started, 100)
+    assert [status for status, _, _ in done] == [75, 75] and "stopped by SIGTERM at step 10" in done[0][2], done
+    assert "validation loss" not in done[0][2] and "eval/loss" not in metrics(folder)[-1]
+    done = processes(2, *given, "--set", "evaluation.rows=4096")
+    assert [status for status, _, _ in done] == [0, 0], done
+    assert [line["step"] for line in metrics(folder)] == list(range(1, 11))
+    about = json.loads((folder / "checkpoints" / "10" / "about" / "metadata").read_text())
+    assert about["scores"]["eval/loss"] == metrics(folder)[-1]["eval/loss"]
+
+
 def one_line(done: list[tuple[int, str, str]]) -> str:
     """What all of them together said."""
     (line,) = [line for _, _, err in done for line in err.splitlines() if line.startswith("skald")]

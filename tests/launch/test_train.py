@@ -10,6 +10,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from train.checkpoint import CheckpointError, find
+
 pytestmark = pytest.mark.timeout(400)
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -184,6 +186,68 @@ def test_a_checkpoint_saved_before_its_evaluation_gets_its_score(skald, trained,
     status, _, err = skald("train", skald.config, "--run-dir", copied)
     assert status == 0 and "validation loss" in err
     assert json.loads(file.read_text())["scores"]["eval/loss"] == pytest.approx(said["scores"]["eval/loss"], abs=1e-6)
+
+
+def test_a_signal_stops_an_evaluation_and_the_same_command_makes_it(skald, tmp_path):
+    """Of 7,000 batches: the step is saved without a score, and each line stands once when it has one."""
+    folder = tmp_path / "run"
+    given = ["train", skald.config, "--run-dir", folder, "--set", "data.validation.start=0", "--set", "steps=20"]
+    given += ["--set", "data.validation.stop=0.2", "--set", "steps_per_dispatch=1", "--set", "evaluation.samples=0"]
+    process = skald.start(*given, "--set", "evaluation.rows=1")
+    wait_for_line(process, folder, 18)  # a step's line is written when the next one's figures are there
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 75 and "stopped by SIGTERM at step 20" in err, err
+    assert "validation loss" not in err and "eval/loss" not in metrics(folder)[-1]
+    with pytest.raises(CheckpointError, match=r"no checkpoint there has a validation loss; .* has @20, @latest"):
+        find(f"{folder}@best")
+    status, _, err = skald(*given, "--set", "evaluation.rows=1024")
+    assert status == 0, err
+    lines = metrics(folder)
+    assert [line["step"] for line in lines] == list(range(1, 21))
+    assert find(f"{folder}@best").about["scores"]["eval/loss"] == lines[-1]["eval/loss"]
+
+
+def test_a_sample_that_a_signal_left_out_is_written_by_the_same_command(skald, trained, copied):
+    file = copied / "samples" / "40.txt"
+    file.unlink()
+    status, _, err = skald("train", skald.config, "--run-dir", copied)
+    assert status == 0 and "validation loss" not in err, err
+    assert file.read_text() == (trained / "samples" / "40.txt").read_text()
+    assert metrics(copied) == metrics(trained)
+
+
+def test_a_best_evaluation_that_is_not_saved_is_told_before_and_after(skald, copied):
+    """Of a run that was evaluated at step 30 too, and found best there."""
+    lines = metrics(copied)
+    lines[29]["eval/loss"] = 0.5
+    (copied / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    more = ["--set", "steps=41", "--set", "evaluation.every=6", "--set", "evaluation.samples=0"]
+    status, _, err = skald("train", skald.config, "--run-dir", copied, *more)
+    assert status == 0 and err.count("--set checkpoints.every=6 saves at every evaluation") == 1, err
+    last = err.strip().splitlines()[-1]
+    best = find(f"{copied}@best")
+    assert (
+        f"0.5000 at step 30, was not saved; @best is step {best.step} ({best.about['scores']['eval/loss']:.4f})" in last
+    )
+
+
+def test_weights_that_are_no_numbers_are_neither_scored_nor_written_with(skald, trained, copied):
+    """A step that was saved before its evaluation, by a run whose last update spoiled them."""
+    folder, read = copied / "checkpoints" / "40", ocp.StandardCheckpointer()
+    spoiled = {name: np.full_like(x, np.nan) for name, x in read.restore(folder / "model").items()}
+    shutil.rmtree(folder / "model")
+    read.save(folder / "model", spoiled)
+    read.wait_until_finished()
+    for command in ("evaluate", "generate"):
+        status, out, err = skald(command, copied, "--json")
+        assert (status, out) == (1, "") and "take another checkpoint" in err, (out, err)
+    file = folder / "about" / "metadata"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "scores": {}}))
+    status, out, err = skald("train", skald.config, "--run-dir", copied, "--json")
+    assert (status, out) == (1, "") and "eval/loss is nan at step 40" in err.strip().splitlines()[-1], err
+    assert not json.loads(file.read_text())["scores"] and metrics(copied) == metrics(trained)
+    assert find(f"{copied}@best").step == 20
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_written(skald, tmp_path):

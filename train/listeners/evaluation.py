@@ -1,10 +1,10 @@
-"""Scores the whole validation split at every evaluation step and at the end."""
+"""Scores the whole validation split at every evaluation step and at the end. A signal ends it between two batches."""
 
 from __future__ import annotations
 
 from data.windows import score_rows
 from model.schedule import rows_together
-from train.evaluate import score, scores
+from train.evaluate import scores, sums, total
 from train.events import Evaluated, Event, Paused
 from train.run import Run
 
@@ -19,7 +19,10 @@ def evaluation(run: Run, event: Event) -> None:
     least = rows_together(e.execution)
     rows = -(-e.evaluation.rows // least) * least
     batches = score_rows(documents, length, length, rows)
-    found = scores(score(run.state.best, batches), documents.bytes)
+    each = list(run.until_stopped(sums(run.state.best, batches)))
+    if run.stop:  # the same step is evaluated when the run goes on
+        return
+    found = scores(total(each), documents.bytes)
     values = {f"eval/{name}": found[name] for name in ("loss", "perplexity", "bits_per_byte")}
     run.scores[event.step] = values
     run.tell(Evaluated(event.step, values))

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM: the loop ends after the dispatches in flight, and the checkpoints listener saves.
+"""Ctrl-C and SIGTERM: the loop ends after the dispatches in flight, evaluation and samples after theirs, and the
+checkpoints listener saves.
 
 Sent to one of several processes, it ends all of them at the same step. A second Ctrl-C stops at once.
 """
@@ -13,16 +14,16 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from train import in_flight
-from train.events import Ended, Event, Measured, Started
+from train.events import Advanced, Ended, Event, Measured, Started
 from train.run import Run
 
 
 class Preemption:
     """`asked` is the signal that this process received, or 0.
 
-    What all received is added up on the devices, queued behind the steps in flight like a step: all processes tell
-    Measured at the same steps, so all see the same answer at the same one. It is read one Measured late where steps
-    may queue, so that nobody waits for it.
+    What all received is added up on the devices, queued behind what is in flight like a step: all processes tell
+    Measured and Advanced at the same steps and batches, so all see the same answer at the same one. It is read one
+    event late where programs may queue, so that nobody waits for it.
     """
 
     def __init__(self):
@@ -36,7 +37,7 @@ class Preemption:
             case Started():
                 for number in (signal.SIGINT, signal.SIGTERM):
                     self.before[number] = signal.signal(number, lambda number, _: self.received(run, number))
-            case Measured() if jax.process_count() > 1:
+            case Measured() | Advanced() if jax.process_count() > 1:
                 self.answers.append(self.highest(self.everywhere(run)))
                 if len(self.answers) >= in_flight.limit() and (number := int(in_flight.fetch(self.answers.pop(0)))):
                     run.stop = signal.Signals(number).name

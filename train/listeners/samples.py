@@ -1,28 +1,46 @@
-"""What the model writes at each evaluation: RUN/samples/STEP.txt."""
+"""What the model writes at each evaluation: RUN/samples/STEP.txt. A signal ends it between two dispatches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from train.events import Evaluated, Event, Sampled
+from train import processes
+from train.events import Evaluated, Event, Paused, Sampled, Started
 from train.run import Run
 
 
 class Samples:
-    """`write(model, step)` returns the texts; how they are made is the decoder's business.
+    """`write(model, experiment)` yields the texts as they grow; how they are made is the decoder's business.
 
-    All processes of a run write together. `folder` is None where another one keeps the texts.
+    All processes of a run write together; process 0 keeps the texts in `folder`.
     """
 
-    def __init__(self, folder: Path | None, write: Callable):
-        self.folder, self.write = folder, write
+    def __init__(self, folder: Path, write: Callable[..., Iterator[list[str]]]):
+        self.folder, self.write, self.missing = folder, write, False
 
     def __call__(self, run: Run, event: Event) -> None:
-        if not isinstance(event, Evaluated) or not run.experiment.evaluation.samples:
+        if not run.experiment.evaluation.samples:
             return
-        texts = self.write(run.state.best, run.experiment)
-        if self.folder:
+        match event:
+            case Started(step):  # a signal may have come between an evaluation and its sample
+                self.missing = step in run.scores and not processes.agreed(lambda: self.file(step).is_file())
+            case Paused(step) if self.missing:
+                self.sample(run, step)
+                self.missing = False
+            case Evaluated(step):
+                self.sample(run, step)
+
+    def sample(self, run: Run, step: int) -> None:
+        *_, texts = run.until_stopped(self.write(run.state.best, run.experiment))
+        if run.stop:  # written when the run goes on
+            return
+        if processes.number() == 0:
             self.folder.mkdir(exist_ok=True)
-            (self.folder / f"{event.step}.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
-        run.tell(Sampled(event.step, texts[0]))
+            beside = self.folder / f"{step}.written"
+            beside.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+            beside.replace(self.file(step))
+        run.tell(Sampled(step, texts[0]))
+
+    def file(self, step: int) -> Path:
+        return self.folder / f"{step}.txt"
