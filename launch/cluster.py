@@ -167,8 +167,8 @@ def join(here: Seat) -> None:
     )
     ties.tie()
     alarm.cancel()
-    signal.signal(signal.SIGTERM, interrupted)
     JOINED.append(here)
+    threading.Thread(target=listen, args=[woken()], daemon=True).start()
 
 
 def fail(status: int, line: str) -> None:
@@ -179,10 +179,25 @@ def fail(status: int, line: str) -> None:
         ties.fail(status, line)
 
 
+def woken() -> socket.socket:
+    """Where the number of a signal arrives, a byte, at once: Python's own handlers wait until the main thread is back
+    from what it calls, and that may be another process's tokenizing, or the compiler."""
+    heard, written = socket.socketpair()
+    written.setblocking(False)
+    signal.signal(signal.SIGTERM, interrupted)
+    signal.set_wakeup_fd(written.detach(), warn_on_full_buffer=False)
+    return heard
+
+
+def listen(heard: socket.socket) -> None:
+    """SIGTERM before training began ends all: the others would wait for a heartbeat. Later it is Preemption's."""
+    while number := heard.recv(1):
+        if number[0] == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is interrupted:
+            fail(130, "interrupted")
+
+
 def interrupted(number: int, frame) -> None:
-    """SIGTERM before training began: the others must be told, or they would wait for a heartbeat."""
-    del number, frame
-    raise KeyboardInterrupt
+    """Marks that no other handler was set; `listen` acts."""
 
 
 def give_up(here: Seat, seconds: float) -> None:

@@ -239,6 +239,32 @@ def test_a_process_that_finds_no_other_says_so_within_the_stated_time(processes,
         assert time.monotonic() - began < 60
 
 
+WAITING = """
+import sys
+from launch import cluster, machine
+machine.prepare()
+cluster.join(cluster.Seat(1, 0, sys.argv[1]))
+from train import processes
+print("joined", file=sys.stderr, flush=True)
+processes.told("what nobody says")
+"""
+
+
+def test_sigterm_ends_a_process_that_waits_for_what_another_prepares():
+    """In a call that Python's handlers would wait for: as long as another tokenizes."""
+    command = [sys.executable, "-c", WAITING, f"127.0.0.1:{free_port()}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    waiting = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        while waiting.stderr.readline() not in ("joined\n", ""):
+            pass
+        waiting.terminate()
+        _, err = waiting.communicate(timeout=60)
+    finally:
+        waiting.kill()
+    assert (waiting.returncode, err) == (130, "skald: interrupted\n")
+
+
 PREPARE = """
 import sys, time
 from pathlib import Path
