@@ -21,8 +21,8 @@ from model.decode.generate import PromptError, PromptTooLong  # noqa: E402
 class LoadedRun(Checkpointed):
     """A checkpoint: `config`, `tokenizer`, `step`, and three things to do with it."""
 
-    def __init__(self, name: str):
-        super().__init__(name)
+    def __init__(self, name: str, weights: str | None = None):
+        super().__init__(name, weights)
         self.writer = Writer(self.model, self.tokenizer, self.trained_length)
         self.forward = jax.jit(lambda model, tokens: model.logits(model.hidden(tokens)))
 
@@ -76,6 +76,9 @@ def checked(tokens, vocab_size: int, context: int) -> np.ndarray:
     return tokens_BT.astype(np.int32)
 
 
-def load(name: str) -> LoadedRun:
-    """RUN, RUN@STEP, RUN@latest or RUN@best. Raises CheckpointError saying what there is."""
-    return LoadedRun(name)
+def load(name: str, weights: str | None = None) -> LoadedRun:
+    """RUN, RUN@STEP, RUN@latest or RUN@best. `weights`: `average` or `plain` (None: the average where one was kept).
+
+    Raises CheckpointError saying what there is.
+    """
+    return LoadedRun(name, weights)

@@ -18,10 +18,11 @@ class Checkpointed:
     """`step`, `config` (the Experiment), `tokenizer` and `model` of the checkpoint of that name.
 
     `about` is all that the checkpoint says of itself; `trained_length` the tokens of the longest rows that the weights
-    have seen, in this run or in the one that it started from.
+    have seen, in this run or in the one that it started from. `weights`: `average` or `plain`; None: the average where
+    one was kept. Raises CheckpointError.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, weights: str | None = None):
         found = find(name)
         self.name, self.step, self.folder, self.about = name, found.step, found.folder, found.about
         self.config: Experiment = fields.from_json(Experiment, found.about["config"])
@@ -31,7 +32,7 @@ class Checkpointed:
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = abstract(self.config.model, execution)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
-        self.model = found.weights(shapes)
+        self.model = found.weights(shapes, weights)
 
     def untrained(self, length: int) -> str | None:
         """A line where rows of so many tokens have places that training never had."""

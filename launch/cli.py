@@ -68,8 +68,14 @@ def train_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--from", dest="start_from", metavar="RUN", help="start a new run from another's weights")
 
 
-def generate_arguments(command: argparse.ArgumentParser) -> None:
+def checkpoint_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", metavar="RUN", help="FOLDER, FOLDER@STEP, @latest or @best")
+    which = "which of its weights (default: the average where one was kept)"
+    command.add_argument("--weights", choices=["average", "plain"], help=which)
+
+
+def generate_arguments(command: argparse.ArgumentParser) -> None:
+    checkpoint_arguments(command)
     what = command.add_mutually_exclusive_group()
     what.add_argument("--prompt", default="\n", metavar="TEXT", help="the text to go on from")
     what.add_argument("--prompts", metavar="FILE", help='JSON lines in ({"prompt": …}), JSON lines out')
@@ -82,7 +88,7 @@ def generate_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def evaluate_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("run", metavar="RUN", help="FOLDER, FOLDER@STEP, @latest or @best")
+    checkpoint_arguments(command)
     command.add_argument("--text", metavar="FILE", help="score this text instead of the validation split")
     command.add_argument("--window", type=positive, help="tokens a window (default: the rows it was trained on)")
     command.add_argument("--stride", type=positive, help="tokens between windows (default: the window)")

@@ -22,7 +22,7 @@ from train.run import RunError
 
 
 def command(arguments: Namespace) -> int:
-    run = Checkpointed(arguments.run)
+    run = Checkpointed(arguments.run, arguments.weights)
     found = evaluate(run, arguments.text, arguments.window, arguments.stride)
     if arguments.json:
         print(json.dumps(found))

@@ -23,7 +23,7 @@ def command(arguments: Namespace) -> int:
     }
     chains.parse(arguments.sampler)  # wrong input is said before a checkpoint is read
     prompts = read_prompts(Path(arguments.prompts)) if arguments.prompts else [arguments.prompt]
-    run = Checkpointed(arguments.run)
+    run = Checkpointed(arguments.run, arguments.weights)
     writer = Writer(run.model, run.tokenizer, run.trained_length)
     found = (sample(text, arguments.logprobs) for p in prompts for text in writer.write([p], **request))
     if arguments.json:

@@ -30,6 +30,8 @@ from train.state import State
 OVERHEAD = 1_000_000  # bytes: more than Orbax writes besides the arrays and what we say of them
 ABOUT = "about/metadata"  # in a checkpoint's folder: what it says of itself, as JSON
 
+WEIGHTS = {"average": "average", "plain": "model"}  # kinds that can be asked for, best first, and their items
+
 
 class CheckpointError(ValueError):
     """A checkpoint that is not there, or can't be read or written: one line."""
@@ -212,10 +214,16 @@ class Found(NamedTuple):
             differ = "; ".join(f"{p}: {old!r} there, {new!r} here" for p, old, new in fields.differences(there, model))
             raise CheckpointError(f"{self.folder}: its weights do not fit this model ({differ})")
 
-    def weights(self, model):
-        """The weights to write with (the average where one was kept), in the types and shardings of `model`."""
-        name = "average" if (self.folder / "average").is_dir() else "model"
-        return unflat(model, read(self.folder / name, flat(model)))
+    def weights(self, model, kind: str | None = None):
+        """The weights of this kind (None: the average where one was kept), in the types and shardings of `model`.
+
+        Raises CheckpointError where they are not there.
+        """
+        there = [name for name, item in WEIGHTS.items() if (self.folder / item).is_dir()]
+        if kind not in (None, *there):
+            reason = "; optimizer.average was null" if kind == "average" else ""
+            raise CheckpointError(f"{self.folder}: no {kind} weights in it{reason}; there are {', '.join(there)}")
+        return unflat(model, read(self.folder / WEIGHTS[kind or there[0]], flat(model)))
 
 
 def published(run: Path) -> list[int]:

@@ -73,7 +73,7 @@ class Optimizer:
     rule: AdamW | Muon | Lion | Adafactor = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=Schedule)
     clip: float | None = 1.0  # largest global norm of the gradient
-    average: float | None = None  # decay a step of the exponential moving average of weights; evaluated and saved
+    average: float | None = None  # decay a step of the moving average of weights (train/step.py); evaluated and saved
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from train.config import Experiment
 
 
 class State(NamedTuple):
-    """`step` updates were made. `average` is the moving average of the model's weights, or None."""
+    """`step` updates were made. `average` is the moving average of the weights that they made (before the first: the
+    initial ones), or None."""
 
     step: jax.Array
     model: Transformer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -46,7 +48,7 @@ def train_step(experiment: Experiment, state: State, rows: Rows) -> tuple[State,
     model = optax.apply_updates(state.model, updates)
     average = state.average
     if average is not None:
-        average = optax.incremental_update(model, average, 1 - experiment.optimizer.average)
+        average = averaged(average, model, experiment.optimizer.average, state.step + 1)
     metrics = {
         "train/loss": value,
         "grad_norm": optimizer.norm(gradient),
@@ -55,6 +57,14 @@ def train_step(experiment: Experiment, state: State, rows: Rows) -> tuple[State,
         ),
     }
     return State(state.step + 1, model, optimizer_state, average), metrics
+
+
+def averaged(average, model, decay: float, step: jax.Array):
+    """The moving average with the weights that update `step` (the first is 1) made in it: the sum of decay^(step - i)
+    times the weights of update i, over that of the factors. None of the initial weights stays in it (Kingma & Ba 2015,
+    section 3)."""
+    share = -jnp.expm1(step * (math.log(decay) if decay else -math.inf))  # 1 - decay^step, exact for a decay near 1
+    return optax.incremental_update(model, average, (1 - decay) / share)
 
 
 def train_steps(experiment: Experiment, state: State, rows: Rows) -> tuple[State, dict[str, jax.Array]]:

@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -129,13 +130,29 @@ def test_from_starts_a_new_run_with_anothers_weights(skald, trained, tmp_path):
 
 
 def test_an_average_of_the_weights_is_what_is_scored_and_written_with(skald, tmp_path):
-    run = tmp_path / "averaged"
-    status, _, err = skald("train", skald.config, "--run-dir", run, "--set", "optimizer.average=0.5")
+    """And the plain ones can be had: those of the same checkpoint without its average."""
+    from launch.api import load
+
+    run, bare = tmp_path / "averaged", tmp_path / "bare"
+    more = ["--set", "optimizer.average=0.9", "--set", "steps=20", "--set", "evaluation.samples=0"]
+    status, _, err = skald("train", skald.config, "--run-dir", run, *more)
     assert status == 0, err
     assert skald.json("evaluate", run)["loss"] == pytest.approx(metrics(run)[-1]["eval/loss"], abs=1e-6)
-    read = ocp.StandardCheckpointer()
-    average, last = (read.restore(run / "checkpoints" / "40" / item) for item in ("average", "model"))
-    assert any(not np.array_equal(average[name], last[name]) for name in last)
+    shutil.copytree(run, bare)
+    shutil.rmtree(bare / "checkpoints" / "20" / "average")
+    loaded = [
+        load(str(run)),
+        load(str(run), "average"),
+        load(str(run), "plain"),
+        load(str(bare)),
+        load(str(bare), "plain"),
+    ]
+    found = [jax.tree.leaves(each.model) for each in loaded]
+    same = [all(map(np.array_equal, found[i], found[j])) for i, j in ((0, 1), (0, 2), (2, 3), (3, 4))]
+    assert same == [True, False, True, True]
+    for command in ("evaluate", "generate"):
+        status, _, err = skald(command, bare, "--weights", "average")
+        assert status == 2 and err.endswith("no average weights in it; optimizer.average was null; there are plain\n")
 
 
 def test_weights_of_another_shape_are_refused_before_anything_is_made(skald, trained, tmp_path):

@@ -18,6 +18,7 @@ from model import config as c_model
 from model.sharding import make_mesh
 from train import config as c
 from train import evaluate, feed, loss, state, step
+from train.checkpoint import Checkpoints
 
 
 def stepped(experiment, rows: Rows, steps: int = 1):
@@ -132,17 +133,37 @@ def test_several_steps_in_a_dispatch_are_the_steps_one_by_one():
     assert tiny.distance(metrics, jax.tree.map(lambda *x: np.stack(x), *each)) < 1e-5
 
 
-def test_the_average_follows_the_weights():
-    made = tiny.experiment(optimizer=c.Optimizer(0.01, average=0.75))
+def normalised_sum(weights: list[list[np.ndarray]], decay: float) -> list[np.ndarray]:
+    """float64: sum of decay^(t - i) weights_i over the updates i = 1 .. t, over sum of decay^(t - i)."""
+    factors = [decay ** (len(weights) - i) for i in range(1, len(weights) + 1)]
+    return [sum(f * x for f, x in zip(factors, xs, strict=True)) / sum(factors) for xs in zip(*weights, strict=True)]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999, 0.999999])
+def test_the_average_is_the_normalised_sum_over_the_updates_weights(decay):
+    """Of every update from the first to the fiftieth; nothing of what it was before."""
+    weights = np.random.default_rng(0).standard_normal((50, 1, 100))
+    average, add = [jnp.ones(100)], jax.jit(lambda average, now, t: step.averaged(average, now, decay, t))
+    for t in range(1, len(weights) + 1):
+        average = add(average, [jnp.asarray(weights[t - 1, 0], jnp.float32)], jnp.int32(t))
+        assert tiny.distance(average, normalised_sum(list(weights[:t]), decay)) < 2e-6
+
+
+def test_a_restart_changes_nothing_in_the_average(tmp_path):
+    """Steps of a run that goes on from its checkpoint half way, against the sum over the weights of all of them."""
+    made = tiny.experiment(optimizer=c.Optimizer(0.01, average=0.9999))
     run = jax.jit(lambda s, r: step.train_step(made, s, r)[0])
-    now = jax.jit(lambda: state.create(made))()
-    expected = [np.asarray(x, np.float64) for x in jax.tree.leaves(now.model)]
-    rows = tiny.rows(3)
-    for index in range(3):
+    now, rows, seen = jax.jit(lambda: state.create(made))(), tiny.rows(4), []
+    for index in range(4):
+        if index == 2:
+            saved = Checkpoints(tmp_path, keep_last=1, keep_best=0)
+            saved.save(2, now, {}, None)
+            saved.wait()
+            now = saved.restore(2, now)
+            saved.close()
         now = run(now, jax.tree.map(lambda x: x[index], rows))  # noqa: B023
-        weights = [np.asarray(x, np.float64) for x in jax.tree.leaves(now.model)]
-        expected = [0.75 * a + 0.25 * x for a, x in zip(expected, weights, strict=True)]
-    assert tiny.distance(now.average, expected) < 1e-6
+        seen.append([np.asarray(x, np.float64) for x in jax.tree.leaves(now.model)])
+        assert tiny.distance(now.average, normalised_sum(seen, 0.9999)) < 1e-6
     assert now.best is now.average and now._replace(average=None).best is now.model
 
 
