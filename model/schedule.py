@@ -74,7 +74,7 @@ def pipelined(repeat: Repeat, stream: Stream, reading: Reading, stacked, keys, e
             reading = padded_unless(real, jax.tree.map(lambda x: x[place], readings))
             begun = jax.tree.map(lambda x: x[place], streams)
             stream = jax.tree.map(lambda new, old: jnp.where(number == 0, new, old), begun, handed)
-            done = ordered(repeat, stream, reading, stacked, keys, execution)
+            done = ordered(repeat, stream, reading, stacked, of_microbatch(keys, place), execution)
             return jax.tree.map(handed_on, done), done
 
         nothing = jax.tree.map(lambda x: jnp.zeros_like(x[0]), streams)
@@ -122,6 +122,11 @@ def handed_on(x: jax.Array) -> jax.Array:
     """Each stage's x at the next one; the first gets the last's, which it does not use."""
     count = stages()
     return jax.lax.ppermute(x, "stage", [(s, (s + 1) % count) for s in range(count)])
+
+
+def of_microbatch(keys: jax.Array | None, number: jax.Array) -> jax.Array | None:
+    """Every layer's dropout key [L] for one microbatch: with its own, each microbatch would drop the same places."""
+    return None if keys is None else jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def padded_unless(real: jax.Array, reading: Reading) -> Reading:

@@ -1,4 +1,4 @@
-"""The order of layers: stages of a pipeline, what the backward pass keeps, and refusals."""
+"""The order of layers: stages of a pipeline, what the backward pass keeps, what is dropped, and refusals."""
 
 import math
 import re
@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 
 from model import config as c
 from model import schedule
-from model.sharding import ShardingError, make_mesh
+from model.kernels import Visible
+from model.layers import dropout
+from model.reading import Reading, Stream
+from model.sharding import ShardingError, make_mesh, place
 from model.transformer import Transformer
 
 pytestmark = pytest.mark.timeout(200)
@@ -88,6 +91,101 @@ def test_four_stages_compute_what_one_device_does(layers):
     assert held.shape[0] == 1  # of four layers
     for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
         assert np.linalg.norm(np.asarray(one) - np.asarray(other)) <= 1e-5 * np.linalg.norm(one)
+
+
+# Dropout: no two draws have one mask.
+
+DROPS = replace(MODEL.layers[0].pattern[0], mixer=replace(MODEL.layers[0].pattern[0].mixer, dropout=0.3), dropout=0.5)
+
+
+def test_no_two_draws_of_a_pass_share_a_key(monkeypatch):
+    """Every key that reaches a draw, listed: two stacks, two repeats of a pattern of two blocks each."""
+    drawn, draw = [], jax.random.bernoulli
+
+    def listed(key, *given, **named):
+        drawn.append(jax.random.key_data(key))
+        return draw(key, *given, **named)
+
+    def keys():
+        stack = c.Stack((DROPS, DROPS), 2)
+        config = replace(MODEL, layers=(stack, stack), dropout=0.2)
+        model = Transformer(config, jax.random.key(0), c.Execution(layers="unroll"))
+        model.hidden(tokens(), key=jax.random.key(7))
+        return jnp.stack(drawn)
+
+    monkeypatch.setattr(jax.random, "bernoulli", listed)
+    found = np.asarray(jax.jit(keys)())
+    assert len(found) == 1 + 8 * 3  # the embedding; in every layer attention's weights and two branches
+    assert len(np.unique(found, axis=0)) == len(found)
+
+
+@pytest.mark.parametrize("sizes", [{"replica": 2, "data": 2, "context": 2}, {"expert": 2, "tensor": 2, "context": 2}])
+def test_what_is_dropped_does_not_depend_on_how_an_array_is_split(sizes):
+    """Else the devices of an axis, each with the same key, would drop the same places of their parts."""
+    x = np.ones((ROWS, 4, LENGTH, 6), np.float32)
+    drop = jax.jit(lambda x: dropout(place(x, "batch", "heads", "time", None), 0.5, jax.random.key(7)))
+    expected = np.asarray(drop(x))
+    with jax.set_mesh(make_mesh(sizes)):
+        found = drop(x)
+        assert found.addressable_shards[0].data.size == x.size // 8
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_identical_rows_in_a_pipeline_come_out_different():
+    config, execution = replace(MODEL, layers=(c.Stack((DROPS,), 2),)), c.Execution(stage_microbatches=4)
+    with jax.set_mesh(make_mesh({"stage": 2}, jax.devices()[:2])):
+        model = jax.jit(lambda: Transformer(config, jax.random.key(0), execution))()
+        run = jax.jit(lambda model, x: model.hidden(x, key=jax.random.key(7)))
+        rows = np.asarray(run(model, np.tile(tokens()[:1], (ROWS, 1))))
+    assert different(rows)
+
+
+def different(rows: np.ndarray) -> bool:
+    return len(np.unique(rows.reshape(len(rows), -1), axis=0)) == len(rows)
+
+
+def scaled_and_dropped(scales_L: jax.Array, execution: c.Execution) -> jax.Array:
+    """[B, T, D]: ones through layers that do nothing but scale and drop."""
+    x_BTD = place(jnp.ones((ROWS, LENGTH, WIDTH)), "batch", "time", None)
+    slots_BT = place(jnp.zeros((ROWS, LENGTH), jnp.int32), "batch", "time")
+
+    def repeat(stream, reading, scale, key):
+        return stream._replace(x_BTD=dropout(stream.x_BTD * scale, 0.5, key))
+
+    reading = Reading(slots_BT, Visible(slots_BT), (), None, ())
+    stream = Stream(x_BTD, place(jnp.zeros(ROWS), "batch"))
+    keys = jax.random.split(jax.random.key(7), len(scales_L))
+    return schedule.run(repeat, stream, reading, scales_L, keys, execution).x_BTD
+
+
+@pytest.mark.parametrize(
+    "sizes, remat",
+    [
+        *(({"stage": 2}, remat) for remat in schedule.REMAT),
+        ({"stage": 2, "data": 2, "tensor": 2}, "full"),
+        ({"stage": 4, "replica": 2}, "full"),
+        ({"stage": 2, "expert": 2, "context": 2}, "full"),
+    ],
+    ids=lambda part: " ".join(part) if isinstance(part, dict) else part,
+)
+def test_every_microbatch_drops_its_own_places_and_recomputes_the_same(sizes, remat):
+    """A number that is left is a product of all scales and of 2 a layer, so that a scale's gradient is known."""
+    scales_L = jnp.asarray([0.5, 0.7, 0.9, 1.1], jnp.float32)
+    execution = c.Execution(remat=remat, stage_microbatches=4)
+
+    def loss(scales_L):
+        x_BTD = scaled_and_dropped(scales_L, execution)
+        return jnp.square(x_BTD).sum(), x_BTD
+
+    with jax.set_mesh(make_mesh(sizes, jax.devices()[: math.prod(sizes.values())])):
+        (total, x_BTD), slope_L = jax.jit(jax.value_and_grad(loss, has_aux=True))(scales_L)
+    left = np.asarray(x_BTD) > 0
+    assert left.mean() == pytest.approx(1 / 2**4, rel=0.3) and different(left)
+    np.testing.assert_allclose(np.asarray(x_BTD)[left], np.prod(scales_L) * 2**4, rtol=1e-5)
+    np.testing.assert_allclose(slope_L, 2 * total / scales_L, rtol=1e-5)
+
+
+# What is refused, and how rows are cut.
 
 
 def test_a_stack_that_does_not_divide_over_the_stages_is_refused():
