@@ -13,8 +13,9 @@ from typing import Literal, NamedTuple
 class Source:
     """Where documents come from.
 
-    `path`: `embedded:shakespeare`; a text file (one document), a folder (every text file below it), a glob;
-    `*.jsonl` (a document a line, its text under `field`); `*.parquet` (a document a row, column `field`).
+    `path`: `embedded:shakespeare`; a file, a folder (every file below it) or a glob. A text file is one document;
+    `*.jsonl`, `*.ndjson`, `*.jsonlines` have one a line and `*.json` one a record, under `field`, or as bare strings;
+    `*.csv`, `*.tsv` and `*.parquet` have one a row, in column `field`. Case does not matter; packed files are refused.
     """
 
     path: str

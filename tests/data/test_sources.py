@@ -1,5 +1,6 @@
 """Files to documents, documents to stores: what is read, how it is split, and what is said of what can't be read."""
 
+import glob
 import itertools
 import json
 import multiprocessing
@@ -111,7 +112,7 @@ def test_what_can_not_be_read_is_named_with_its_place(tmp_path, name, content, f
 
 def test_a_column_that_is_not_there_or_not_text(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"body": ["a", None]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="no column 'text'; there: body"):
+    with pytest.raises(DataError, match="no column 'text'; there: 'body'"):
         texts(tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a.parquet#1: column 'body' holds NoneType, not text"):
         texts(tmp_path / "a.parquet", field="body")
@@ -129,6 +130,55 @@ def test_paths_that_are_not_there(tmp_path):
         with pytest.raises(DataError) as error:
             texts(path)
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("package.json", '{"name": "x"}', "no field 'text'; there: 'name'; set the source's field .data.source.field"),
+        ("tsconfig.json", "{ // comment\n}", "not JSON"),
+        ("a.jsonl", '{"name": "x"}', ":1: no field 'text'"),
+        ("a.csv", "name\nx", "no column 'text'"),
+        ("logo.png", b"\x89PNG\r\n\x1a\n", "not UTF-8 at byte 0"),
+        ("a.bin", b"\0\0", "a zero byte at 0"),
+        ("paper.pdf", "%PDF-1.5", "a PDF"),
+        ("dump.jsonl.gz", b"\x1f\x8b", "packed by gzip"),
+    ],
+)
+def test_a_folder_with_a_file_that_is_no_text_is_told_a_glob_that_works(tmp_path, name, content, said):
+    folder = written(tmp_path / "my [tree]", {"src/a.py": "a", "src/b.py": "b", "c d.md": "c", name: content})
+    with pytest.raises(
+        DataError, match=rf"{name}.*{said}.*to leave such files out, name a glob of others, as "
+    ) as error:
+        texts(folder)
+    assert texts(str(error.value).rpartition(", as ")[2]) == ["a", "b"]
+    with pytest.raises(DataError, match=rf"{name}.*; to leave such files out, name a glob of others$"):
+        texts(Path(glob.escape(str(folder)), "*"))
+    with pytest.raises(DataError) as error:
+        texts(folder / name)
+    assert "glob" not in str(error.value)
+
+
+def test_a_bad_line_is_mended_and_not_left_out(tmp_path):
+    written(tmp_path, {"a.txt": "a", "b.jsonl": '{"text": "b"}\n{'})
+    with pytest.raises(DataError, match=r"b.jsonl:2: not a JSON value in UTF-8 \([^;]*\)$"):
+        texts(tmp_path)
+
+
+def test_a_link_is_read_as_its_target_where_its_own_name_does_not_say(tmp_path):
+    written(tmp_path, {"v3.jsonl": '{"text": "one"}', "blob": '{"text": "two"}'})
+    for link, target in {"latest": "v3.jsonl", "hub.jsonl": "blob"}.items():
+        (tmp_path / link).symlink_to(target)
+    assert texts(tmp_path / "latest") == ["one"] and texts(tmp_path / "hub.jsonl") == ["two"]
+    assert texts(tmp_path) == ["two", "one"]
+
+
+def test_a_file_that_the_system_does_not_give_is_named_and_not_the_cache(tmp_path):
+    """/proc/self/mem opens and fails on reading, for root too."""
+    (tmp_path / "a.jsonl").symlink_to("/proc/self/mem")
+    for use in (texts, lambda path: prepare(Source(str(path)), Bytes(), ALL, tmp_path / "cache")):
+        with pytest.raises(DataError, match=r"a.jsonl: can't be read \(Input/output error\)"):
+            use(tmp_path / "a.jsonl")
 
 
 @pytest.mark.parametrize("content", ["", "\n", '{"text": ""}\n'])
@@ -210,11 +260,25 @@ def test_a_store_is_made_once_and_anew_when_anything_changes(tmp_path):
     assert tokens() == first and len(said) == 4
 
 
-def test_one_content_read_as_text_and_as_json_lines_makes_two_stores(tmp_path):
-    content = '{"text": "one"}'
-    written(tmp_path, {"a.txt": content, "a.jsonl": content})
-    made = [prepare(Source(str(tmp_path / name)), Bytes(), ALL, tmp_path / "cache") for name in ("a.txt", "a.jsonl")]
-    assert [bytes(store.documents.tokens.tolist()).decode() for store in made] == [content, "one"]
+CONTENTS = {  # how one content is read by the ending of its name
+    '{"text": "one"}': {
+        ".txt": '{"text": "one"}',
+        ".jsonl": "one",
+        ".json": "one",
+        ".JSONL": "one",
+        ".md": '{"text": "one"}',
+    },
+    "text\n1\t2\n": {".txt": "text\n1\t2\n", ".csv": "1\t2"},
+    "text\tn\n1\t2\n": {".tsv": "1", ".TXT": "text\tn\n1\t2\n"},
+}
+
+
+def test_one_content_read_in_several_ways_makes_several_stores(tmp_path):
+    for content, expected in CONTENTS.items():
+        for ending, text in expected.items():
+            source = Source(str(written(tmp_path, {f"a{ending}": content}) / f"a{ending}"))
+            made = prepare(source, Bytes(), ALL, tmp_path / "cache")
+            assert bytes(made.documents.tokens.tolist()).decode() == text, ending
 
 
 def test_a_cache_that_can_not_be_written_is_named(tmp_path):

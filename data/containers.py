@@ -1,0 +1,84 @@
+"""Files that hold text in packed or binary form, known by how their names end or how they begin.
+
+data/sources.py refuses them: read as text, some would pass for it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+from data.errors import NotText
+
+
+class Container(NamedTuple):
+    """`begins` is a pattern of the first bytes; `remedy` is a sentence in which {} stands for the path."""
+
+    name: str
+    endings: tuple[str, ...]
+    begins: bytes
+    remedy: str
+
+
+HEAD = 512  # bytes looked at: tar's mark stands at byte 257
+UNPACKED = "unpack it, as with {program} -dc < {{}} > FILE"
+CONTAINERS = (  # the first that fits by name is taken, else the first that fits by content
+    Container(
+        "a tar archive",
+        (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4"),
+        rb".{257}ustar",
+        "unpack it, as with tar -xf {}",
+    ),
+    Container("packed by gzip", (".gz",), rb"\x1f\x8b", UNPACKED.format(program="gzip")),
+    Container("packed by zstd", (".zst", ".zstd"), rb"\x28\xb5\x2f\xfd", UNPACKED.format(program="zstd")),
+    Container("packed by bzip2", (".bz2",), rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", UNPACKED.format(program="bzip2")),
+    Container("packed by xz", (".xz", ".lzma"), rb"\xfd7zXZ\0", UNPACKED.format(program="xz")),
+    Container("packed by lz4", (".lz4",), rb"\x04\x22\x4d\x18", UNPACKED.format(program="lz4")),
+    Container("a 7-Zip archive", (".7z",), rb"7z\xbc\xaf\x27\x1c", "unpack it, as with 7z x {}"),
+    Container("a RAR archive", (".rar",), rb"Rar!\x1a\x07", "unpack it, as with unrar x {}"),
+    Container("a PDF", (".pdf",), rb"%PDF-\d", "take the text out, as with pdftotext {}"),
+    Container(
+        "an office document or e-book",
+        (".docx", ".xlsx", ".xls", ".pptx", ".ppt", ".odt", ".ods", ".odp", ".rtf", ".epub", ".mobi"),
+        rb"\xd0\xcf\x11\xe0|\{\\rtf",
+        "save it as plain text, or a table as CSV",
+    ),
+    Container(
+        "a Jupyter notebook", (".ipynb",), rb"(?!)", "take the text out, as with jupyter nbconvert --to markdown {}"
+    ),
+    Container(
+        "a file of binary records",
+        (".arrow", ".feather", ".orc", ".avro", ".tfrecord", ".tfrecords", ".array_record", ".arrayrecord", ".riegeli"),
+        rb"ARROW1\0\0|FEA1|Obj\x01",
+        "write its texts as parquet or JSON lines",
+    ),
+    Container(
+        "a file of arrays or weights",
+        (".npy", ".npz", ".safetensors", ".h5", ".hdf5", ".pkl", ".pickle", ".gguf", ".onnx"),
+        rb"\x93NUMPY|\x89HDF|GGUF|.{4}\0{4}\{",
+        "a source is text",
+    ),
+    Container("a database", (".sqlite", ".sqlite3"), rb"SQLite format 3\0", "write its texts as JSON lines"),
+    Container("a parquet file", (), rb"PAR1\x15", "let its name end in .parquet"),
+    # Last: office, e-books, NumPy and PyTorch zip too.
+    Container("a zip archive, or saved as one", (".zip",), rb"PK(\x03\x04|\x05\x06)", "unpack it, as with unzip {}"),
+)
+
+
+def by_name(path: Path) -> Container | None:
+    name = path.name.lower()
+    return next((kind for kind in CONTAINERS if name.endswith(kind.endings)), None)
+
+
+def by_content(head: bytes) -> Container | None:
+    return next((kind for kind in CONTAINERS if re.match(kind.begins, head, re.DOTALL)), None)
+
+
+def refuse(path: Path) -> None:
+    """Raises NotText, saying how to get at the text, where the file is a container."""
+    with path.open("rb") as file:
+        kind = by_name(path) or by_content(file.read(HEAD))
+    if kind:
+        raise NotText(f"{path}: {kind.name}, no text as it is; {kind.remedy.format(shlex.quote(str(path)))}")
