@@ -81,6 +81,8 @@ def make(source: Source, words: tokenizer.Tokenizer, span: Span, place: Path, ab
     folder = Path(tempfile.mkdtemp(prefix=f"{place.name}.unfinished-", dir=place.parent))
     try:
         manifest = {**about, **write(source, words, span, folder)}
+        if sources.fingerprint(source) != about["source"]:  # else this text would be kept under the other's name
+            raise DataError(f"{source.path}: changed while it was read; start again once nothing writes there")
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
         os.rename(folder, place)
     except OSError:

@@ -281,6 +281,20 @@ def test_one_content_read_in_several_ways_makes_several_stores(tmp_path):
             assert bytes(made.documents.tokens.tolist()).decode() == text, ending
 
 
+def test_a_text_that_changes_while_it_is_read_leaves_no_store(tmp_path):
+    """Else it would be found later under the fingerprint of what it was before."""
+    path = written(tmp_path, {"a.txt": "some text"}) / "a.txt"
+
+    class Slow(Bytes):
+        def encode(self, text: str) -> list[int]:
+            path.write_text("another text")
+            return super().encode(text)
+
+    with pytest.raises(DataError, match=r"a.txt: changed while it was read; start again"):
+        prepare(Source(str(path)), Slow(), ALL, tmp_path / "cache")
+    assert list((tmp_path / "cache" / "stores").iterdir()) == []
+
+
 def test_a_cache_that_can_not_be_written_is_named(tmp_path):
     written(tmp_path, {"a.txt": "text", "cache": "a file"})
     with pytest.raises(DataError, match=r"cache: can't write the token cache .*SKALD_CACHE"):
