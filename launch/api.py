@@ -40,9 +40,15 @@ class LoadedRun(Checkpointed):
                                   samples=num_samples, stops=[stop] if isinstance(stop, str) else stop)  # fmt: skip
         return [generate.sample(text, logprobs=True) for text in texts]
 
-    def evaluate(self, text: str | None = None, window: int | None = None, stride: int | None = None) -> dict:
+    def evaluate(
+        self,
+        text: str | None = None,
+        window: int | None = None,
+        stride: int | None = None,
+        field: str | None = None,
+    ) -> dict:
         """The keys of `skald evaluate --json`, over the validation split or the text file named."""
-        return evaluate.evaluate(self, text, window, stride)
+        return evaluate.evaluate(self, text, window, stride, field)
 
     def logits(self, tokens) -> np.ndarray:
         """int [B, T] -> float32 [B, T, V]: of each token's successor, for the tokenizer's V ids.

@@ -90,6 +90,7 @@ def generate_arguments(command: argparse.ArgumentParser) -> None:
 def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     checkpoint_arguments(command)
     command.add_argument("--text", metavar="FILE", help="score this text instead of the validation split")
+    command.add_argument("--field", metavar="NAME", help="the text's field or column (default: the run's own)")
     command.add_argument("--window", type=positive, help="tokens a window (default: the rows it was trained on)")
     command.add_argument("--stride", type=positive, help="tokens between windows (default: the window)")
 

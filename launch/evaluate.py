@@ -8,10 +8,10 @@ import sys
 from argparse import Namespace
 
 from data import sources
-from data.config import Source
+from data.config import Source, spans
 from data.documents import Documents, join, kept_in_part
 from data.errors import DataError
-from data.pipeline import open_data
+from data.store import prepare
 from data.windows import check_targets, score_rows
 from launch import machine
 from launch.checkpointed import SPOILED, Checkpointed
@@ -23,7 +23,7 @@ from train.run import RunError
 
 def command(arguments: Namespace) -> int:
     run = Checkpointed(arguments.run, arguments.weights)
-    found = evaluate(run, arguments.text, arguments.window, arguments.stride)
+    found = evaluate(run, arguments.text, arguments.window, arguments.stride, arguments.field)
     if arguments.json:
         print(json.dumps(found))
     else:
@@ -36,22 +36,31 @@ def command(arguments: Namespace) -> int:
     return 0
 
 
-def evaluate(run: Checkpointed, text: str | None = None, window: int | None = None, stride: int | None = None) -> dict:
+def evaluate(
+    run: Checkpointed,
+    text: str | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+    field: str | None = None,
+) -> dict:
     """Scores a checkpoint; `window` defaults to the rows it was trained on, `stride` to the window.
 
-    Raises ConfigError for a window that is longer than the model's context, and for one longer than training's rows
-    where positions are learned: those behind were never trained; RunError where the loss is not a number.
+    `field`: where records of `text` have theirs; defaults to the field the run was trained on. Raises ConfigError for a
+    window that is longer than the model's context, and for one longer than training's rows where positions are learned:
+    those behind were never trained; RunError where the loss is not a number.
     """
+    if field is not None and text is None:
+        raise ConfigError(f"field {field!r} without a text: --field goes with --text (in Python: field with text)")
     window = window or run.config.data.length
     stride = stride or window
     if not 1 <= stride <= window <= run.config.model.context:
         context = run.config.model.context
-        raise ConfigError(f"--window {window} --stride {stride}: wanted 1 <= stride <= window <= context={context}")
+        raise ConfigError(f"window {window}, stride {stride}: wanted 1 <= stride <= window <= context={context}")
     if line := run.untrained(window):
         if isinstance(run.config.model.positions, Learned):
-            raise ConfigError(f"--window {window}: {line}; --window {run.trained_length} at most")
+            raise ConfigError(f"window {window}: {line}; a window of {run.trained_length} at most")
         say(line)
-    documents = text_documents(run, text) if text is not None else validation_documents(run)
+    documents = text_documents(run, text, field) if text is not None else validation_documents(run)
     batches = score_rows(documents, window, stride, run.config.evaluation.rows)
     found = scores(score(run.model, batches), documents.bytes)
     if not math.isfinite(found["loss"]):
@@ -62,19 +71,20 @@ def evaluate(run: Checkpointed, text: str | None = None, window: int | None = No
 def validation_documents(run: Checkpointed) -> Documents:
     """The run's own validation split. Raises DataError where the text is not the one the run was scored on."""
     e = run.config
-    opened = open_data(e.data, e.batch_size, e.seed, machine.cache(), run.tokenizer, say)
-    if opened.fingerprints["validation"] != run.about["data"]["validation"]:
-        path = (e.data.validation_source or e.data.source).path
+    source = e.data.validation_source or e.data.source
+    if sources.fingerprint(source) != run.about["data"]["validation"]["source"]:  # first: it may not even be readable
         raise DataError(
-            f"{path}: not the validation text that {run.name} was trained with; put that text back, or name another "
-            "with --text FILE"
+            f"{source.path}: not the validation text that {run.name} was trained with; put that text back, or name "
+            "another (--text FILE; in Python text=…)"
         )
-    return opened.validation.documents
+    return prepare(source, run.tokenizer, spans(e.data).validation, machine.cache(), say).documents
 
 
-def text_documents(run: Checkpointed, path: str) -> Documents:
+def text_documents(run: Checkpointed, path: str, field: str | None = None) -> Documents:
     """Every document of a file or folder. Raises DataError where there is nothing to score."""
-    documents, change = join(run.tokenizer, sources.documents(Source(path)))
+    source = Source(path, run.config.data.source.field if field is None else field)
+    given = sources.documents(source, "name another field (--field NAME; in Python field=…)")
+    documents, change = join(run.tokenizer, given)
     if change:
         say(kept_in_part(change))
     check_targets(documents, path)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from data.config import Source
 from data.errors import DataError
 from model.config import Learned
 from model.decode.generate import PromptTooLong
@@ -94,6 +95,45 @@ def test_a_text_without_a_token_to_predict_is_refused(run, tmp_path, name, conte
         run.evaluate("")
 
 
+def test_records_are_read_by_the_field_named_or_by_the_runs_own(skald, run, tmp_path):
+    """Against the same text under the run's own field; the run was trained with `text`."""
+    from launch.evaluate import evaluate
+
+    words = ["First Citizen:\nWe are accounted", "poor citizens,"]
+    for name, field in (("own.jsonl", "text"), ("other.jsonl", "body")):
+        (tmp_path / name).write_text("\n".join(json.dumps({field: text}) for text in words))
+    (tmp_path / "other.csv").write_text('n,body\n1,"First Citizen:\nWe are accounted"\n2,"poor citizens,"\n')
+    own = run.evaluate(str(tmp_path / "own.jsonl"))
+    assert own["tokens"] == sum(map(len, words)) - 2
+    assert run.evaluate(str(tmp_path / "other.csv"), field="body") == own
+    found = skald.json("evaluate", run.name, "--text", tmp_path / "other.jsonl", "--field", "body")
+    assert found["loss"] == pytest.approx(own["loss"], abs=1e-6) and found["tokens"] == own["tokens"]
+    config = replace(run.config, data=replace(run.config.data, source=Source("gone.jsonl", "body")))
+    trained_on_body = SimpleNamespace(**{**vars(run), "config": config})
+    assert evaluate(trained_on_body, str(tmp_path / "other.jsonl")) == own
+
+
+def test_advice_on_fields_can_be_taken_where_it_is_given(run, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"body": "x"}')
+    with pytest.raises(
+        DataError, match=r"a.jsonl:1: no field 'text'; there: 'body'; .*--field NAME; in Python field="
+    ) as e:
+        run.evaluate(str(tmp_path / "a.jsonl"))
+    assert "data." not in str(e.value).replace(str(tmp_path), "")
+    with pytest.raises(ConfigError, match=r"field 'body' without a text: --field goes with --text"):
+        run.evaluate(field="body")
+
+
+def test_a_validation_text_that_can_not_be_read_any_more_is_another_one(run, tmp_path):
+    """Not `set data.source.field`: a checkpoint's config can't be set."""
+    from launch.evaluate import evaluate
+
+    (tmp_path / "a.jsonl").write_text('{"body": "x"}')
+    config = replace(run.config, data=replace(run.config.data, validation_source=Source(str(tmp_path / "a.jsonl"))))
+    with pytest.raises(DataError, match=r"a.jsonl: not the validation text .*--text FILE; in Python text="):
+        evaluate(SimpleNamespace(**{**vars(run), "config": config}))
+
+
 def test_another_validation_text_than_the_runs_is_refused(run):
     from launch.evaluate import validation_documents
 
@@ -142,7 +182,7 @@ def test_learned_positions_that_were_never_trained_are_not_scored_with(run):
             self.trained_length = 16
             self.config = replace(run.config, model=replace(run.config.model, positions=Learned()))
 
-    with pytest.raises(ConfigError, match=r"--window 32: .*trained on rows of 16 tokens.*--window 16 at most"):
+    with pytest.raises(ConfigError, match=r"window 32: .*trained on rows of 16 tokens.*a window of 16 at most"):
         Learnt().evaluate()
 
 
