@@ -17,7 +17,7 @@ from launch import VERSION, chips, experiments, machine, writing
 from model import cost
 from model.kernels.proof import prove
 from train import fields, processes, ties
-from train.check import check, check_vocabulary
+from train.check import check, check_vocabulary, remarks
 from train.checkpoint import Checkpoints, about, find, found, published
 from train.config import Experiment
 from train.lease import Lease, check_shared
@@ -67,6 +67,8 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     if folder.is_file():
         raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
     check(experiment)
+    for line in remarks(experiment):
+        report(line)
     same_start(experiment, start_from)
     steps = processes.agreed(lambda: published(folder))
     source = found(Path(processes.agreed(lambda: str(find(start_from).folder)))) if start_from and not steps else None

@@ -131,25 +131,33 @@ def check_experts(path: str, moe: MoE) -> None:
 
 
 def check_spans(data: Data) -> None:
-    """Parts of a text that are none, and a validation text of which a part, unseen by who asked, is trained on.
-
-    All of the training text in validation is nothing that happens by mistake: it is a look at the training loss.
-    """
-    splits = spans(data)
+    """Raises ConfigError for parts of a text that are none, and where a part of validation is trained on."""
+    train, validation = splits = spans(data)
     for name, span in splits._asdict().items():
         right = 0 <= span.start < span.stop <= 1
         want(f"data.{name}", f"{span.start:g} to {span.stop:g}", right, "a part of the text: 0 <= start < stop <= 1")
-    train, validation = splits
-    one_source = data.validation_source in (None, data.source)
     apart = train.stop <= validation.start or validation.stop <= train.start
-    if one_source and not apart and not (validation.start <= train.start and train.stop <= validation.stop):
-        works = (
-            f"train.stop={validation.start:g}" if train.start < validation.start else f"train.start={validation.stop:g}"
-        )
+    if data.validation_source in (None, data.source) and not apart and not holds_all(data):
+        before = train.start < validation.start
+        works = f"train.stop={validation.start:g}" if before else f"train.start={validation.stop:g}"
         raise ConfigError(
             f"data.train: {train.start:g} to {train.stop:g} of the text reaches into data.validation, "
             f"{validation.start:g} to {validation.stop:g} of it; set data.{works}"
         )
+
+
+def holds_all(data: Data) -> bool:
+    """Whether validation is all of the training text, and perhaps more: asked for to see the loss of training."""
+    train, validation = spans(data)
+    one_source = data.validation_source in (None, data.source)
+    return one_source and validation.start <= train.start and train.stop <= validation.stop
+
+
+def remarks(experiment: Experiment) -> list[str]:
+    """Lines about what may be wanted, and is easily taken for something else."""
+    if holds_all(experiment.data):
+        return ["data.validation holds all of the training text: its loss says nothing of other texts"]
+    return []
 
 
 def check_mesh(e: Experiment) -> None:
