@@ -40,7 +40,7 @@ def pretraining(name: str, model: Model, rate: float) -> Experiment:
         microbatches=8,
         evaluation=Evaluation(every=2000, rows=16, prompt="The"),
         checkpoints=Checkpoints(every=2000),
-        execution=Execution(dtype="auto", remat="auto"),
+        execution=Execution(dtype="auto", layers="auto", remat="auto"),
     )
 
 

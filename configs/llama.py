@@ -40,7 +40,7 @@ def pretraining(name: str, model: Model, data: Data, rate: float, batch_size: in
         batch_size=batch_size,
         evaluation=Evaluation(every=1000, rows=16, prompt="The"),
         checkpoints=Checkpoints(every=1000),
-        execution=Execution(dtype="auto", remat="auto", loss_chunks=8),
+        execution=Execution(dtype="auto", layers="auto", remat="auto", loss_chunks=8),
     )
 
 
@@ -57,7 +57,7 @@ def tiny() -> Experiment:
     return replace(
         experiment,
         optimizer=replace(experiment.optimizer, schedule=schedule),
-        execution=Execution(dtype="auto", remat="auto"),
+        execution=Execution(dtype="auto", layers="auto", remat="auto"),
         evaluation=Evaluation(every=500),
         checkpoints=Checkpoints(every=500),
     )

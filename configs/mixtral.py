@@ -57,7 +57,7 @@ def eight_by_seven_b() -> Experiment:
         evaluation=Evaluation(every=1000, rows=16, prompt="The"),
         checkpoints=Checkpoints(every=1000),
         mesh=Mesh(data=0, expert=8),
-        execution=Execution(dtype="auto", remat="auto", loss_chunks=8),
+        execution=Execution(dtype="auto", layers="auto", remat="auto", loss_chunks=8),
     )
 
 

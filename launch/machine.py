@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from launch import chips, cluster
 from model import cost
 from model.config import Execution
-from train.config import Adafactor, AdamW, Experiment, Lion, Muon, Optimizer
+from train.config import Experiment
 
 if TYPE_CHECKING:
     from train.program import Program
@@ -88,9 +88,9 @@ def program(experiment: Experiment, devices: list | None = None) -> Program:
 
 def fitted(experiment: Experiment, one, count: int) -> Experiment:
     """The experiment with what it leaves open chosen for `count` devices like this one, which is this process's own."""
-    experiment = replace(experiment, execution=settled(experiment.execution, one.platform))
     if one.platform == "cpu" and tuning():
         experiment = tuning().fitted(experiment, count)
+    experiment = replace(experiment, execution=settled(experiment.execution, one.platform))
     remat = experiment.execution.remat
     remat = recomputed(experiment, count, chips.memory(one)) if remat == "auto" else remat
     return replace(experiment, execution=replace(experiment.execution, remat=remat))
@@ -105,26 +105,34 @@ def recomputed(experiment: Experiment, devices: int, memory: float) -> str:
 
     e, shape = experiment, mesh_shape(vars(experiment.mesh), devices)
 
+    kept, rows = optimizer_numbers(e), e.batch_size // e.microbatches
+
     def fits(remat: str) -> bool:
-        execution, rows = replace(e.execution, remat=remat), e.batch_size // e.microbatches
-        kept = optimizer_numbers(e.optimizer)
+        execution = replace(e.execution, remat=remat)
         size = cost.memory(e.model, execution, shape, rows, e.data.length, kept, e.microbatches > 1)
         return size.total <= ROOM * memory
 
     return next(filter(fits, LEAST_FIRST), LEAST_FIRST[-1])
 
 
-def optimizer_numbers(optimizer: Optimizer) -> float:
-    """What it keeps of every parameter, the average of weights with it: as many numbers."""
-    kept = {AdamW: 2.0, Muon: 1.0, Lion: 1.0, Adafactor: 0.0}[type(optimizer.rule)]
-    return kept + (optimizer.average is not None)
+def optimizer_numbers(experiment: Experiment) -> float:
+    """How many numbers the optimizer keeps for every parameter, and the average of weights with it: by the state's own
+    shapes."""
+    import jax  # after prepare, as what imports it
+
+    from train import state
+
+    def count(tree) -> int:
+        return sum(x.size for x in jax.tree.leaves(tree))
+
+    made = jax.eval_shape(lambda: state.create(experiment))
+    return (count(made.optimizer) + count(made.average)) / count(made.model)
 
 
 def settled(execution: Execution, platform: str) -> Execution:
-    """With the number format that such devices multiply fastest, where the config leaves that open."""
-    if execution.dtype != "auto":
-        return execution
-    return replace(execution, dtype="float32" if platform == "cpu" else "bfloat16")
+    """Where the config leaves it open: the number format that such devices multiply fastest, and one layer compiled."""
+    open_ones = {"dtype": "float32" if platform == "cpu" else "bfloat16", "layers": "scan"}
+    return replace(execution, **{n: value for n, value in open_ones.items() if getattr(execution, n) == "auto"})
 
 
 def writing(execution: Execution) -> Execution:

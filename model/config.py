@@ -159,7 +159,8 @@ class Execution:
 
     `dtype`: of activations and of the weights as used, parameters stay float32; `auto` is settled before a model is
     built (launch/machine.py): float32 on CPU, bfloat16 elsewhere. `matmul`: in what precision weights are multiplied.
-    `layers`: `scan` compiles one layer per stack, `unroll` all of them. `stage_microbatches`: into how many parts a
+    `layers`: `scan` compiles one layer per stack, `unroll` all of them; `auto` is settled like dtype: `unroll` on CPU,
+    `scan` elsewhere. `stage_microbatches`: into how many parts a
     batch is cut on its way through mesh.stage stages; 0: as many as divide it, up to four a stage. `remat`: what the
     backward pass recomputes (model/schedule.py); `auto` is settled like dtype: as little as memory allows. `kernel`:
     what computes attention, `auto` picks by backend and mesh (model/kernels). `loss_chunks`: a row's logits are made in
@@ -167,7 +168,7 @@ class Execution:
     """
 
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    layers: Literal["scan", "unroll"] = "scan"
+    layers: Literal["auto", "scan", "unroll"] = "scan"
     remat: Literal["auto", "none", "minimal", "save_qkv", "full", "offload"] = "none"
     kernel: Literal["auto", "reference", "blocks", "cudnn", "splash", "ring", "held"] = "auto"
     matmul: Literal["plain", "int8", "fp8"] = "plain"

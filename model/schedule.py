@@ -7,6 +7,7 @@ parameters are the same tree, with an axis L in front.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -45,11 +46,18 @@ def run(repeat: Repeat, stream: Stream, reading: Reading, stacked, keys, executi
 def ordered(repeat: Repeat, stream: Stream, reading: Reading, stacked, keys, execution: c.Execution) -> Stream:
     """Layer after layer, in one scan that compiles one of them, or unrolled."""
     one = REMAT[execution.remat](lambda stream, given: repeat(stream, reading, *given))
-    if execution.layers == "scan":
-        return jax.lax.scan(lambda stream, given: (one(stream, given), None), stream, (stacked, keys))[0]
-    for given in taken_apart((stacked, keys)):
-        stream = one(stream, given)
-    return stream
+    return LAYERS[execution.layers](one, stream, (stacked, keys))
+
+
+def scanned(one: Callable, stream: Stream, given) -> Stream:
+    return jax.lax.scan(lambda stream, layer: (one(stream, layer), None), stream, given)[0]
+
+
+def unrolled(one: Callable, stream: Stream, given) -> Stream:
+    return functools.reduce(one, taken_apart(given), stream)
+
+
+LAYERS = {"scan": scanned, "unroll": unrolled}
 
 
 def pipelined(repeat: Repeat, stream: Stream, reading: Reading, stacked, keys, execution: c.Execution) -> Stream:

@@ -48,7 +48,7 @@ class Lion:
 
 @dataclass(frozen=True)
 class Adafactor:
-    """Shazeer & Stern 2018: second moments factored over the two largest axes of a matrix."""
+    """Shazeer & Stern 2018: second moments factored over the inputs and the outputs of every matrix."""
 
     decay: float = 0.8
     weight_decay: float = 0.0
@@ -78,7 +78,10 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Devices along each mesh axis (model/sharding.py). One axis may be 0: whatever the others leave."""
+    """Devices along each mesh axis (model/sharding.py). One axis may be 0: whatever the others leave.
+
+    `replica` 1 and `data` 0 leave open which of them takes the rest: on CPU, whose cores share their memory, `replica`.
+    """
 
     replica: int = 1
     data: int = 0
@@ -124,4 +127,4 @@ class Experiment:
     steps_per_dispatch: int = 0  # steps compiled into one program call; 0: chosen for the machine
     mesh: Mesh = field(default_factory=Mesh)
     chip_hour: float = 0.0  # price of an hour of one chip, in any currency; 0: not stated. For plans.
-    execution: Execution = field(default_factory=lambda: Execution(dtype="auto", remat="auto"))
+    execution: Execution = field(default_factory=lambda: Execution(dtype="auto", layers="auto", remat="auto"))

@@ -11,6 +11,7 @@ from flax import nnx
 
 from model.layers import Balance
 from train import config as c
+from train.adafactor import scale_by_adafactor
 from train.muon import scale_by_muon
 from train.schedule import rate
 
@@ -80,7 +81,7 @@ def make(optimizer: c.Optimizer, steps: int) -> optax.GradientTransformation:
             direction = optax.chain(optax.scale_by_lion(rule.beta1, rule.beta2), decay)
         case c.Adafactor() as rule:
             decay = optax.add_decayed_weights(rule.weight_decay, mask=matrices)
-            direction = optax.chain(optax.scale_by_factored_rms(decay_rate=rule.decay), decay)
+            direction = optax.chain(scale_by_adafactor(rule), decay)
     scheduled = functools.partial(rate, optimizer.schedule, optimizer.peak_rate, steps)
     clip = [] if optimizer.clip is None else [optax.clip_by_global_norm(optimizer.clip)]
     weight = optax.chain(*clip, direction, optax.scale_by_learning_rate(scheduled))

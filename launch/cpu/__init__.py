@@ -42,13 +42,14 @@ def devices(experiment: Experiment, cores: int, processes: int = 1) -> int:
 
 
 def fitted(experiment: Experiment, devices: int) -> Experiment:
-    """Layers unrolled, many steps a dispatch, and where nothing else is asked of the mesh, the batch over the cores."""
+    """Where nothing else is asked: layers unrolled, many steps a dispatch, the batch over the cores."""
     e, mesh = experiment, experiment.mesh
     dispatch = e.steps_per_dispatch or STEPS_PER_DISPATCH
     rows = e.batch_size // e.microbatches
     if (mesh.replica, mesh.data) == (1, 0) and rows % devices == 0:
         mesh = replace(mesh, replica=0, data=1)  # parameters whole on each core: nothing to gather
-    return replace(e, steps_per_dispatch=dispatch, mesh=mesh, execution=replace(e.execution, layers="unroll"))
+    layers = "unroll" if e.execution.layers == "auto" else e.execution.layers
+    return replace(e, steps_per_dispatch=dispatch, mesh=mesh, execution=replace(e.execution, layers=layers))
 
 
 def writing(execution: Execution) -> Execution:

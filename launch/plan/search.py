@@ -52,11 +52,11 @@ def ranked(experiment: Experiment, devices: list) -> list[Candidate]:
     room = machine.ROOM * tpu.memory
     axes = sum(len(set(places)) > 1 for places in zip(*(device.coords for device in devices), strict=True))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    found = []
+    found, kept = [], machine.optimizer_numbers(experiment)
     for e in ways(experiment, len(devices), slices):
         size = cost.memory(
             e.model, e.execution, vars(e.mesh), e.batch_size // e.microbatches, e.data.length,
-            machine.optimizer_numbers(e.optimizer), e.microbatches > 1,
+            kept, e.microbatches > 1,
         ).total  # fmt: skip
         if size <= room:
             found.append(Candidate(e, size, seconds(e, tpu, max(1, axes))))

@@ -93,3 +93,24 @@ def test_ten_steps_on_any_mesh_are_those_of_one_device(kind, sizes):
     print(kind, sizes, *(f"{name} {value:.1e}" for name, value in far.items()))
     assert np.ptp(expected["losses"]) > 1e-3
     assert max(far.values()) < 1e-5, far
+
+
+@pytest.mark.parametrize("sizes", [{"stage": 2, "expert": 2, "tensor": 2}, {"data": 2, "context": 2, "tensor": 2}])
+def test_adafactor_is_the_same_on_any_mesh_and_its_means_lie_where_their_matrices_do(sizes):
+    made = replace(experiment("moe"), optimizer=config.Optimizer(1e-3, config.Adafactor()))
+    transform = optimizer.make(made.optimizer, made.steps)
+    shapes = jax.eval_shape(lambda: state.create(made)).model
+    given = [np.random.default_rng(i).standard_normal(x.shape) for i, x in enumerate(jax.tree.leaves(shapes))]
+
+    def updated():
+        begun = jax.jit(lambda: jax.tree.map(wide, state.create(made)))()
+        places = [x.sharding for x in jax.tree.leaves(begun.model)]
+        slopes = jax.tree.unflatten(jax.tree.structure(begun.model), jax.device_put(given, places))
+        return jax.jit(transform.update)(slopes, begun.optimizer, begun.model)
+
+    expected = jax.tree.map(np.asarray, updated())
+    with jax.set_mesh(make_mesh(sizes)):
+        found = updated()
+    assert tiny.distance(found, expected) < 1e-9
+    rows = [x for path, x in jax.tree_util.tree_leaves_with_path(found[1]) if ".rows" in jax.tree_util.keystr(path)]
+    assert any(not x.sharding.is_fully_replicated for x in rows)

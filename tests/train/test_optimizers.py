@@ -15,6 +15,7 @@ from model.config import MLP, Norm
 from model.transformer import Transformer
 from train import config as c
 from train import optimizer, state
+from train.adafactor import scale_by_adafactor
 from train.muon import orthogonalised
 from train.schedule import rate
 
@@ -152,6 +153,40 @@ def test_adafactor_factors_large_matrices():
         columns = decay * columns + (1 - decay) * square.mean(0)
         weight = weight - RATE * g / np.sqrt(np.outer(rows, columns) / rows.mean())
     assert tiny.relative(np.asarray(matrix[...], np.float64), weight) < 1e-5
+
+
+MATRICES = {  # as the layers declare them: axes, shape, inputs; and the shape of one matrix
+    "plain": (("width", "feed_forward"), (130, 140), 1, (130, 140)),
+    "query": (("layers", "width", "heads", "head_width"), (2, 30, 3, 8), 1, (30, 24)),
+    "output": (("layers", "heads", "head_width", "width"), (2, 3, 8, 30), 2, (24, 30)),
+    "experts": (("layers", "experts", "width", "feed_forward"), (2, 3, 12, 20), 1, (12, 20)),
+    "vector": (("layers", "features"), (2, 30), 0, (30,)),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_adafactor_factors_every_matrix_of_a_stack_as_optax_factors_that_matrix_alone(name):
+    axes, shape, inputs, matrix = MATRICES[name]
+    ours, theirs = scale_by_adafactor(c.Adafactor(0.8)), optax.scale_by_factored_rms(min_dim_size_to_factor=1)
+    parameter = nnx.Param(jnp.zeros(shape), axes=axes, inputs=inputs)
+    alone = list(jnp.zeros((math.prod(shape) // math.prod(matrix), *matrix)))
+    memory, their_memory = ours.init(parameter), theirs.init(alone)
+    if inputs:
+        assert sum(x.size for x in jax.tree.leaves(memory)) == 1 + len(alone) * sum(matrix)
+    for step in range(3):
+        gradient = 10.0**step * np.random.default_rng(step).standard_normal(shape).astype(np.float32)
+        found, memory = ours.update(parameter.replace(jnp.asarray(gradient)), memory)
+        expected, their_memory = theirs.update(list(gradient.reshape(-1, *matrix)), their_memory, alone)
+        np.testing.assert_allclose(found[...].reshape(-1, *matrix), np.stack(expected), rtol=2e-5)
+
+
+def test_adafactor_leaves_alone_what_has_no_gradient_beside_what_has_a_large_one():
+    """A row of zeros, as of a token that did not come up: optax's factor is infinite there, and 0 times that NaN."""
+    parameter = nnx.Param(jnp.zeros((4, 3)), axes=("vocab", "width"), inputs=1)
+    gradient = parameter.replace(jnp.asarray([[0.0] * 3, [1e9] * 3, [1e-9] * 3, [0.0, 1.0, 0.0]]))
+    transform = scale_by_adafactor(c.Adafactor())
+    found, _ = jax.jit(transform.update)(gradient, transform.init(parameter))
+    assert np.isfinite(found[...]).all() and not found[...][0].any() and found[...][1].all()
 
 
 # Muon

@@ -1,0 +1,82 @@
+"""Adafactor (Shazeer & Stern 2018) as an optax transform: it keeps row and column means of a matrix's second moments.
+
+optax's own takes the two largest axes of an array for its matrix: of a stack of attention's, [L, D, N, H], no matrix
+at all where heads are narrow. Called by train/optimizer.py.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from model.layers import numbering
+from train.config import Adafactor
+
+SMALLEST = 1e-30  # the paper's epsilon 1: added to squares, so that no mean is 0
+
+
+class AdafactorState(NamedTuple):
+    """Running means of squared gradients over each matrix's outputs, one a row, and over its inputs, one a column;
+    the axes that they are means over stay, of size 1."""
+
+    count: jax.Array
+    rows: optax.Updates
+    columns: optax.Updates
+
+
+def matrix_axes(parameter: nnx.Param) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(inputs, outputs): the axes of one matrix of a stack of layers or experts. A vector is a matrix with one output,
+    whose row means are its second moments themselves."""
+    axes, first = parameter[...].ndim, numbering(parameter.axes)
+    last = first + parameter.inputs if parameter.inputs else axes
+    return tuple(range(first, last)), tuple(range(last, axes))
+
+
+def scale_by_adafactor(config: Adafactor) -> optax.GradientTransformation:
+    """Gradients over the root of their factored second moments (algorithm 4), each layer's and each expert's matrix by
+    itself. The share of the past at update t is 1 - t^-decay (section 7.2), so no mean begins biased towards 0."""
+
+    def init(parameters):
+        rows = each(lambda p: jnp.zeros_like(means(p)[0]), parameters)
+        columns = each(lambda p: jnp.zeros_like(means(p)[1]), parameters)
+        return AdafactorState(jnp.zeros((), jnp.int32), rows, columns)
+
+    def update(gradients, state, parameters=None):
+        del parameters
+        new = (state.count + 1.0) ** -config.decay
+
+        def follow(mean, now):
+            return mean + new * (now - mean)
+
+        rows = each(lambda g, r: follow(r[...], means(g)[0]), gradients, state.rows)
+        columns = each(lambda g, c: follow(c[...], means(g)[1]), gradients, state.columns)
+        return each(scaled, gradients, rows, columns), AdafactorState(state.count + 1, rows, columns)
+
+    return optax.GradientTransformation(init, update)
+
+
+def means(gradient: nnx.Param) -> tuple[jax.Array, jax.Array]:
+    """Of its squares, over the outputs and over the inputs of each matrix."""
+    inputs, outputs = matrix_axes(gradient)
+    square = jnp.square(gradient[...]) + SMALLEST
+    return square.mean(outputs, keepdims=True), square.mean(inputs, keepdims=True)
+
+
+def scaled(gradient: nnx.Param, rows: nnx.Param, columns: nnx.Param) -> jax.Array:
+    """gradient / sqrt(rows columns / mean of rows), in an order in which a gradient of 0 meets no infinity."""
+    inputs, _ = matrix_axes(gradient)
+    mean = rows[...].mean(inputs, keepdims=True)
+    return gradient[...] * jax.lax.rsqrt(rows[...]) * (jnp.sqrt(mean) * jax.lax.rsqrt(columns[...]))
+
+
+def each(function, parameters, *others):
+    """`function` of every parameter; those that optax.partition emptied, the rules of others, stay."""
+
+    def one(parameter: nnx.Param, *more: nnx.Param) -> nnx.Param:
+        return parameter.replace(function(parameter, *more)) if jax.tree.leaves(parameter) else parameter
+
+    return jax.tree.map(one, parameters, *others, is_leaf=lambda x: isinstance(x, nnx.Param))
