@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.errors import DataError
-from data.sources import Document
+from data.readers import Document
 from data.tokenizer import Tokenizer
 
 

@@ -99,6 +99,6 @@ def check_apart(source: Source, validation: Source) -> None:
     """Raises DataError where a file of one of two sources is a file of the other, too."""
     if source == validation:
         return
-    files = {path.resolve() for path in sources.files(source)}
-    if common := [path for path in sources.files(validation) if path.resolve() in files]:
+    files = {path.resolve() for path in sources.named(source)}
+    if common := [path for path in sources.named(validation) if path.resolve() in files]:
         raise DataError(f"{common[0]} is in data.source, too, and would be trained on; move it out of {source.path}")

@@ -1,6 +1,7 @@
 """`skald evaluate` and the Python surface, against a sum over the logits in float64 NumPy."""
 
 import contextlib
+import copy
 import json
 import math
 from dataclasses import replace
@@ -32,6 +33,13 @@ def cache(skald):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKALD_CACHE", skald.environment["SKALD_CACHE"])
         yield
+
+
+def with_config(run, config):
+    """The same checkpoint, had its config been this one."""
+    other = copy.copy(run)
+    other.config = config
+    return other
 
 
 def nats(run, ids: list[int], window: int, stride: int) -> tuple[float, int]:
@@ -109,7 +117,7 @@ def test_records_are_read_by_the_field_named_or_by_the_runs_own(skald, run, tmp_
     found = skald.json("evaluate", run.name, "--text", tmp_path / "other.jsonl", "--field", "body")
     assert found["loss"] == pytest.approx(own["loss"], abs=1e-6) and found["tokens"] == own["tokens"]
     config = replace(run.config, data=replace(run.config.data, source=Source("gone.jsonl", "body")))
-    trained_on_body = SimpleNamespace(**{**vars(run), "config": config})
+    trained_on_body = with_config(run, config)
     assert evaluate(trained_on_body, str(tmp_path / "other.jsonl")) == own
 
 
@@ -131,7 +139,7 @@ def test_a_validation_text_that_can_not_be_read_any_more_is_another_one(run, tmp
     (tmp_path / "a.jsonl").write_text('{"body": "x"}')
     config = replace(run.config, data=replace(run.config.data, validation_source=Source(str(tmp_path / "a.jsonl"))))
     with pytest.raises(DataError, match=r"a.jsonl: not the validation text .*--text FILE; in Python text="):
-        evaluate(SimpleNamespace(**{**vars(run), "config": config}))
+        evaluate(with_config(run, config))
 
 
 def test_another_validation_text_than_the_runs_is_refused(run):
@@ -176,14 +184,10 @@ def test_writing_and_scoring_keep_to_the_length_of_training(copied, capsys):
 
 
 def test_learned_positions_that_were_never_trained_are_not_scored_with(run):
-    class Learnt(type(run)):
-        def __init__(self):
-            vars(self).update(vars(run))
-            self.trained_length = 16
-            self.config = replace(run.config, model=replace(run.config.model, positions=Learned()))
-
+    learned = with_config(run, replace(run.config, model=replace(run.config.model, positions=Learned())))
+    learned.trained_length = 16
     with pytest.raises(ConfigError, match=r"window 32: .*trained on rows of 16 tokens.*a window of 16 at most"):
-        Learnt().evaluate()
+        learned.evaluate()
 
 
 @pytest.mark.parametrize("own, before, expected", [(16, None, 16), (16, 32, 32), (32, 16, 32), (16, 500, 64)])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
+from data.documents import Documents
 from train import in_flight
 from train.events import Advanced, Evaluated, Sampled
 from train.listeners.evaluation import evaluation
@@ -41,7 +42,9 @@ class Data:
     """Random rows, and a validation split of BATCHES batches."""
 
     tokens = np.random.default_rng(0).integers(0, tiny.VOCAB, BATCHES * 8 * tiny.LENGTH + 1).astype(np.int32)
-    validation = SimpleNamespace(tokens=tokens, offsets=np.array([0, len(tokens)]), manifest={"bytes": len(tokens)})
+    validation = SimpleNamespace(
+        documents=Documents(tokens, np.array([0, len(tokens)]), len(tokens), shared=False, ended=False)
+    )
 
     @staticmethod
     def rows(step, start, stop):
