@@ -66,7 +66,7 @@ def encode(words: Tokenizer, document: Document) -> Encoded:
     back = words.decode(ids)
     size = len(document.text.encode("utf-8"))
     change = None
-    if back.removeprefix(" ") != document.text.removeprefix(" "):  # a space that some put in front is no change
+    if back not in (document.text, f" {document.text}"):  # a space that some put in front is no change
         size, change = min(size, len(back.encode("utf-8"))), f"{document.origin}: {difference(document.text, back)}"
     if words.start_id is None:
         size -= words.first_bytes(document.text)

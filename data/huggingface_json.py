@@ -12,9 +12,16 @@ from data.config import Tokenizer as Config
 from data.errors import DataError
 from data.special_tokens import SpecialTokens, lacking, settle
 
-# The usual names of the tokens before and behind a document.
-STARTS = ("<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>", "<｜begin▁of▁sentence｜>", "[BOS]", "<BOS_TOKEN>")
-ENDS = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<｜end▁of▁sentence｜>", "[EOS]", "<EOS_TOKEN>")
+PAIRS = {  # the usual names of the tokens before and behind a document
+    "<s>": "</s>",
+    "<bos>": "<eos>",
+    "<|begin_of_text|>": "<|end_of_text|>",
+    "<|startoftext|>": "<|endoftext|>",
+    "<｜begin▁of▁sentence｜>": "<｜end▁of▁sentence｜>",
+    "[BOS]": "[EOS]",
+    "<BOS_TOKEN>": "<EOS_TOKEN>",
+}
+ENDS = ("<|endoftext|>", *PAIRS.values())  # where the start has none of its own
 SETTINGS = {"truncation": "cut to its first tokens", "padding": "filled up with padding"}  # of a program, not of a text
 CHANCE = ("dropout", "alpha", "nbest_size")  # a model's: the same text would get other tokens each time
 
@@ -103,13 +110,13 @@ def plain(file: Path) -> tuple[str, list[str]]:
 
 def marked(tokenizer: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
     """The ids of start and end: what the file puts round a text, else its special tokens of the usual names."""
-    special = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     encoding = tokenizer.encode("a")
-    first = encoding.ids[0] if encoding.special_tokens_mask[:1] == [1] else None
-    last = encoding.ids[-1] if encoding.special_tokens_mask[1:][-1:] == [1] else None
-    start = next((special[name] for name in STARTS if name in special), None) if first is None else first
-    end = next((special[name] for name in ENDS if name in special), None) if last is None else last
-    return start, end
+    start = encoding.tokens[0] if encoding.special_tokens_mask[:1] == [1] else None
+    end = encoding.tokens[-1] if encoding.special_tokens_mask[1:][-1:] == [1] else None
+    start = start or next(filter(special.__contains__, PAIRS), None)
+    end = end or next(filter(special.__contains__, (PAIRS.get(start), *ENDS)), None)
+    return tuple(name and tokenizer.token_to_id(name) for name in (start, end))
 
 
 def unknown(model: dict, tokenizer: tokenizers.Tokenizer) -> int | None:

@@ -9,12 +9,14 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import sources, tokenizer
+from data import documents, sources, tokenizer
 from data.characters import Characters
-from data.config import Source
+from data.config import Source, Span
 from data.config import Tokenizer as Config
 from data.errors import DataError
 from data.gpt2_bpe import byte_of
+from data.readers import Document
+from data.store import prepare
 from data.streaming import GrowingText
 
 EMBEDDED = Source("embedded:shakespeare")
@@ -266,6 +268,8 @@ def json_file(folder: Path, special: list[str], ordinary: list[str] = (), templa
          "<|end_of_text|>", True),  # Llama 3
         (["[CLS]", "[SEP]"], [], "[CLS] $A [SEP]", {}, "[CLS]", "[SEP]", True),  # BERT
         (["<s>", "</s>"], [], "", {}, "<s>", "</s>", True),
+        (["<|endoftext|>", "<s>", "</s>"], [], "", {}, "<s>", "</s>", True),
+        (["<|endoftext|>", "<s>"], ["</s>"], "<s> $A", {}, "<s>", "<|endoftext|>", True),  # Phi-3
         (["</s>"], [], "$A </s>", {}, "</s>", "</s>", False),  # T5
         (["<|endoftext|>"], [], "", {"start_prompts": True}, "<|endoftext|>", "<|endoftext|>", True),
         (["<s>", "</s>"], [], "", {"start_prompts": False}, "<s>", "</s>", False),
@@ -374,3 +378,22 @@ def test_the_first_tokens_bytes_are_what_sentencepiece_itself_counts(tmp_path, t
     assert made.first_bytes(text) == expected
     assert Characters("abé東").first_bytes(text) == len(text[:1].encode())
     assert tokenizer.build(Config("bytes"), EMBEDDED).first_bytes(text) == bool(text)
+
+
+def test_text_that_a_tokenizer_changes_is_told_with_its_place_and_counted_as_it_comes_back(tmp_path):
+    """SentencePiece's own rules make one space of all white space: newlines are lost, and may not lower bits a byte."""
+    path = pieces(tmp_path, "the cat sat on the mat\n" * 50, vocab_size=13)
+    config = Config("sentencepiece", path)
+    words = tokenizer.build(config, EMBEDDED)
+    (tmp_path / "text.txt").write_text("the cat\n\nsat")
+    for text, size, change in (
+        ("the cat sat", 11, None),
+        ("the cat\n\nsat", 11, r"text.txt: '\n\nsat' at offset 7 comes back as ' sat'"),
+        (" the cat", 7, r"text.txt: ' the cat' at offset 0 comes back as 'the cat'"),
+    ):
+        found = documents.encode(words, Document(text, "text.txt"))
+        assert (found.bytes, found.change) == (size, change)
+    lines: list[str] = []
+    for _ in range(2):  # made, and found in the cache
+        prepare(Source(str(tmp_path / "text.txt")), words, Span(0.0, 1.0), tmp_path / "cache", lines.append)
+    assert [line.startswith("the tokenizer does not keep the text as it is") for line in lines] == [False, True, True]

@@ -52,7 +52,7 @@ KINDS = {
     "characters": Config("characters"),
     "gpt2": Config("gpt2", "."),
     "json shared": Config("json", "shared.json"),
-    "json two": Config("json", "two.json", end="</s>"),
+    "json two": Config("json", "two.json"),
     "json none": Config("json", "none.json"),
     "sentencepiece two": Config("sentencepiece", "two.model"),
     "sentencepiece none": Config("sentencepiece", "none.model"),
