@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
+from data.documents import Documents
 from data.rows import Rows
 from data.windows import score_rows
 from model import config as c_model
@@ -250,20 +251,23 @@ def test_scoring_sums_every_token_once():
     """Against each row's loss by itself, in float64."""
     made = jax.jit(lambda: state.create(tiny.experiment()))()
     tokens = np.random.default_rng(0).integers(0, tiny.VOCAB, 75)
-    value, count = evaluate.score(made.model, score_rows(tokens, 16, 16, 3))
-    assert count == 74
+    documents = Documents(tokens, np.array([0, 75]), 74, shared=False, ended=True)
+    found = evaluate.score(made.model, score_rows(documents, 16, 16, 3))
+    assert found.tokens == 74
     total = 0.0
     for start in range(0, 74, 16):
         piece = tokens[start : start + 17]
         logits = np.asarray(made.model.logits(made.model.hidden(piece[None, :-1])), np.float64)[0]
         shifted = logits - logits.max(-1, keepdims=True)
-        total += (np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(len(piece) - 1), piece[1:]]).sum()
-    assert value == pytest.approx(total / 74, rel=1e-5)
+        losses = np.log(np.exp(shifted).sum(-1)) - shifted[np.arange(len(piece) - 1), piece[1:]]
+        total += losses.sum()
+    assert found.nats == pytest.approx(total, rel=1e-5)
+    assert found.text_nats == pytest.approx(total - losses[-1], rel=1e-5), "the last token is no text"
 
 
 def test_scores_by_hand():
-    found = evaluate.scores(2.0, 300, 1000)
-    assert found["bits_per_byte"] == pytest.approx(2.0 / np.log(2) * 300 / 1000)
+    found = evaluate.scores(evaluate.Score(nats=600.0, tokens=300, text_nats=500.0), 1000)
+    assert found["bits_per_byte"] == pytest.approx(500.0 / np.log(2) / 1000)
     assert found["perplexity"] == pytest.approx(np.exp(2.0))
     assert (found["loss"], found["tokens"], found["bytes"]) == (2.0, 300, 1000)
 
