@@ -28,7 +28,7 @@ CONTAINERS = (  # the first that fits by name is taken, else the first that fits
     Container(
         "a tar archive",
         (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4"),
-        rb".{257}ustar",
+        rb".{257}ustar[\0 ]",
         "unpack it, as with tar -xf {}",
     ),
     Container("packed by gzip", (".gz",), rb"\x1f\x8b", UNPACKED.format(program="gzip")),
@@ -38,11 +38,11 @@ CONTAINERS = (  # the first that fits by name is taken, else the first that fits
     Container("packed by lz4", (".lz4",), rb"\x04\x22\x4d\x18", UNPACKED.format(program="lz4")),
     Container("a 7-Zip archive", (".7z",), rb"7z\xbc\xaf\x27\x1c", "unpack it, as with 7z x {}"),
     Container("a RAR archive", (".rar",), rb"Rar!\x1a\x07", "unpack it, as with unrar x {}"),
-    Container("a PDF", (".pdf",), rb"%PDF-\d", "take the text out, as with pdftotext {}"),
+    Container("a PDF", (".pdf",), rb"%PDF-\d\.\d\s", "take the text out, as with pdftotext {}"),
     Container(
         "an office document or e-book",
         (".docx", ".xlsx", ".xls", ".pptx", ".ppt", ".odt", ".ods", ".odp", ".rtf", ".epub", ".mobi"),
-        rb"\xd0\xcf\x11\xe0|\{\\rtf",
+        rb"\xd0\xcf\x11\xe0|\{\\rtf\d",
         "save it as plain text, or a table as CSV",
     ),
     Container(
@@ -51,13 +51,13 @@ CONTAINERS = (  # the first that fits by name is taken, else the first that fits
     Container(
         "a file of binary records",
         (".arrow", ".feather", ".orc", ".avro", ".tfrecord", ".tfrecords", ".array_record", ".arrayrecord", ".riegeli"),
-        rb"ARROW1\0\0|FEA1|Obj\x01",
+        rb"ARROW1\0\0|FEA1\0|Obj\x01",
         "write its texts as parquet or JSON lines",
     ),
     Container(
         "a file of arrays or weights",
         (".npy", ".npz", ".safetensors", ".h5", ".hdf5", ".pkl", ".pickle", ".gguf", ".onnx"),
-        rb"\x93NUMPY|\x89HDF|GGUF|.{4}\0{4}\{",
+        rb"\x93NUMPY|\x89HDF|GGUF.\0\0\0|.{4}\0{4}\{",
         "a source is text",
     ),
     Container("a database", (".sqlite", ".sqlite3"), rb"SQLite format 3\0", "write its texts as JSON lines"),

@@ -64,15 +64,33 @@ def encode(words: Tokenizer, document: Document) -> Encoded:
     except DataError as error:
         raise DataError(f"{document.origin}: {error}") from None
     back = words.decode(ids)
-    size = len(document.text.encode("utf-8"))
-    change = None
+    size, change = utf8(document.text), None
     if back not in (document.text, f" {document.text}"):  # a space that some put in front is no change
-        size, change = min(size, len(back.encode("utf-8"))), f"{document.origin}: {difference(document.text, back)}"
+        size, change = kept(document.text, back), f"{document.origin}: {difference(document.text, back)}"
     if words.start_id is None:
-        size -= words.first_bytes(document.text)
+        size -= min(words.first_bytes(document.text), utf8(words.decode(ids[:1])))
     before = [] if words.start_id is None else [words.start_id]
     behind = [] if words.end_id is None or shares(words) else [words.end_id]
     return Encoded([*before, *ids, *behind], max(size, 0), change)
+
+
+def utf8(text: str) -> int:
+    return len(text.encode("utf-8"))
+
+
+def kept(text: str, back: str) -> int:
+    """Bytes of a text that came back, changed or not: without the white space that was lost, or put in."""
+    size = place = back_place = 0
+    while place < len(text) and back_place < len(back):
+        one, other = text[place], back[back_place]
+        if one.isspace() and not other.isspace():
+            place += 1
+        elif other.isspace() and not one.isspace():
+            back_place += 1
+        else:
+            size += min(utf8(one), utf8(other))
+            place, back_place = place + 1, back_place + 1
+    return size
 
 
 def difference(text: str, back: str) -> str:

@@ -11,3 +11,7 @@ class NotText(DataError):
 
 class NoField(NotText):
     """A file of records that have no such field: another may be named."""
+
+
+class FieldError(DataError):
+    """A field of the config that these data can't take. Exit status 2."""

@@ -21,7 +21,7 @@ def files(name: str) -> list[Path]:
     Hidden parts (.git, .ipynb_checkpoints) are left out unless the name itself holds them; so are pipes and devices.
     Raises DataError where there is no file, where a link leads nowhere, and where a folder can't be read.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     with readable(path):
         if path.is_file():
             return [path]
@@ -33,6 +33,14 @@ def files(name: str) -> list[Path]:
     if not full:
         raise DataError(f"{name}: every file there is empty")
     return full
+
+
+def expanded(name: str) -> Path:
+    """With a leading ~ as the home folder it stands for. Raises DataError where there is no such user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise DataError(f"{name}: no home folder is known for {name.split('/')[0]}") from None
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import tiktoken
 
 from data.config import Tokenizer as Config
 from data.errors import DataError
+from data.files import expanded
 
 # Words, numbers, punctuation and white space, as GPT-2 splits text before merging (Radford et al. 2019, 2.2).
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -56,7 +57,7 @@ class GPT2:
 
 def load(config: Config) -> GPT2:
     """From a folder with vocab.json and merges.txt. A merge's rank is its id, as in GPT-2's own files."""
-    folder = Path(config.path).expanduser()
+    folder = expanded(config.path)
     vocabulary, merges = read_vocabulary(folder / "vocab.json"), read_merges(folder / "merges.txt")
     back = byte_of()
     ranks = {bytes(back[c] for c in token): id_ for token, id_ in vocabulary.items() if token != END}

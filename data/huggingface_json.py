@@ -10,6 +10,7 @@ import tokenizers
 
 from data.config import Tokenizer as Config
 from data.errors import DataError
+from data.files import expanded
 from data.special_tokens import SpecialTokens, lacking, settle
 
 PAIRS = {  # the usual names of the tokens before and behind a document
@@ -35,7 +36,7 @@ class HuggingFace:
         self.tokenizer = tokenizers.Tokenizer.from_str(content)
         ids = self.tokenizer.get_vocab(with_added_tokens=True).values()
         self.vocab_size = max(ids, default=-1) + 1  # not their count: added tokens may leave holes
-        self.unknown_id = unknown(json.loads(content)["model"], self.tokenizer)
+        self.unknown_id = unknown_id(json.loads(content)["model"], self.tokenizer)
 
     def encode(self, text: str) -> list[int]:
         """A special token written out in a text is that token, as everywhere with such files."""
@@ -49,26 +50,29 @@ class HuggingFace:
 
         A normalizer may leave out white space and control characters.
         """
-        covered, places = np.zeros(len(text) + 1, np.int64), []
+        covered, lost = np.zeros(len(text) + 1, np.int64), []
         for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
             covered[start] += 1
             covered[stop] -= 1
             if token == self.unknown_id and text[start:stop] != self.tokenizer.id_to_token(token):
-                places.append(start)
-        lost = np.flatnonzero(np.cumsum(covered)[:-1] == 0)
-        places += [int(i) for i in lost if text[i].isprintable() and not text[i].isspace()]
-        if places:
-            place = self.dropped(text, min(places))
+                lost.append((start, stop))
+        places = map(int, np.flatnonzero(np.cumsum(covered)[:-1] == 0))
+        lost += [(i, i + 1) for i in places if text[i].isprintable() and not text[i].isspace()]
+        if lost:
             raise DataError(
-                f"character {text[place]!r} (U+{ord(text[place]):04X}) at offset {place} is none that the tokenizer "
-                "knows; one with all bytes in its vocabulary knows every text"
+                f"{self.unknown(text, *min(lost))} is none that the tokenizer knows; one with all bytes in its "
+                "vocabulary knows every text"
             )
 
-    def dropped(self, text: str, place: int) -> int:
-        """Where the character stands whose loss shows at `place`: it moves the offsets of what follows in its word."""
-        first = max(text.rfind(space, 0, place) for space in " \n\t") + 1
-        alone = (i for i in range(first, place) if not self.tokenizer.encode(text[i], add_special_tokens=False).ids)
-        return next(alone, place)
+    def unknown(self, text: str, start: int, stop: int) -> str:
+        """The character whose loss shows at start .. stop, which may stand before it: it moves the offsets of what
+        follows in its word. Where every character is known, the word."""
+        first = max(text.rfind(space, 0, start) for space in " \n\t") + 1
+        for place in range(first, stop):
+            alone = self.tokenizer.encode(text[place], add_special_tokens=False).ids
+            if not alone or self.unknown_id in alone:
+                return f"character {text[place]!r} (U+{ord(text[place]):04X}) at offset {place}"
+        return f"{text[start:stop]!r} at offset {start}"
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False)
@@ -83,7 +87,7 @@ class HuggingFace:
 
 
 def load(config: Config) -> HuggingFace:
-    file = Path(config.path).expanduser()
+    file = expanded(config.path)
     if not file.is_file():
         raise DataError(f"{file}: no such file; a json tokenizer's path is a Hugging Face tokenizer.json")
     try:
@@ -119,7 +123,7 @@ def marked(tokenizer: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
     return tuple(name and tokenizer.token_to_id(name) for name in (start, end))
 
 
-def unknown(model: dict, tokenizer: tokenizers.Tokenizer) -> int | None:
+def unknown_id(model: dict, tokenizer: tokenizers.Tokenizer) -> int | None:
     """The id of what the vocabulary has no token for."""
     named = model.get("unk_token")
     return model.get("unk_id") if named is None else tokenizer.token_to_id(named)

@@ -82,10 +82,7 @@ def open_data(
     """
     given = config.validation_source or config.source
     check_apart(config.source, given)
-    if words is None:
-        words = tokenizer.build(config.tokenizer, config.source)
-        for line in words.notes:
-            report(line)
+    words = words or tokenizer.build(config.tokenizer, config.source, report)
     part = spans(config)
     train = prepare(config.source, words, part.train, cache, report)
     validation = prepare(given, words, part.validation, cache, report)
@@ -96,9 +93,12 @@ def open_data(
 
 
 def check_apart(source: Source, validation: Source) -> None:
-    """Raises DataError where a file of one of two sources is a file of the other, too."""
-    if source == validation:
+    """Raises DataError where a file of one of two sources is a file of the other, too, read in the same way."""
+    if source == validation or source.field != validation.field:
         return
     files = {path.resolve() for path in sources.named(source)}
     if common := [path for path in sources.named(validation) if path.resolve() in files]:
-        raise DataError(f"{common[0]} is in data.source, too, and would be trained on; move it out of {source.path}")
+        instead = (
+            f"move it out of {source.path}" if len(files) > 1 else "data.validation_source=null takes a part of it"
+        )
+        raise DataError(f"{common[0]} is in data.source, too, and would be trained on; {instead}")

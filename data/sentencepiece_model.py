@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 
 import sentencepiece
 
 from data.config import Tokenizer as Config
 from data.errors import DataError
+from data.files import expanded
 from data.special_tokens import SpecialTokens, lacking, settle
 
 
@@ -47,7 +47,7 @@ class SentencePiece:
 
 
 def load(config: Config) -> SentencePiece:
-    file = Path(config.path).expanduser()
+    file = expanded(config.path)
     if not file.is_file():
         raise DataError(f"{file}: no such file; a sentencepiece tokenizer's path is a .model file")
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from data import containers
 from data.config import Source
 from data.errors import DataError, NoField, NotText
-from data.files import files, readable
+from data.files import expanded, files, readable
 from data.readers import READERS, Document, parquet, text_file
 
 EMBEDDED = {"embedded:shakespeare": Path(__file__).parent / "corpora" / "tinyshakespeare.txt"}
@@ -63,7 +63,7 @@ def without(path: Path, source: Source, found: list[Path]) -> list[str]:
     if not kinds:
         return []
     example = ""
-    if Path(source.path).expanduser().is_dir():
+    if expanded(source.path).is_dir():
         kind = kinds.most_common(1)[0][0]
         example = f", as {Path(glob.escape(source.path), '**', '*' + glob.escape(kind))}"
     return [f"to leave such files out, name a glob of others{example}"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.config import Tokenizer as Config
-from data.errors import DataError
+from data.errors import FieldError
 
 
 class SpecialTokens(NamedTuple):
@@ -26,7 +26,7 @@ def settle(
 ) -> SpecialTokens:
     """What the config names, else the file's own `start_id` and `end_id`; a start that is still open is the end.
 
-    `id_of` a token's text: its id or None. Raises DataError where the config names none of the file's tokens.
+    `id_of` a token's text: its id or None. Raises FieldError where the config names none of the file's tokens.
     """
     start_id = named(config.start, "start", path, id_of) if config.start else start_id
     end_id = named(config.end, "end", path, id_of) if config.end else end_id
@@ -38,7 +38,7 @@ def settle(
 def named(token: str, field: str, path: Path, id_of: Callable[[str], int | None]) -> int:
     found = id_of(token)
     if found is None:
-        raise DataError(f"data.tokenizer.{field}: {token!r} is no token of {path}")
+        raise FieldError(f"data.tokenizer.{field}: {token!r} is no token of {path}")
     return found
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from data import sources
 from data.config import Source
 from data.config import Tokenizer as Config
-from data.errors import DataError
+from data.errors import DataError, FieldError
 
 
 class Tokenizer(Protocol):
@@ -55,21 +55,31 @@ MODULES = {  # imported where they are asked for: each brings a library of its o
 NAMED = ("json", "sentencepiece")  # kinds of which a config may name the tokens that start and end a document
 
 
-def build(config: Config, source: Source) -> Tokenizer:
-    """The tokenizer of a config; `characters` learns its vocabulary from all of the source's text.
+def build(config: Config, source: Source, report: Callable[[str], None] = lambda _: None) -> Tokenizer:
+    """The tokenizer of a config, its notes reported; `characters` learns its vocabulary from all of the source's text.
 
     Raises DataError for a file that is no tokenizer, and where `characters` finds no text.
     """
     module = importlib.import_module(MODULES[config.kind])
-    if config.kind not in NAMED and (config.start or config.end):
-        kinds = " or ".join(NAMED)
-        raise DataError(f"data.tokenizer.start and .end name tokens of a {kinds} tokenizer, not of {config.kind}")
+    check_fields(config)
     if config.kind == "characters":
         words = module.Characters.of(document.text for document in sources.documents(source))
         if not words.vocab_size:
             raise DataError(f"{source.path}: no text in it to take a vocabulary of characters from")
         return words
-    return module.load(config)
+    words = module.load(config)
+    for line in words.notes:
+        report(line)
+    return words
+
+
+def check_fields(config: Config) -> None:
+    """Raises FieldError for a token that such a tokenizer does not have."""
+    if config.kind not in NAMED and (config.start or config.end):
+        kinds = " or ".join(NAMED)
+        raise FieldError(f"data.tokenizer.start and .end name tokens of a {kinds} tokenizer, not of {config.kind}")
+    if config.kind in ("characters", "bytes") and config.start_prompts:
+        raise FieldError(f"data.tokenizer.start_prompts: {config.kind} have no token that starts a text")
 
 
 def from_json(stored: dict) -> Tokenizer:

@@ -27,7 +27,7 @@ COMMANDS = {
 BENCHED = {"train": "shakespeare:nanogpt", "decode": "gpt2:small"}  # what is measured where nothing is named
 # By name, for their modules import JAX. Wrong arguments or config: exit status 2; work that failed: 1.
 WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError")
-WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError")
+WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError", "FieldError")
 EXPECTED = (*WRONG_INPUT, "DataError", "RunError", "PeerError", "UnreadableProgram")
 
 

@@ -74,11 +74,11 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     source = found(Path(processes.agreed(lambda: str(find(start_from).folder)))) if start_from and not steps else None
     words, known = None, None
     if start_from:  # weights know their own tokens only
-        known = source.about if source else about(folder, steps[-1])
+        known = (source or found(folder / "checkpoints" / str(steps[-1]))).about
         words = tokenizer.from_json(known["tokenizer"])
         experiment = with_tokenizer_of(known, experiment, report)
     if not experiment.model.vocab_size:
-        words = words or tokenizer.build(experiment.data.tokenizer, experiment.data.source)
+        words = words or tokenizer.build(experiment.data.tokenizer, experiment.data.source, report)
         experiment = replace(experiment, model=replace(experiment.model, vocab_size=words.vocab_size))
     processes.agreed(lambda: same_run(experiment, folder))
     given = (experiment.data, experiment.batch_size, experiment.seed, machine.cache(), words, report)

@@ -305,5 +305,11 @@ def best(run: Path) -> int | None:
 
 
 def found(folder: Path) -> Found:
-    """The published checkpoint in this folder."""
-    return Found(folder, int(folder.name), about(folder.parents[1], int(folder.name)))
+    """The published checkpoint in this folder. Raises CheckpointError for one of an older Skald."""
+    said = about(folder.parents[1], int(folder.name))
+    if "trained_length" not in said:
+        raise CheckpointError(
+            f"{folder}: made by Skald {said.get('version', 'of old')}, whose checkpoints do not say how long rows were "
+            "and how documents begin; that version reads it"
+        )
+    return Found(folder, int(folder.name), said)

@@ -131,3 +131,9 @@ def test_the_way_to_unpack_works(tmp_path):
     command = re.search("as with (gzip .*) > FILE", said_of(path))[1]
     assert shlex.split(command)[-1] == str(path)
     assert subprocess.run(command, shell=True, capture_output=True, check=True).stdout == TEXT
+
+
+@pytest.mark.parametrize("text", ["GGUF is a format", "%PDF-1 begins such files", "{\\rtf, they say", "FEA1 and Obj"])
+def test_a_text_may_begin_with_the_letters_of_another_format(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text)
+    assert [d.text for d in sources.documents(Source(str(tmp_path / "a.txt")))] == [text]

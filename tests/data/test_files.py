@@ -162,3 +162,10 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     for name in ("", "**/*.txt", "*/*.txt"):
         with pytest.raises(DataError, match=r"closed: can't be read \(Permission denied\)"):
             files(str(tmp_path / name))
+
+
+def test_a_home_folder_that_is_not_known_is_named():
+    with pytest.raises(
+        DataError, match=r"~nobody-of-this-name/a.txt: no home folder is known for ~nobody-of-this-name"
+    ):
+        files("~nobody-of-this-name/a.txt")

@@ -397,3 +397,36 @@ def test_text_that_a_tokenizer_changes_is_told_with_its_place_and_counted_as_it_
     for _ in range(2):  # made, and found in the cache
         prepare(Source(str(tmp_path / "text.txt")), words, Span(0.0, 1.0), tmp_path / "cache", lines.append)
     assert [line.startswith("the tokenizer does not keep the text as it is") for line in lines] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "text, back, size",
+    [
+        ("a b", "a b", 3),
+        ("a\n\nb", "a b", 3),
+        ("  a", "a", 1),
+        ("Story: Ada ran.\n\n\n", "story : ada ran.", 15),  # WordPiece: a space of its own, and newlines lost
+        ("é", "e", 1),
+        ("ab", "", 0),
+    ],
+)
+def test_bytes_kept_are_those_of_the_characters_that_came_back(text, back, size):
+    assert documents.kept(text, back) == size
+
+
+def test_a_word_of_known_characters_that_is_unknown_is_named(tmp_path):
+    vocabulary = {"[UNK]": 0, "a": 1, "b": 2, "##b": 3}
+    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "words.json"))
+    words = tokenizer.build(Config("json", str(tmp_path / "words.json")), EMBEDDED)
+    assert words.encode("ab b") == [1, 3, 2]
+    with pytest.raises(DataError, match=r"^'ba' at offset 3 is none that the tokenizer knows"):
+        words.encode("ab ba")
+
+
+def test_notes_are_said_by_whoever_builds(tmp_path):
+    lines: list[str] = []
+    path = json_file(tmp_path, ["<mask>"], change=CHANGES["truncation"])
+    tokenizer.build(Config("json", path), EMBEDDED, lines.append)
+    assert ["not done here" in lines[0], "marks no token" in lines[1], len(lines)] == [True, True, 2]

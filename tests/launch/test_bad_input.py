@@ -55,6 +55,8 @@ CONFIGS = [
     (["shakespeare", "--set", "data.train.stop=1"], ["data.train: 0 to 1", "0.9 to 1 of it; set data.train.stop=0.9"]),
     (["shakespeare", "--set", "data.train.start=0.95"], ["data.train: must be", "start < stop", "got 0.95 to 0.9"]),
     (["shakespeare", "--set", "data.validation.stop=2"], ["data.validation: must be", "got 0.9 to 2"]),
+    (["shakespeare", "--set", "data.tokenizer.end=nope"], ["start and .end name tokens", "not of characters"]),
+    (["shakespeare", "--set", "data.tokenizer.start_prompts=true"], ["start_prompts: characters have no token"]),
     (["shakespeare", "--set", "mesh.tensor=300"], ["tensor=300", "sizes that multiply to 1"]),
     (["shakespeare", "--from", "nothere"], ["nothere: no such folder"]),
     (["shakespeare", "--seed", "-1"], ["seed: must be from 0 to 2**63 - 2, got -1"]),

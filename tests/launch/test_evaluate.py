@@ -15,6 +15,7 @@ from data.config import Source
 from data.errors import DataError
 from model.config import Learned
 from model.decode.generate import PromptTooLong
+from train.checkpoint import CheckpointError
 from train.fields import ConfigError
 
 pytestmark = pytest.mark.timeout(300)
@@ -198,3 +199,14 @@ def test_the_trained_length_is_the_longer_of_a_runs_rows_and_its_parents(own, be
     base = load("shakespeare")
     experiment = replace(base, data=replace(base.data, length=own))
     assert trained_length(experiment, before and {"trained_length": before}) == expected
+
+
+def test_a_checkpoint_of_an_older_skald_is_refused_in_one_line(copied):
+    from launch.api import load
+
+    for file in copied.glob("checkpoints/*/about/metadata"):
+        said = json.loads(file.read_text())
+        del said["trained_length"]
+        file.write_text(json.dumps(said | {"version": "0.1.0"}))
+    with pytest.raises(CheckpointError, match=r"checkpoints/40: made by Skald 0.1.0, whose .*; that version reads it"):
+        load(str(copied))

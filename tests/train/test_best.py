@@ -26,7 +26,7 @@ def run_folder(folder, losses: dict):
         (place / "model").mkdir(parents=True)
         (place / "about").mkdir()
         scores = {} if loss is None else {"eval/loss": loss}
-        (place / "about" / "metadata").write_text(json.dumps({"step": step, "scores": scores}))
+        (place / "about" / "metadata").write_text(json.dumps({"step": step, "scores": scores, "trained_length": 8}))
     return folder
 
 
