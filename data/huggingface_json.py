@@ -36,12 +36,13 @@ class HuggingFace:
         self.tokenizer = tokenizers.Tokenizer.from_str(content)
         ids = self.tokenizer.get_vocab(with_added_tokens=True).values()
         self.vocab_size = max(ids, default=-1) + 1  # not their count: added tokens may leave holes
-        self.unknown_id = unknown_id(json.loads(content)["model"], self.tokenizer)
+        model = json.loads(content)["model"]
+        self.unknown_id, self.drops = unknown_id(model, self.tokenizer), drops(model)
 
     def encode(self, text: str) -> list[int]:
         """A special token written out in a text is that token, as everywhere with such files."""
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        if self.unknown_id in encoding.ids or self.decode(encoding.ids) != text:
+        if self.unknown_id in encoding.ids or (self.drops and self.decode(encoding.ids) != text):
             self.check(text, encoding)
         return encoding.ids
 
@@ -127,6 +128,13 @@ def unknown_id(model: dict, tokenizer: tokenizers.Tokenizer) -> int | None:
     """The id of what the vocabulary has no token for."""
     named = model.get("unk_token")
     return model.get("unk_id") if named is None else tokenizer.token_to_id(named)
+
+
+def drops(model: dict) -> bool:
+    """Whether the model makes no token at all of what its vocabulary lacks: byte pairs without an unknown token."""
+    if "merges" not in model or model.get("unk_token") or model.get("byte_fallback"):
+        return False
+    return not set(tokenizers.pre_tokenizers.ByteLevel.alphabet()) <= model["vocab"].keys()
 
 
 def from_json(stored: dict) -> HuggingFace:
