@@ -91,6 +91,7 @@ def pipelined(repeat: Repeat, stream: Stream, reading: Reading, stacked, keys, e
         return jax.tree.map(lambda x: jax.lax.psum(x, "stage"), last)
 
     here, whole = jax.P("stage"), jax.P()
+    keys = jax.tree.map(lambda keys: jax.sharding.reshard(keys, here), keys)  # None stays None
     specs = {"in_specs": (whole, whole, here, here), "out_specs": whole, "axis_names": {"stage"}}
     # Unchecked: else JAX (0.10 to 0.12) names the stages in what the shard_maps inside keep, and its compiler refuses.
     done = jax.shard_map(stage, **specs, check_vma=False)(cut(stream), cut(reading), stacked, keys)
