@@ -15,6 +15,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from model.kernels import pallas
+
 LANES = 128  # of a vector register: rows are padded to a multiple
 ROWS = 512  # of a tile, at most
 WIDTH = 2048  # bytes of a tile's row, at most: its sums fit the 16 MiB that a kernel has where no option says more
@@ -74,23 +76,15 @@ def varying(*arrays: jax.Array) -> list[jax.Array]:
 def library():
     """JAX's megablox, which does not say along which mesh axes its results vary, saying so."""
     megablox = importlib.import_module("jax.experimental.pallas.ops.tpu.megablox.gmm")  # its package hides the module
-    if not isinstance(megablox.pl, Varying):  # threads that plan may come here together
-        megablox.pl = Varying(megablox.pl)
+    pallas.install(megablox, varying_call)
     return megablox
 
 
-class Varying:
-    """Pallas with results that vary along the mesh axes that the rows do: `jax.shard_map` asks every kernel for it."""
+def varying_call(pallas_call: Callable, kernel: Callable, *, out_shape: jax.ShapeDtypeStruct, **given) -> Callable:
+    """A kernel whose results vary along the mesh axes that the rows do: `jax.shard_map` asks every kernel for it."""
 
-    def __init__(self, pallas):
-        self.pallas = pallas
+    def call(groups, offset, rows, *others):
+        made = out_shape.update(manual_axis_type=jax.typeof(rows).manual_axis_type)
+        return pallas_call(kernel, out_shape=made, **given)(groups, offset, rows, *others)
 
-    def __getattr__(self, name: str):
-        return getattr(self.pallas, name)
-
-    def pallas_call(self, kernel: Callable, *, out_shape: jax.ShapeDtypeStruct, **given) -> Callable:
-        def call(groups, offset, rows, *others):
-            made = out_shape.update(manual_axis_type=jax.typeof(rows).manual_axis_type)
-            return self.pallas.pallas_call(kernel, out_shape=made, **given)(groups, offset, rows, *others)
-
-        return call
+    return call

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from model.kernels import pallas
 from model.kernels.local import KEY, QUERY, SEGMENTS, dropout_refusal, on_each_device, split_refusal
 from model.kernels.reference import Visible
 
@@ -94,27 +95,20 @@ def library():
     from jax.experimental.pallas.ops.tpu import splash_attention  # half a second that only a TPU should cost
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
-    if not isinstance(splash_attention_kernel.pl, Costed):  # threads that plan may come here together
-        splash_attention_kernel.pl = Costed(splash_attention_kernel.pl)
+    pallas.install(splash_attention_kernel, costed_call)
     return splash_attention
 
 
-class Costed:
-    """Pallas with the costs of Splash's kernels: else the compiler plans as if they took no time."""
+def costed_call(pallas_call: Callable, kernel: Callable, *, name: str, **given) -> Callable:
+    """A kernel of Splash with its costs: else the compiler plans as if it took no time."""
+    from jax.experimental.pallas import CostEstimate  # as heavy as Splash, which is there already
 
-    def __init__(self, pallas):
-        self.pallas = pallas
+    def call(*operands):
+        stated = CostEstimate(**cost(name, operands, jax.tree.leaves(given["out_shape"])))
+        made = pallas_call(kernel, name=name, cost_estimate=stated, **given)(*operands)
+        return summed(*made) if backward(name) else made
 
-    def __getattr__(self, name: str):
-        return getattr(self.pallas, name)
-
-    def pallas_call(self, kernel: Callable, *, name: str, **given) -> Callable:
-        def call(*operands):
-            stated = self.pallas.CostEstimate(**cost(name, operands, jax.tree.leaves(given["out_shape"])))
-            made = self.pallas.pallas_call(kernel, name=name, cost_estimate=stated, **given)(*operands)
-            return summed(*made) if backward(name) else made
-
-        return call
+    return call
 
 
 def summed(*made: jax.Array) -> tuple:

@@ -173,11 +173,12 @@ def test_writing_and_scoring_keep_to_the_length_of_training(copied, capsys):
         short.generate("ROMEO: I")
     (sample,) = short.generate("ROMEO:", sampler="greedy", max_new_tokens=20)
     ids = short.tokenizer.encode("ROMEO:")
-    for token in sample["tokens"]:
+    for token, logprob in zip(sample["tokens"], sample["logprobs"], strict=True):
         with pytest.warns(UserWarning, match="rows of 8") if len(ids) > 8 else contextlib.nullcontext():
             whole_V = short.logits([ids])[0, -1]
         seen = [short.logits([ids[-n:]])[0, -1] for n in range(1, min(len(ids), 8) + 1)]
-        assert any(logits_V[token] >= logits_V.max() - 1e-4 for logits_V in seen)
+        found = [logits_V[token] - np.log(np.exp(logits_V).sum()) for logits_V in seen]
+        assert min(abs(np.array(found) - logprob)) < 1e-4, "of the last tokens, eight at most"
         ids.append(token)
     assert whole_V.shape == (65,)
     assert short.evaluate(window=16)["window"] == 16
