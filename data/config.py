@@ -79,9 +79,9 @@ def spans(data: Data) -> Spans:
     """Which part of its source each split is, with nothing left open."""
     shared = data.validation_source in (None, data.source)
     defaults = Spans(Span(0.0, 0.9), Span(0.9, 1.0)) if shared else Spans(Span(0.0, 1.0), Span(0.0, 1.0))
-    return Spans(*map(filled, (data.train, data.validation), defaults))
+    return Spans(*map(with_defaults, (data.train, data.validation), defaults))
 
 
-def filled(span: Span | None, default: Span) -> Span:
+def with_defaults(span: Span | None, default: Span) -> Span:
     span = span or Span()
     return Span(default.start if span.start is None else span.start, default.stop if span.stop is None else span.stop)

@@ -76,7 +76,7 @@ def by_content(head: bytes) -> Container | None:
     return next((kind for kind in CONTAINERS if re.match(kind.begins, head, re.DOTALL)), None)
 
 
-def refuse(path: Path) -> None:
+def refuse_container(path: Path) -> None:
     """Raises NotText, saying how to get at the text, where the file is a container."""
     with path.open("rb") as file:
         kind = by_name(path) or by_content(file.read(HEAD))

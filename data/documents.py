@@ -43,17 +43,17 @@ class Encoded(NamedTuple):
     change: str | None
 
 
-def shares(words: Tokenizer) -> bool:
+def shares_boundary(words: Tokenizer) -> bool:
     """Whether one token ends a document and starts the next one."""
     return words.start_id is not None and words.start_id == words.end_id
 
 
-def closing(words: Tokenizer) -> list[int]:
+def closing_tokens(words: Tokenizer) -> list[int]:
     """What stands behind the last document, and belongs to none."""
-    return [words.end_id] if shares(words) else []
+    return [words.end_id] if shares_boundary(words) else []
 
 
-def encode(words: Tokenizer, document: Document) -> Encoded:
+def encode_document(words: Tokenizer, document: Document) -> Encoded:
     """Raises DataError naming the document, where it holds what the tokenizer does not know.
 
     Where the tokenizer changes the text, only bytes that come back are counted, or bits a byte would be too few. A
@@ -64,21 +64,21 @@ def encode(words: Tokenizer, document: Document) -> Encoded:
     except DataError as error:
         raise DataError(f"{document.origin}: {error}") from None
     back = words.decode(ids)
-    size, change = utf8(document.text), None
+    size, change = utf8_length(document.text), None
     if back not in (document.text, f" {document.text}"):  # a space that some put in front is no change
-        size, change = kept(document.text, back), f"{document.origin}: {difference(document.text, back)}"
+        size, change = bytes_kept(document.text, back), f"{document.origin}: {first_difference(document.text, back)}"
     if words.start_id is None:
-        size -= min(words.first_bytes(document.text), utf8(words.decode(ids[:1])))
+        size -= min(words.first_bytes(document.text), utf8_length(words.decode(ids[:1])))
     before = [] if words.start_id is None else [words.start_id]
-    behind = [] if words.end_id is None or shares(words) else [words.end_id]
+    behind = [] if words.end_id is None or shares_boundary(words) else [words.end_id]
     return Encoded([*before, *ids, *behind], max(size, 0), change)
 
 
-def utf8(text: str) -> int:
+def utf8_length(text: str) -> int:
     return len(text.encode("utf-8"))
 
 
-def kept(text: str, back: str) -> int:
+def bytes_kept(text: str, back: str) -> int:
     """Bytes of a text that came back, changed or not: without the white space that was lost, or put in."""
     size = place = back_place = 0
     while place < len(text) and back_place < len(back):
@@ -88,27 +88,27 @@ def kept(text: str, back: str) -> int:
         elif other.isspace() and not one.isspace():
             back_place += 1
         else:
-            size += min(utf8(one), utf8(other))
+            size += min(utf8_length(one), utf8_length(other))
             place, back_place = place + 1, back_place + 1
     return size
 
 
-def difference(text: str, back: str) -> str:
+def first_difference(text: str, back: str) -> str:
     """Where a text and what came back of it part."""
     place = next((i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back)))
     return f"{text[place : place + 12]!r} at offset {place} comes back as {back[place : place + 12]!r}"
 
 
-def kept_in_part(change: str) -> str:
+def lossy_notice(change: str) -> str:
     """A line for whoever reads figures of such a text."""
     return f"the tokenizer does not keep the text as it is ({change}); bits a byte are of what it keeps"
 
 
-def join(words: Tokenizer, documents: Iterable[Document]) -> tuple[Documents, str | None]:
+def tokenize_documents(words: Tokenizer, documents: Iterable[Document]) -> tuple[Documents, str | None]:
     """All documents in memory, and the first change that the tokenizer makes to a text. Raises DataError."""
-    encoded = [encode(words, document) for document in documents]
+    encoded = [encode_document(words, document) for document in documents]
     offsets = np.cumsum([0, *(len(one.tokens) for one in encoded)])
-    tokens = np.array([*(i for one in encoded for i in one.tokens), *closing(words)], np.int32)
+    tokens = np.array([*(i for one in encoded for i in one.tokens), *closing_tokens(words)], np.int32)
     change = next((one.change for one in encoded if one.change), None)
     size = sum(one.bytes for one in encoded)
-    return Documents(tokens, offsets, size, shares(words), words.end_id is not None), change
+    return Documents(tokens, offsets, size, shares_boundary(words), words.end_id is not None), change

@@ -10,7 +10,7 @@ import tiktoken
 
 from data.config import Tokenizer as Config
 from data.errors import DataError
-from data.files import expanded
+from data.files import expand_home
 
 # Words, numbers, punctuation and white space, as GPT-2 splits text before merging (Radford et al. 2019, 2.2).
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -19,7 +19,7 @@ LARGEST = 1 << 24  # no vocabulary comes near it; an id beyond is a mistake that
 
 
 @functools.cache
-def byte_of() -> dict[str, int]:
+def byte_decoder() -> dict[str, int]:
     """GPT-2's files write each byte as one printable character: this is the way back."""
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [b for b in range(256) if b not in shown]
@@ -57,9 +57,9 @@ class GPT2:
 
 def load(config: Config) -> GPT2:
     """From a folder with vocab.json and merges.txt. A merge's rank is its id, as in GPT-2's own files."""
-    folder = expanded(config.path)
+    folder = expand_home(config.path)
     vocabulary, merges = read_vocabulary(folder / "vocab.json"), read_merges(folder / "merges.txt")
-    back = byte_of()
+    back = byte_decoder()
     ranks = {bytes(back[c] for c in token): id_ for token, id_ in vocabulary.items() if token != END}
     for rank, (left, right) in enumerate(merges, 256):
         if vocabulary.get(left + right) != rank:
@@ -72,22 +72,22 @@ def load(config: Config) -> GPT2:
 def read_vocabulary(file: Path) -> dict[str, int]:
     """Ids by token. Raises DataError for all that tiktoken would panic at."""
     try:
-        vocabulary = json.loads(read(file))
+        vocabulary = json.loads(read_utf8(file))
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}); a vocab.json is an object of ids by token") from None
     ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else [None]
     if not all(isinstance(i, int) and 0 <= i < LARGEST for i in ids) or len(set(ids)) < len(ids):
         raise DataError(f"{file}: not an object of ids by token, each a number of its own from 0 to {LARGEST - 1}")
-    if absent := sorted(byte_of().keys() - vocabulary.keys()):
+    if absent := sorted(byte_decoder().keys() - vocabulary.keys()):
         raise DataError(f"{file}: no token for byte {absent[0]!r}; a gpt2 vocabulary has all 256")
-    if strange := [token for token in vocabulary if token != END and not set(token) <= byte_of().keys()]:
+    if strange := [token for token in vocabulary if token != END and not set(token) <= byte_decoder().keys()]:
         raise DataError(f"{file}: token {strange[0]!r} is not written in bytes; try the tokenizer.json instead")
     return vocabulary
 
 
 def read_merges(file: Path) -> list[list[str]]:
     """Pairs, first merged first. Raises DataError naming the line that is none."""
-    lines = enumerate(read(file).split("\n"), 1)
+    lines = enumerate(read_utf8(file).split("\n"), 1)
     merges = {number: line.split(" ") for number, line in lines if line and not line.startswith("#version")}
     for number, words in merges.items():
         if len(words) != 2:
@@ -95,7 +95,7 @@ def read_merges(file: Path) -> list[list[str]]:
     return list(merges.values())
 
 
-def read(file: Path) -> str:
+def read_utf8(file: Path) -> str:
     if not file.is_file():
         raise DataError(f"{file}: no such file; a gpt2 tokenizer's path is a folder with vocab.json and merges.txt")
     try:

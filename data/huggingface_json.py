@@ -10,8 +10,8 @@ import tokenizers
 
 from data.config import Tokenizer as Config
 from data.errors import DataError
-from data.files import expanded
-from data.special_tokens import SpecialTokens, lacking, settle
+from data.files import expand_home
+from data.special_tokens import SpecialTokens, missing_end_notice, resolve
 
 PAIRS = {  # the usual names of the tokens before and behind a document
     "<s>": "</s>",
@@ -24,7 +24,7 @@ PAIRS = {  # the usual names of the tokens before and behind a document
 }
 ENDS = ("<|endoftext|>", *PAIRS.values())  # where the start has none of its own
 SETTINGS = {"truncation": "cut to its first tokens", "padding": "filled up with padding"}  # of a program, not of a text
-CHANCE = ("dropout", "alpha", "nbest_size")  # a model's: the same text would get other tokens each time
+RANDOMNESS = ("dropout", "alpha", "nbest_size")  # a model's: the same text would get other tokens each time
 
 
 class HuggingFace:
@@ -37,7 +37,7 @@ class HuggingFace:
         ids = self.tokenizer.get_vocab(with_added_tokens=True).values()
         self.vocab_size = max(ids, default=-1) + 1  # not their count: added tokens may leave holes
         model = json.loads(content)["model"]
-        self.unknown_id, self.drops = unknown_id(model, self.tokenizer), drops(model)
+        self.unknown_id, self.drops = unknown_id(model, self.tokenizer), drops_unknown(model)
 
     def encode(self, text: str) -> list[int]:
         """A special token written out in a text is that token, as everywhere with such files."""
@@ -88,32 +88,32 @@ class HuggingFace:
 
 
 def load(config: Config) -> HuggingFace:
-    file = expanded(config.path)
+    file = expand_home(config.path)
     if not file.is_file():
         raise DataError(f"{file}: no such file; a json tokenizer's path is a Hugging Face tokenizer.json")
     try:
-        content, notes = plain(file)
+        content, notes = without_settings(file)
         tokenizer = tokenizers.Tokenizer.from_str(content)
     except Exception as error:  # the library raises bare Exception for whatever it can't parse
         raise DataError(f"{file}: not a tokenizer.json ({error})") from None
-    tokens = settle(config, file, tokenizer.token_to_id, *marked(tokenizer))
-    return HuggingFace(content, tokens, (*notes, *lacking(file, tokens)))
+    tokens = resolve(config, file, tokenizer.token_to_id, *boundary_ids(tokenizer))
+    return HuggingFace(content, tokens, (*notes, *missing_end_notice(file, tokens)))
 
 
-def plain(file: Path) -> tuple[str, list[str]]:
+def without_settings(file: Path) -> tuple[str, list[str]]:
     """The file's content without what whoever saved it had set for a program of theirs, and lines that say so."""
     content = json.loads(file.read_text(encoding="utf-8"))
     notes = [
         f"{file} asks that every text be {what}: not done here" for name, what in SETTINGS.items() if content.get(name)
     ]
-    if any(content["model"].get(name) for name in CHANCE):
+    if any(content["model"].get(name) for name in RANDOMNESS):
         notes.append(f"{file} asks for tokens drawn by chance: not done here, a text always has the same tokens")
     content |= dict.fromkeys(SETTINGS)
-    content["model"] = {k: v for k, v in content["model"].items() if k not in CHANCE}
+    content["model"] = {k: v for k, v in content["model"].items() if k not in RANDOMNESS}
     return json.dumps(content, ensure_ascii=False), notes
 
 
-def marked(tokenizer: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
+def boundary_ids(tokenizer: tokenizers.Tokenizer) -> tuple[int | None, int | None]:
     """The ids of start and end: what the file puts round a text, else its special tokens of the usual names."""
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
     encoding = tokenizer.encode("a")
@@ -130,7 +130,7 @@ def unknown_id(model: dict, tokenizer: tokenizers.Tokenizer) -> int | None:
     return model.get("unk_id") if named is None else tokenizer.token_to_id(named)
 
 
-def drops(model: dict) -> bool:
+def drops_unknown(model: dict) -> bool:
     """Whether the model makes no token at all of what its vocabulary lacks: byte pairs without an unknown token."""
     if "merges" not in model or model.get("unk_token") or model.get("byte_fallback"):
         return False

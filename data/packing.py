@@ -14,17 +14,17 @@ from data.errors import DataError
 ORDER, WINDOWS, DOCUMENTS = 1, 2, 3  # purposes of keys, so that no two draws share one
 
 
-class Windows:
+class RandomWindows:
     """Row r starts anywhere in the text, drawn with replacement (nanoGPT: randint(len(data) - length))."""
 
     def __init__(self, documents: Documents, length: int, seed: int):
         self.key = permutation.key(seed, WINDOWS)
         self.starts = len(documents.tokens) - length
 
-    def places(self, rows: np.ndarray, length: int) -> np.ndarray:
+    def token_indices(self, rows: np.ndarray, length: int) -> np.ndarray:
         """int64 [rows, length + 1]: indices into the documents' tokens."""
         with np.errstate(over="ignore"):
-            drawn = permutation.mixed(self.key + rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+            drawn = permutation.splitmix64(self.key + rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
         starts = (drawn % np.uint64(self.starts)).astype(np.int64)
         return starts[:, None] + np.arange(length + 1)
 
@@ -39,13 +39,13 @@ class Concatenate:
         self.seed, self.tokens = seed, len(documents.tokens)
         self.per_epoch = (self.tokens - 1) // length
         count = len(documents.offsets) - 1
-        order = permutation.permuted(np.arange(count), count, permutation.key(seed, DOCUMENTS))
+        order = permutation.permute(np.arange(count), count, permutation.key(seed, DOCUMENTS))
         lengths = np.diff(documents.offsets)[order]
         self.ends = np.cumsum(lengths)  # of each document, in the permuted text
         moved = documents.offsets[:-1][order] - (self.ends - lengths)  # from permuted place to stored place
         self.moved = np.append(moved, 0)  # what stands behind the last document stays there
 
-    def places(self, rows: np.ndarray, length: int) -> np.ndarray:
+    def token_indices(self, rows: np.ndarray, length: int) -> np.ndarray:
         epochs, rows = np.divmod(rows.astype(np.int64), self.per_epoch)
         spare = self.tokens - 1 - self.per_epoch * length
         starts = np.empty_like(rows)
@@ -53,7 +53,7 @@ class Concatenate:
             mine = epochs == epoch
             key = permutation.key(self.seed, ORDER, int(epoch))
             offset = int(key % np.uint64(spare + 1))
-            starts[mine] = permutation.permuted(rows[mine], self.per_epoch, key) * length + offset
+            starts[mine] = permutation.permute(rows[mine], self.per_epoch, key) * length + offset
         places = starts[:, None] + np.arange(length + 1)
         return places + self.moved[np.searchsorted(self.ends, places, side="right")]
 
@@ -68,4 +68,4 @@ def check_length(documents: Documents, length: int, origin: str) -> None:
         )
 
 
-PACKINGS = {"windows": Windows, "concatenate": Concatenate}
+PACKINGS = {"windows": RandomWindows, "concatenate": Concatenate}

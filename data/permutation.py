@@ -10,7 +10,7 @@ import numpy as np
 ROUNDS = 6
 
 
-def mixed(x: np.ndarray) -> np.ndarray:
+def splitmix64(x: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser (Steele et al. 2014): uint64 -> uint64, every bit of the input in every bit out."""
     x = np.asarray(x, np.uint64)
     with np.errstate(over="ignore"):
@@ -24,11 +24,11 @@ def key(*parts: int) -> np.uint64:
     """One 64-bit key from whole numbers: seed, epoch, purpose."""
     state = np.uint64(0)
     for part in parts:
-        state = mixed(state ^ mixed(np.uint64(part)))
+        state = splitmix64(state ^ splitmix64(np.uint64(part)))
     return state
 
 
-def permuted(index: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
+def permute(index: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
     """Where each index of 0 .. size-1 goes under the permutation of that key. int64 in, int64 out."""
     half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half) - 1)
@@ -38,7 +38,7 @@ def permuted(index: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
         left, right = place >> np.uint64(half), place & mask
         for round_ in range(ROUNDS):
             with np.errstate(over="ignore"):
-                turned = mixed(right ^ mixed(key + np.uint64(round_))) & mask
+                turned = splitmix64(right ^ splitmix64(key + np.uint64(round_))) & mask
             left, right = right, left ^ turned
         place = np.where(outside, (left << np.uint64(half)) | right, place)
         outside = place >= np.uint64(size)

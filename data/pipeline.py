@@ -15,7 +15,7 @@ from data.config import Data, Source, spans
 from data.documents import Documents
 from data.errors import DataError
 from data.rows import Rows
-from data.store import Store, prepare
+from data.store import Store, open_store
 from data.windows import check_targets
 
 
@@ -43,7 +43,7 @@ class Pipeline:
     def rows(self, step: int, start: int, stop: int) -> Rows:
         """Rows start .. stop of the global batch of `step` (from 0)."""
         number = step * self.batch + np.arange(start, stop)
-        return cut_rows(self.train.documents, self.packing.places(number, self.length))
+        return cut_rows(self.train.documents, self.packing.token_indices(number, self.length))
 
 
 def cut_rows(documents: Documents, places: np.ndarray) -> Rows:
@@ -68,7 +68,7 @@ def cut_rows(documents: Documents, places: np.ndarray) -> Rows:
     )
 
 
-def open_data(
+def open_pipeline(
     config: Data,
     batch: int,
     seed: int,
@@ -81,23 +81,23 @@ def open_data(
     Raises DataError for bad text, too little to cut a row from, or none to score.
     """
     given = config.validation_source or config.source
-    check_apart(config.source, given)
-    words = words or tokenizer.build(config.tokenizer, config.source, report)
+    check_disjoint(config.source, given)
+    words = words or tokenizer.build_tokenizer(config.tokenizer, config.source, report)
     part = spans(config)
-    train = prepare(config.source, words, part.train, cache, report)
-    validation = prepare(given, words, part.validation, cache, report)
+    train = open_store(config.source, words, part.train, cache, report)
+    validation = open_store(given, words, part.validation, cache, report)
     packing.check_length(train.documents, config.length, config.source.path)
     place = f"{given.path}, data.validation {part.validation.start:g} to {part.validation.stop:g}"
     check_targets(validation.documents, place)
     return Pipeline(config, words, train, validation, batch, seed)
 
 
-def check_apart(source: Source, validation: Source) -> None:
+def check_disjoint(source: Source, validation: Source) -> None:
     """Raises DataError where a file of one of two sources is a file of the other, too, read in the same way."""
     if source == validation or source.field != validation.field:
         return
-    files = {path.resolve() for path in sources.named(source)}
-    if common := [path for path in sources.named(validation) if path.resolve() in files]:
+    files = {path.resolve() for path in sources.source_files(source)}
+    if common := [path for path in sources.source_files(validation) if path.resolve() in files]:
         instead = (
             f"move it out of {source.path}" if len(files) > 1 else "data.validation_source=null takes a part of it"
         )

@@ -23,7 +23,7 @@ class Document(NamedTuple):
     origin: str  # "file", "file:line" or "file#row", rows from 0
 
 
-def text_file(path: Path, field: str) -> Iterator[Document]:
+def read_text(path: Path, field: str) -> Iterator[Document]:
     """The whole file as one document, its line ends as they are."""
     del field  # a text file has none
     content = path.read_bytes()
@@ -31,10 +31,10 @@ def text_file(path: Path, field: str) -> Iterator[Document]:
         raise DataError(f"{path}: the file is empty")
     if (place := content.find(0)) >= 0:
         raise NotText(f"{path}: a zero byte at {place}, as in binary files and UTF-16; convert it to UTF-8 text")
-    yield Document(decoded(content, str(path)).removeprefix(MARK), str(path))
+    yield Document(decode_utf8(content, str(path)).removeprefix(MARK), str(path))
 
 
-def decoded(content: bytes, place: str) -> str:
+def decode_utf8(content: bytes, place: str) -> str:
     """Raises NotText naming the first byte that is not UTF-8."""
     try:
         return content.decode("utf-8")  # utf-8-sig would count the bytes of an error from after the mark
@@ -45,7 +45,7 @@ def decoded(content: bytes, place: str) -> str:
         ) from None
 
 
-def json_lines(path: Path, field: str) -> Iterator[Document]:
+def read_json_lines(path: Path, field: str) -> Iterator[Document]:
     """A record a line."""
     decoder = json_decoder(field)
     with path.open("rb") as lines:
@@ -60,15 +60,15 @@ def json_lines(path: Path, field: str) -> Iterator[Document]:
             yield Document(record_text(record, field, place), place)
 
 
-def json_file(path: Path, field: str) -> Iterator[Document]:
+def read_json(path: Path, field: str) -> Iterator[Document]:
     """One array of records, one record, or a record a line."""
-    content = decoded(path.read_bytes(), str(path)).removeprefix(MARK)
+    content = decode_utf8(path.read_bytes(), str(path)).removeprefix(MARK)
     try:
         value, end = json_decoder(field).raw_decode(content, len(content) - len(content.lstrip()))
     except (ValueError, RecursionError) as error:
         raise NotText(f"{path}: not JSON ({error})") from None
     if content[end:].strip():
-        yield from json_lines(path, field)
+        yield from read_json_lines(path, field)
     elif isinstance(value, list):
         for number, record in enumerate(value):
             place = f"{path}#{number}"
@@ -92,7 +92,7 @@ def json_decoder(field: str) -> json.JSONDecoder:
 def record_text(record, field: str, place: str) -> str:
     """The text of a JSON value: of an object its field, of a string itself."""
     if isinstance(record, dict) and field not in record:
-        raise NoField(f"{place}: no field {field!r}; there: {listed(record)}")
+        raise NoField(f"{place}: no field {field!r}; there: {format_names(record)}")
     text = record[field] if isinstance(record, dict) else record
     if not isinstance(text, str):
         found = type(text).__name__
@@ -107,15 +107,15 @@ def record_text(record, field: str, place: str) -> str:
     return text
 
 
-def listed(names: Iterable[str]) -> str:
+def format_names(names: Iterable[str]) -> str:
     return textwrap.shorten(", ".join(map(repr, names)), 200, placeholder=" …") or "none"
 
 
-def table(path: Path, field: str, delimiter: str) -> Iterator[Document]:
+def read_csv(path: Path, field: str, delimiter: str) -> Iterator[Document]:
     """A row of CSV a document, the column by the header in the first row."""
     rows = csv_rows(path, delimiter)
     _, header = next(rows, ("", []))
-    column = column_of(header, field, path)
+    column = column_index(header, field, path)
     for place, cells in rows:
         if len(cells) != len(header):
             raise DataError(f"{place}: the row has {len(cells)} cells and the header {len(header)}")
@@ -127,7 +127,7 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
     csv.field_size_limit(LONGEST)
     with path.open("rb") as file:
         lines = itertools.chain([file.readline().removeprefix(MARK.encode())], file)
-        texts = (decoded(line, f"{path}:{number}") for number, line in enumerate(lines, 1))
+        texts = (decode_utf8(line, f"{path}:{number}") for number, line in enumerate(lines, 1))
         reader = csv.reader(texts, delimiter=delimiter, strict=True)  # else an open quote takes the rest of the file
         while True:
             place = f"{path}:{reader.line_num + 1}"
@@ -141,15 +141,15 @@ def csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
                 yield place, cells
 
 
-def column_of(names: list[str], field: str, path: Path) -> int:
+def column_index(names: list[str], field: str, path: Path) -> int:
     if field not in names:
-        raise NoField(f"{path}: no column {field!r}; there: {listed(names)}")
+        raise NoField(f"{path}: no column {field!r}; there: {format_names(names)}")
     if names.count(field) > 1:
         raise DataError(f"{path}: {names.count(field)} columns are named {field!r}; rename all but one")
     return names.index(field)
 
 
-def parquet(path: Path, field: str) -> Iterator[Document]:
+def read_parquet(path: Path, field: str) -> Iterator[Document]:
     """A row a document."""
     import pyarrow  # heavy, and only parquet needs it
     import pyarrow.parquet
@@ -157,7 +157,7 @@ def parquet(path: Path, field: str) -> Iterator[Document]:
     row = 0
     try:
         file = pyarrow.parquet.ParquetFile(path)
-        column_of(file.schema_arrow.names, field, path)
+        column_index(file.schema_arrow.names, field, path)
         for batch in file.iter_batches(columns=[field]):
             for text in batch.column(field).to_pylist():
                 if not isinstance(text, str):
@@ -171,11 +171,11 @@ def parquet(path: Path, field: str) -> Iterator[Document]:
 
 
 READERS = {  # by how the name ends; anything else is a text
-    ".jsonl": json_lines,
-    ".jsonlines": json_lines,
-    ".ndjson": json_lines,
-    ".json": json_file,
-    ".csv": functools.partial(table, delimiter=","),
-    ".tsv": functools.partial(table, delimiter="\t"),
-    ".parquet": parquet,
+    ".jsonl": read_json_lines,
+    ".jsonlines": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": read_json,
+    ".csv": functools.partial(read_csv, delimiter=","),
+    ".tsv": functools.partial(read_csv, delimiter="\t"),
+    ".parquet": read_parquet,
 }

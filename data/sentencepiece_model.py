@@ -8,8 +8,8 @@ import sentencepiece
 
 from data.config import Tokenizer as Config
 from data.errors import DataError
-from data.files import expanded
-from data.special_tokens import SpecialTokens, lacking, settle
+from data.files import expand_home
+from data.special_tokens import SpecialTokens, missing_end_notice, resolve
 
 
 class SentencePiece:
@@ -47,7 +47,7 @@ class SentencePiece:
 
 
 def load(config: Config) -> SentencePiece:
-    file = expanded(config.path)
+    file = expand_home(config.path)
     if not file.is_file():
         raise DataError(f"{file}: no such file; a sentencepiece tokenizer's path is a .model file")
     try:
@@ -60,8 +60,8 @@ def load(config: Config) -> SentencePiece:
         return found if processor.id_to_piece(found) == piece else None
 
     own = [i if i >= 0 else None for i in (processor.bos_id(), processor.eos_id())]
-    tokens = settle(config, file, id_of, *own)
-    return SentencePiece(file.read_bytes(), tokens, tuple(lacking(file, tokens)))
+    tokens = resolve(config, file, id_of, *own)
+    return SentencePiece(file.read_bytes(), tokens, tuple(missing_end_notice(file, tokens)))
 
 
 def from_json(stored: dict) -> SentencePiece:

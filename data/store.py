@@ -18,7 +18,7 @@ import numpy as np
 
 from data import sources, tokenizer
 from data.config import Source, Span
-from data.documents import Documents, closing, encode, kept_in_part, shares
+from data.documents import Documents, closing_tokens, encode_document, lossy_notice, shares_boundary
 from data.errors import DataError
 
 FORMAT = 3
@@ -34,14 +34,14 @@ class Store:
         self.documents = Documents(tokens, np.load(folder / "offsets.npy"), *about)
 
 
-def cut(source: Source, span: Span) -> Iterator[sources.Document]:
+def documents_in_span(source: Source, span: Span) -> Iterator[sources.Document]:
     """The source's text from span.start to span.stop of its characters; documents are cut where the borders fall."""
     if (span.start, span.stop) == (0.0, 1.0):
-        yield from sources.documents(source)
+        yield from sources.read_documents(source)
         return
-    total = sum(len(document.text) for document in sources.documents(source))
+    total = sum(len(document.text) for document in sources.read_documents(source))
     first, last, seen = int(total * span.start), int(total * span.stop), 0
-    for document in sources.documents(source):
+    for document in sources.read_documents(source):
         start = max(0, first - seen)
         text = document.text[start : max(0, last - seen)]
         seen += len(document.text)
@@ -49,7 +49,7 @@ def cut(source: Source, span: Span) -> Iterator[sources.Document]:
             yield sources.Document(text, document.origin + (f" from offset {start}" if start else ""))
 
 
-def prepare(
+def open_store(
     source: Source, words: tokenizer.Tokenizer, span: Span, cache: Path, report: Callable[[str], None] = lambda _: None
 ) -> Store:
     """The store of a source's span under a tokenizer: opened where it is in the cache, made where it is not.
@@ -59,7 +59,7 @@ def prepare(
     about = {
         "format": FORMAT,
         "source": sources.fingerprint(source),
-        "tokenizer": tokenizer.fingerprint(words),
+        "tokenizer": tokenizer.tokenizer_fingerprint(words),
         "span": [span.start, span.stop],
     }
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
@@ -67,20 +67,20 @@ def prepare(
     if not (place / "manifest.json").is_file():
         report(f"tokenizing {source.path} ({span.start:g} to {span.stop:g})")
         try:
-            make(source, words, span, place, about)
+            build_store(source, words, span, place, about)
         except OSError as error:
             raise DataError(f"{cache}: can't write the token cache ({error.strerror}); set SKALD_CACHE") from None
     store = Store(place)
     if store.manifest["change"]:
-        report(kept_in_part(store.manifest["change"]))
+        report(lossy_notice(store.manifest["change"]))
     return store
 
 
-def make(source: Source, words: tokenizer.Tokenizer, span: Span, place: Path, about: dict) -> None:
+def build_store(source: Source, words: tokenizer.Tokenizer, span: Span, place: Path, about: dict) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{place.name}.unfinished-", dir=place.parent))
     try:
-        manifest = {**about, **write(source, words, span, folder)}
+        manifest = {**about, **write_documents(source, words, span, folder)}
         if sources.fingerprint(source) != about["source"]:  # else this text would be kept under the other's name
             raise DataError(f"{source.path}: changed while it was read; start again once nothing writes there")
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
@@ -92,24 +92,24 @@ def make(source: Source, words: tokenizer.Tokenizer, span: Span, place: Path, ab
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write(source: Source, words: tokenizer.Tokenizer, span: Span, folder: Path) -> dict:
+def write_documents(source: Source, words: tokenizer.Tokenizer, span: Span, folder: Path) -> dict:
     """Encodes every document into the folder; returns what the manifest says of it."""
     dtype = "uint16" if words.vocab_size <= 1 << 16 else "uint32"
     offsets, size, characters, change = [0], 0, 0, None
     with (folder / "tokens.bin").open("wb") as out:
-        for document in cut(source, span):
-            encoded = encode(words, document)
+        for document in documents_in_span(source, span):
+            encoded = encode_document(words, document)
             out.write(np.asarray(encoded.tokens, dtype).tobytes())
             offsets.append(offsets[-1] + len(encoded.tokens))
             size, characters = size + encoded.bytes, characters + len(document.text)
             change = change or encoded.change
-        out.write(np.asarray(closing(words), dtype).tobytes())
+        out.write(np.asarray(closing_tokens(words), dtype).tobytes())
         out.flush()
         os.fsync(out.fileno())
     if not characters:
         raise DataError(f"{source.path}: no text between {span.start:g} and {span.stop:g} of it")
     np.save(folder / "offsets.npy", np.asarray(offsets, np.int64))
-    tokens = offsets[-1] + len(closing(words))
+    tokens = offsets[-1] + len(closing_tokens(words))
     counts = {"documents": len(offsets) - 1, "tokens": tokens, "bytes": size, "characters": characters}
-    kind = {"shared": shares(words), "ended": words.end_id is not None, "change": change}
+    kind = {"shared": shares_boundary(words), "ended": words.end_id is not None, "change": change}
     return {"source_path": source.path, "dtype": dtype, **counts, **kind}

@@ -55,7 +55,7 @@ MODULES = {  # imported where they are asked for: each brings a library of its o
 NAMED = ("json", "sentencepiece")  # kinds of which a config may name the tokens that start and end a document
 
 
-def build(config: Config, source: Source, report: Callable[[str], None] = lambda _: None) -> Tokenizer:
+def build_tokenizer(config: Config, source: Source, report: Callable[[str], None] = lambda _: None) -> Tokenizer:
     """The tokenizer of a config, its notes reported; `characters` learns its vocabulary from all of the source's text.
 
     Raises DataError for a file that is no tokenizer, and where `characters` finds no text.
@@ -63,7 +63,7 @@ def build(config: Config, source: Source, report: Callable[[str], None] = lambda
     module = importlib.import_module(MODULES[config.kind])
     check_fields(config)
     if config.kind == "characters":
-        words = module.Characters.of(document.text for document in sources.documents(source))
+        words = module.Characters.of(document.text for document in sources.read_documents(source))
         if not words.vocab_size:
             raise DataError(f"{source.path}: no text in it to take a vocabulary of characters from")
         return words
@@ -82,10 +82,10 @@ def check_fields(config: Config) -> None:
         raise FieldError(f"data.tokenizer.start_prompts: {config.kind} have no token that starts a text")
 
 
-def from_json(stored: dict) -> Tokenizer:
+def tokenizer_from_json(stored: dict) -> Tokenizer:
     return importlib.import_module(MODULES[stored["kind"]]).from_json(stored)
 
 
-def fingerprint(tokenizer: Tokenizer) -> str:
+def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
     """sha256 of everything that decides how text becomes ids."""
     return hashlib.sha256(json.dumps(tokenizer.to_json(), sort_keys=True).encode()).hexdigest()

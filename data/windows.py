@@ -24,7 +24,7 @@ class Window(NamedTuple):
     ends: bool
 
 
-def score_rows(documents: Documents, length: int, stride: int, batch: int) -> Iterator[ScoredRows]:
+def scoring_rows(documents: Documents, length: int, stride: int, batch: int) -> Iterator[ScoredRows]:
     """Windows of `length` tokens, `stride` apart, in batches of `batch` rows (the last one filled up with weight 0).
 
     Every token but each document's first is a target exactly once: where windows overlap, only the targets that no
@@ -41,7 +41,7 @@ def score_rows(documents: Documents, length: int, stride: int, batch: int) -> It
         for start in window_starts(first, stop, length, stride)
     ]
     for place in range(0, len(pieces), batch):
-        yield padded(documents.tokens, pieces[place : place + batch], length, batch)
+        yield pad_windows(documents.tokens, pieces[place : place + batch], length, batch)
 
 
 def check_targets(documents: Documents, origin: str) -> None:
@@ -57,7 +57,7 @@ def window_starts(first: int, stop: int, length: int, stride: int) -> range:
     return range(first, first + extra * stride + 1, stride) if targets > 0 else range(0)
 
 
-def padded(tokens: np.ndarray, pieces: list[Window], length: int, batch: int) -> ScoredRows:
+def pad_windows(tokens: np.ndarray, pieces: list[Window], length: int, batch: int) -> ScoredRows:
     ids, targets = np.zeros((batch, length), np.int32), np.zeros((batch, length), np.int32)
     weights, segments = np.zeros((batch, length), np.float32), np.zeros((batch, length), np.int32)
     text = np.zeros((batch, length), np.float32)

@@ -13,17 +13,17 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from launch import evaluate, generate  # noqa: E402
-from launch.checkpointed import Checkpointed  # noqa: E402
-from launch.writing import SAMPLER, Writer  # noqa: E402
+from launch.checkpointed import LoadedCheckpoint  # noqa: E402
+from launch.writing import SAMPLER, TextGenerator  # noqa: E402
 from model.decode.generate import PromptError, PromptTooLong  # noqa: E402
 
 
-class LoadedRun(Checkpointed):
+class LoadedRun(LoadedCheckpoint):
     """A checkpoint: `config`, `tokenizer`, `step`, and three things to do with it."""
 
     def __init__(self, name: str, weights: str | None = None):
         super().__init__(name, weights)
-        self.writer = Writer(self.model, self.tokenizer, self.trained_length)
+        self.writer = TextGenerator(self.model, self.tokenizer, self.trained_length)
         self.forward = jax.jit(lambda model, tokens: model.logits(model.hidden(tokens)))
 
     def generate(
@@ -38,7 +38,7 @@ class LoadedRun(Checkpointed):
         """Samples with the keys of `skald generate --json`. Raises PromptError, SamplerError, DataError."""
         texts = self.writer.write([prompt], sampler=sampler, max_new_tokens=max_new_tokens, seed=seed,
                                   samples=num_samples, stops=[stop] if isinstance(stop, str) else stop)  # fmt: skip
-        return [generate.sample(text, logprobs=True) for text in texts]
+        return [generate.sample_to_json(text, logprobs=True) for text in texts]
 
     def evaluate(
         self,
@@ -55,14 +55,14 @@ class LoadedRun(Checkpointed):
 
         Rows longer than those of training: a warning. Raises PromptError, PromptTooLong.
         """
-        tokens_BT = checked(tokens, self.tokenizer.vocab_size, self.config.model.context)
+        tokens_BT = check_tokens(tokens, self.tokenizer.vocab_size, self.config.model.context)
         if line := self.untrained(tokens_BT.shape[1]):
             warnings.warn(line, stacklevel=2)
         logits_BTV = self.forward(self.model, tokens_BT)
         return np.asarray(logits_BTV, np.float32)[..., : self.tokenizer.vocab_size]
 
 
-def checked(tokens, vocab_size: int, context: int) -> np.ndarray:
+def check_tokens(tokens, vocab_size: int, context: int) -> np.ndarray:
     """int32 [B, T]. An embedding would clip what is out of its range and say nothing."""
     try:
         tokens_BT = np.asarray(tokens)

@@ -6,15 +6,15 @@ import jax
 
 from data import tokenizer
 from launch import machine
-from model.transformer import abstract
+from model.transformer import abstract_model
 from train import fields
-from train.checkpoint import find
+from train.checkpoint import find_checkpoint
 from train.config import Experiment
 
-SPOILED = "some of its weights are no finite numbers; take another checkpoint"  # where what it computes is none
+NOT_FINITE = "some of its weights are no finite numbers; take another checkpoint"  # where what it computes is none
 
 
-class Checkpointed:
+class LoadedCheckpoint:
     """`step`, `config` (the Experiment), `tokenizer` and `model` of the checkpoint of that name.
 
     `about` is all that the checkpoint says of itself; `trained_length` the tokens of the longest rows that the weights
@@ -23,14 +23,14 @@ class Checkpointed:
     """
 
     def __init__(self, name: str, weights: str | None = None):
-        found = find(name)
-        self.name, self.step, self.folder, self.about = name, found.step, found.folder, found.about
-        self.config: Experiment = fields.from_json(Experiment, found.about["config"])
-        self.tokenizer = tokenizer.from_json(found.about["tokenizer"])
-        self.trained_length: int = found.about["trained_length"]
-        execution = machine.writing(self.config.execution)
+        found = find_checkpoint(name)
+        self.name, self.step, self.folder, self.metadata = name, found.step, found.folder, found.metadata
+        self.config: Experiment = fields.from_json(Experiment, found.metadata["config"])
+        self.tokenizer = tokenizer.tokenizer_from_json(found.metadata["tokenizer"])
+        self.trained_length: int = found.metadata["trained_length"]
+        execution = machine.decoding_execution(self.config.execution)
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = abstract(self.config.model, execution)
+        shapes = abstract_model(self.config.model, execution)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
         self.model = found.weights(shapes, weights)
 

@@ -24,7 +24,7 @@ COMMANDS = {
     "plan": ("compile a config's step for TPUs that are not here", "skald plan llama:7b --topology v5p:4x4x4"),
     "bench": ("measure this machine, alone or against a peer", "skald bench train --against hf"),
 }
-BENCHED = {"train": "shakespeare:nanogpt", "decode": "gpt2:small"}  # what is measured where nothing is named
+BENCH_DEFAULTS = {"train": "shakespeare:nanogpt", "decode": "gpt2:small"}  # what is measured where nothing is named
 # By name, for their modules import JAX. Wrong arguments or config: exit status 2; work that failed: 1.
 WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError")
 WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError", "FieldError")
@@ -128,10 +128,10 @@ def main(argv: list[str] | None = None) -> int:
         warnings.formatwarning = lambda message, *_, **__: f"skald: {message}\n"
     try:
         if "config" in arguments:
-            name = arguments.config or BENCHED[arguments.what]
+            name = arguments.config or BENCH_DEFAULTS[arguments.what]
             arguments.experiment = experiments.resolve(name, arguments.set, arguments.seed)
         trains = arguments.command in ("train", "plan") or getattr(arguments, "what", "") == "train"
-        here = cluster.seat(os.environ) if arguments.command == "train" else None
+        here = cluster.detect(os.environ) if arguments.command == "train" else None
         elsewhere = bool(getattr(arguments, "topology", None))
         machine.prepare(arguments.experiment if trains else None, here, elsewhere)  # and only now JAX is imported
         return importlib.import_module(f"launch.{arguments.command}").command(arguments)
@@ -139,18 +139,18 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `skald generate … | head`
         return 0
     except KeyboardInterrupt:
-        return ended(130, "interrupted")
+        return report_end(130, "interrupted")
     except Exception as error:
         if arguments.debug:
             traceback.print_exc()
         name = type(error).__name__
         line = " ".join(str(error).split())
         if name in EXPECTED:
-            return ended(2 if name in WRONG_INPUT else 1, line)
-        return ended(1, explained(error, line) + ("" if arguments.debug else " (--debug shows where)"))
+            return report_end(2 if name in WRONG_INPUT else 1, line)
+        return report_end(1, explain(error, line) + ("" if arguments.debug else " (--debug shows where)"))
 
 
-def ended(status: int, line: str) -> int:
+def report_end(status: int, line: str) -> int:
     """Says why the work ended, and returns its exit status. Where others share the work, all end with it."""
     cluster.fail(status, line)
     if status != 130:  # who pressed Ctrl-C knows
@@ -158,7 +158,7 @@ def ended(status: int, line: str) -> int:
     return status
 
 
-def explained(error: Exception, line: str) -> str:
+def explain(error: Exception, line: str) -> str:
     """One line for what no code of ours foresaw."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the system'}: {error.strerror}"

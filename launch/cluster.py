@@ -22,11 +22,11 @@ START = 300.0  # seconds until all processes must have come: images are pulled, 
 HEARTBEAT = 60  # seconds after which a silent process is taken for dead: JAX's 100 would idle the others for longer,
 #                 and a switch that fails over takes up to half a minute
 PORTS = 61440, 4096  # first and how many: above what Linux gives to outgoing connections (up to 60999)
-JOINED: list[Seat] = []  # once this process has joined: its seat
+JOINED: list[ProcessSlot] = []  # once this process has joined: its seat
 
 
 @dataclass(frozen=True)
-class Seat:
+class ProcessSlot:
     """A process's place among those of its run.
 
     `coordinator` is the host:port on which process 0 listens, or None where JAX finds it by `method`. `device` is the
@@ -40,13 +40,13 @@ class Seat:
     device: int | None = None
 
 
-def seat(environment: Mapping[str, str]) -> Seat | None:
+def detect(environment: Mapping[str, str]) -> ProcessSlot | None:
     """None for a process alone. Raises ConfigError where SKALD_* says half of it."""
     found = slurm(environment) or open_mpi(environment) or (tpu(environment) if on_tpu(environment) else None)
     return by_hand(environment, found)
 
 
-def by_hand(environment: Mapping[str, str], found: Seat | None) -> Seat | None:
+def by_hand(environment: Mapping[str, str], found: ProcessSlot | None) -> ProcessSlot | None:
     """SKALD_COORDINATOR=host:port, SKALD_PROCESSES, SKALD_PROCESS; each stands before what was found."""
     names = ("COORDINATOR", "PROCESSES", "PROCESS")
     named = {name: environment.get(f"SKALD_{name}", "") for name in names}
@@ -64,10 +64,10 @@ def by_hand(environment: Mapping[str, str], found: Seat | None) -> Seat | None:
         raise ConfigError(f"SKALD_PROCESS={process} of SKALD_PROCESSES={processes}: numbers go from 0 to below that")
     if processes == "1":
         return None
-    return Seat(int(processes), int(process), address, device=found and found.device)
+    return ProcessSlot(int(processes), int(process), address, device=found and found.device)
 
 
-def slurm(environment: Mapping[str, str]) -> Seat | None:
+def slurm(environment: Mapping[str, str]) -> ProcessSlot | None:
     """A task of a step (`srun`) of several. With several a node each takes one accelerator, else all of its node."""
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
     if tasks == 1 or "SLURM_PROCID" not in environment:
@@ -76,7 +76,7 @@ def slurm(environment: Mapping[str, str]) -> Seat | None:
     address = f"{first_host(environment['SLURM_STEP_NODELIST'])}:{PORTS[0] + (job + step) % PORTS[1]}"
     one_a_node = tasks == int(environment["SLURM_STEP_NUM_NODES"])
     device = None if one_a_node else own_device(environment, "SLURM_LOCALID")
-    return Seat(tasks, int(environment["SLURM_PROCID"]), address, device=device)
+    return ProcessSlot(tasks, int(environment["SLURM_PROCID"]), address, device=device)
 
 
 def first_host(nodes: str) -> str:
@@ -85,7 +85,7 @@ def first_host(nodes: str) -> str:
     return prefix + (rest.split("-")[0].rstrip("]") if bracket else "")
 
 
-def open_mpi(environment: Mapping[str, str]) -> Seat | None:
+def open_mpi(environment: Mapping[str, str]) -> ProcessSlot | None:
     """A rank of several. Open MPI 4 says where rank 0 is; under 5 it takes SKALD_COORDINATOR as well."""
     ranks = int(environment.get("OMPI_COMM_WORLD_SIZE", 1))
     if ranks == 1:
@@ -94,7 +94,7 @@ def open_mpi(environment: Mapping[str, str]) -> Seat | None:
         raise ConfigError("this Open MPI does not say where rank 0 is; add -x SKALD_COORDINATOR=host:port to mpirun")
     one_a_node = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
     device = None if one_a_node else own_device(environment, "OMPI_COMM_WORLD_LOCAL_RANK")
-    return Seat(ranks, int(environment["OMPI_COMM_WORLD_RANK"]), method="ompi", device=device)
+    return ProcessSlot(ranks, int(environment["OMPI_COMM_WORLD_RANK"]), method="ompi", device=device)
 
 
 def own_device(environment: Mapping[str, str], local: str) -> int | None:
@@ -109,7 +109,7 @@ def on_tpu(environment: Mapping[str, str]) -> bool:
     return there and wanted in ("", "tpu", "tpu,cpu") and importlib.util.find_spec("libtpu") is not None
 
 
-def tpu(environment: Mapping[str, str]) -> Seat | None:
+def tpu(environment: Mapping[str, str]) -> ProcessSlot | None:
     """A worker of a slice, or of several slices. GKE says it in variables, a TPU VM in its metadata; JAX knows both."""
     names = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
     worker, settings = environment.get("TPU_WORKER_ID"), {}
@@ -120,7 +120,9 @@ def tpu(environment: Mapping[str, str]) -> Seat | None:
     workers, slices = len(names.split(",")), int(said.get("MEGASCALE_NUM_SLICES") or 1)
     if workers * slices == 1:
         return None
-    return Seat(workers * slices, int(said.get("MEGASCALE_SLICE_ID") or 0) * workers + int(worker or 0), method=None)
+    return ProcessSlot(
+        workers * slices, int(said.get("MEGASCALE_SLICE_ID") or 0) * workers + int(worker or 0), method=None
+    )
 
 
 def metadata(name: str, environment: Mapping[str, str]) -> str:
@@ -138,14 +140,14 @@ def metadata(name: str, environment: Mapping[str, str]) -> str:
         return ""
 
 
-def join(here: Seat) -> None:
+def join(here: ProcessSlot) -> None:
     """Waits until all processes are there. Ends this process with one line where they are not within START seconds.
 
     After it the process ends when another fails, and standard output holds nothing but what Python prints.
     """
     import jax  # after the flags were set
 
-    from train import ties  # imports JAX
+    from train import failure_link  # imports JAX
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM; train/listeners/preemption.py
@@ -165,21 +167,21 @@ def join(here: Seat) -> None:
         initialization_timeout=round(seconds) + 60,
         heartbeat_timeout_seconds=HEARTBEAT,
     )
-    ties.tie()
+    failure_link.connect()
     alarm.cancel()
     JOINED.append(here)
-    threading.Thread(target=listen, args=[woken()], daemon=True).start()
+    threading.Thread(target=listen, args=[signal_socket()], daemon=True).start()
 
 
 def fail(status: int, line: str) -> None:
-    """Ends all processes of the run, where there are others: then it does not return (train/ties.py)."""
+    """Ends all processes of the run, where there are others: then it does not return (train/failure_link.py)."""
     if JOINED:
-        from train import ties
+        from train import failure_link
 
-        ties.fail(status, line)
+        failure_link.fail(status, line)
 
 
-def woken() -> socket.socket:
+def signal_socket() -> socket.socket:
     """Where the number of a signal arrives, a byte, at once: Python's own handlers wait until the main thread is back
     from what it calls, and that may be another process's tokenizing, or the compiler."""
     heard, written = socket.socketpair()
@@ -200,7 +202,7 @@ def interrupted(number: int, frame) -> None:
     """Marks that no other handler was set; `listen` acts."""
 
 
-def give_up(here: Seat, seconds: float) -> None:
+def give_up(here: ProcessSlot, seconds: float) -> None:
     from train import processes
 
     address = processes.coordinator() or here.coordinator
@@ -208,13 +210,13 @@ def give_up(here: Seat, seconds: float) -> None:
         line = f"fewer than the {here.processes} processes of this run came to {address} within {seconds:.0f} s; "
         line += "look at the others' messages: were all started, and can they reach this address?"
     else:
-        line = f"process 0 at {address} was not there within {seconds:.0f} s ({why_not(address)}); "
+        line = f"process 0 at {address} was not there within {seconds:.0f} s ({explain_connection(address)}); "
         line += "was it started, does its name lead there from here, is the port open?"
     print(f"skald (process {here.process}): {line}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
-def why_not(address: str | None) -> str:
+def explain_connection(address: str | None) -> str:
     """What a plain connection to host:port meets."""
     if not address:
         return "its address is not known"

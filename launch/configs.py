@@ -7,33 +7,37 @@ import json
 from argparse import Namespace
 
 from launch import experiments
-from model.transformer import abstract
-from train.run import parameters
+from model.transformer import abstract_model
+from train.run import count_parameters
 
 
 def command(arguments: Namespace) -> int:
-    listed = [described(f"{name}:{variant}", make) for name, variant, make in every()]
+    listed = [describe(f"{name}:{variant}", make) for name, variant, make in all_configs()]
     if arguments.json:
         print(json.dumps({"configs": listed}))
         return 0
     for entry in listed:
-        print(f"{entry['name']:<22}{short(entry['parameters']):>8}  {entry['for']}")
+        print(f"{entry['name']:<22}{format_count(entry['parameters']):>8}  {entry['for']}")
     return 0
 
 
-def every():
+def all_configs():
     for name in experiments.names():
         for variant, make in experiments.variants(importlib.import_module(f"configs.{name}")).items():
             yield name, variant, make
 
 
-def described(name: str, make) -> dict:
+def describe(name: str, make) -> dict:
     experiment = make()
     line = (make.__doc__ or "").strip().split("\n")[0]
-    return {"name": name.removesuffix(":default"), "parameters": parameters(abstract(experiment.model)), "for": line}
+    return {
+        "name": name.removesuffix(":default"),
+        "parameters": count_parameters(abstract_model(experiment.model)),
+        "for": line,
+    }
 
 
-def short(count: int) -> str:
+def format_count(count: int) -> str:
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.2f} {unit}"

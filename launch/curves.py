@@ -14,7 +14,7 @@ from pathlib import Path
 WINDOW = 20  # steps whose training losses are averaged to one number of the curve
 
 
-def means(lines: list[dict]) -> list[float]:
+def window_means(lines: list[dict]) -> list[float]:
     """Mean training loss of each whole window of steps, first to last."""
     losses = [line["train/loss"] for line in lines]
     return [round(sum(losses[i : i + WINDOW]) / WINDOW, 4) for i in range(0, len(losses) - WINDOW + 1, WINDOW)]
@@ -24,7 +24,7 @@ def curve(run: Path) -> dict:
     """One run: training losses by window, and every evaluation of the whole validation split, in nats a token."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     evaluated = {str(line["step"]): round(line["eval/loss"], 4) for line in lines if "eval/loss" in line}
-    return {"train/loss": means(lines), "eval/loss": evaluated}
+    return {"train/loss": window_means(lines), "eval/loss": evaluated}
 
 
 def main(runs: list[Path]) -> None:

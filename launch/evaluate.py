@@ -9,20 +9,20 @@ from argparse import Namespace
 
 from data import sources
 from data.config import Source, spans
-from data.documents import Documents, join, kept_in_part
+from data.documents import Documents, lossy_notice, tokenize_documents
 from data.errors import DataError
-from data.store import prepare
-from data.windows import check_targets, score_rows
+from data.store import open_store
+from data.windows import check_targets, scoring_rows
 from launch import machine
-from launch.checkpointed import SPOILED, Checkpointed
+from launch.checkpointed import NOT_FINITE, LoadedCheckpoint
 from model.config import Learned
-from train.evaluate import score, scores
+from train.evaluate import metrics, score_model
 from train.fields import ConfigError
 from train.run import RunError
 
 
 def command(arguments: Namespace) -> int:
-    run = Checkpointed(arguments.run, arguments.weights)
+    run = LoadedCheckpoint(arguments.run, arguments.weights)
     found = evaluate(run, arguments.text, arguments.window, arguments.stride, arguments.field)
     if arguments.json:
         print(json.dumps(found))
@@ -37,7 +37,7 @@ def command(arguments: Namespace) -> int:
 
 
 def evaluate(
-    run: Checkpointed,
+    run: LoadedCheckpoint,
     text: str | None = None,
     window: int | None = None,
     stride: int | None = None,
@@ -61,32 +61,34 @@ def evaluate(
             raise ConfigError(f"window {window}: {line}; a window of {run.trained_length} at most")
         say(line)
     documents = text_documents(run, text, field) if text is not None else validation_documents(run)
-    batches = score_rows(documents, window, stride, run.config.evaluation.rows)
-    found = scores(score(run.model, batches), documents.bytes)
+    batches = scoring_rows(documents, window, stride, run.config.evaluation.rows)
+    found = metrics(score_model(run.model, batches), documents.bytes)
     if not math.isfinite(found["loss"]):
-        raise RunError(f"{run.name} at step {run.step}: its loss is {found['loss']}; {SPOILED}")
+        raise RunError(f"{run.name} at step {run.step}: its loss is {found['loss']}; {NOT_FINITE}")
     return {"step": run.step, **found, "window": window, "stride": stride, "tasks": {}}
 
 
-def validation_documents(run: Checkpointed) -> Documents:
+def validation_documents(run: LoadedCheckpoint) -> Documents:
     """The run's own validation split. Raises DataError where the text is not the one the run was scored on."""
     e = run.config
     source = e.data.validation_source or e.data.source
-    if sources.fingerprint(source) != run.about["data"]["validation"]["source"]:  # first: it may not even be readable
+    if (
+        sources.fingerprint(source) != run.metadata["data"]["validation"]["source"]
+    ):  # first: it may not even be readable
         raise DataError(
             f"{source.path}: not the validation text that {run.name} was trained with; put that text back, or name "
             "another (--text FILE; in Python text=…)"
         )
-    return prepare(source, run.tokenizer, spans(e.data).validation, machine.cache(), say).documents
+    return open_store(source, run.tokenizer, spans(e.data).validation, machine.cache(), say).documents
 
 
-def text_documents(run: Checkpointed, path: str, field: str | None = None) -> Documents:
+def text_documents(run: LoadedCheckpoint, path: str, field: str | None = None) -> Documents:
     """Every document of a file or folder. Raises DataError where there is nothing to score."""
     source = Source(path, run.config.data.source.field if field is None else field)
-    given = sources.documents(source, "name another field (--field NAME; in Python field=…)")
-    documents, change = join(run.tokenizer, given)
+    given = sources.read_documents(source, "name another field (--field NAME; in Python field=…)")
+    documents, change = tokenize_documents(run.tokenizer, given)
     if change:
-        say(kept_in_part(change))
+        say(lossy_notice(change))
     check_targets(documents, path)
     return documents
 

@@ -33,19 +33,19 @@ def variants(module) -> dict[str, Callable[[], Experiment]]:
     return {n: own[n] for n, kind in returned.items() if kind in ("Experiment", Experiment)}
 
 
-def load(name: str) -> Experiment:
+def make_experiment(name: str) -> Experiment:
     """Raises ConfigError listing what there is, or saying what a config's own code raised."""
     place, _, variant = name.partition(":")
-    module = from_file(Path(place)) if place.endswith(".py") else from_configs(place)
+    module = import_file(Path(place)) if place.endswith(".py") else import_config(place)
     found = variants(module)
     if not found:
         raise ConfigError(f"config {place!r}: no function of the file is annotated `-> Experiment`; one makes a config")
     if not variant and DEFAULT not in found:
         raise ConfigError(f"config {place!r} needs a variant: {', '.join(f'{place}:{v}' for v in found)}")
     if (variant or DEFAULT) not in found:
-        close = fields.nearest(variant, found)
+        close = fields.did_you_mean(variant, found)
         raise ConfigError(f"config {place!r} has no variant {variant!r}{close}; there are {', '.join(found)}")
-    with own_code(module.__file__):
+    with config_errors(module.__file__):
         experiment = found[variant or DEFAULT]()
     if not isinstance(experiment, Experiment):
         returned = type(experiment).__name__
@@ -54,7 +54,7 @@ def load(name: str) -> Experiment:
 
 
 @contextlib.contextmanager
-def own_code(file: str) -> Iterator[None]:
+def config_errors(file: str) -> Iterator[None]:
     """Whatever a config file's code raises becomes a ConfigError that names the file's last line on the way."""
     try:
         yield
@@ -66,32 +66,32 @@ def own_code(file: str) -> Iterator[None]:
         raise ConfigError(f"{where}: {type(error).__name__}: {getattr(error, 'msg', error)}") from error
 
 
-def from_configs(name: str):
+def import_config(name: str):
     if name not in names():
-        close = fields.nearest(name, names())
+        close = fields.did_you_mean(name, names())
         raise ConfigError(f"no config {name!r}{close}; there are {', '.join(names())}, or a Python file's path")
     return importlib.import_module(f"configs.{name}")
 
 
-def from_file(path: Path):
+def import_file(path: Path):
     """A user's own config file: their code, run because they name it."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
     specification = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(specification)
-    with own_code(module.__file__):
+    with config_errors(module.__file__):
         specification.loader.exec_module(module)
     return module
 
 
 def resolve(name: str, settings: Sequence[str] = (), seed: int | None = None) -> Experiment:
     """The experiment with every PATH=VALUE of `settings` applied in order."""
-    experiment = load(name)
+    experiment = make_experiment(name)
     for setting in settings:
         path, given, value = setting.partition("=")
         if not given:
             raise ConfigError(f"--set {setting}: write PATH=VALUE")
-        experiment = fields.replaced(experiment, path, value)
+        experiment = fields.replace_at(experiment, path, value)
     return experiment if seed is None else dataclasses.replace(experiment, seed=seed)
 
 

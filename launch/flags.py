@@ -52,7 +52,7 @@ TABLE: dict[str, tuple[Flag, ...]] = {
 }
 
 
-def options(device) -> dict[str, str]:
+def compiler_options(device) -> dict[str, str]:
     """The options for a program on devices like this one, which need not be here; none where it is no TPU.
 
     What LIBTPU_INIT_ARGS sets stays as it is. What the compiler does not know is left out, with a warning.
@@ -60,14 +60,14 @@ def options(device) -> dict[str, str]:
     generation = chips.generation(device.device_kind)
     mine = os.environ.get("LIBTPU_INIT_ARGS", "")
     wanted = {flag.name: flag.value for flag in TABLE.get(generation or "", ()) if flag.name not in mine}
-    while wanted and (refused := refusal(device, wanted)):
+    while wanted and (refused := refused_options(device, wanted)):
         names, why = refused
         warnings.warn(f"this libtpu refuses {', '.join(names)} ({why}); compiled without", stacklevel=2)
         wanted = {name: value for name, value in wanted.items() if name not in names}
     return wanted
 
 
-def refusal(device, wanted: dict[str, str]) -> tuple[list[str], str] | None:
+def refused_options(device, wanted: dict[str, str]) -> tuple[list[str], str] | None:
     """Which of these options the compiler of this device does not take, and its words; None where it takes all."""
     here = jax.ShapeDtypeStruct((8, 128), jax.numpy.float32, sharding=jax.sharding.SingleDeviceSharding(device))
 

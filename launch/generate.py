@@ -8,8 +8,8 @@ from argparse import Namespace
 from pathlib import Path
 
 from data.errors import DataError
-from launch.checkpointed import Checkpointed
-from launch.writing import Text, Writer
+from launch.checkpointed import LoadedCheckpoint
+from launch.writing import TextGenerator, TextSample
 from model.decode import chain as chains
 
 
@@ -21,22 +21,22 @@ def command(arguments: Namespace) -> int:
         "samples": arguments.num_samples,
         "stops": arguments.stop,
     }
-    chains.parse(arguments.sampler)  # wrong input is said before a checkpoint is read
+    chains.parse_chain(arguments.sampler)  # wrong input is said before a checkpoint is read
     prompts = read_prompts(Path(arguments.prompts)) if arguments.prompts else [arguments.prompt]
-    run = Checkpointed(arguments.run, arguments.weights)
-    writer = Writer(run.model, run.tokenizer, run.trained_length)
-    found = (sample(text, arguments.logprobs) for p in prompts for text in writer.write([p], **request))
+    run = LoadedCheckpoint(arguments.run, arguments.weights)
+    writer = TextGenerator(run.model, run.tokenizer, run.trained_length)
+    found = (sample_to_json(text, arguments.logprobs) for p in prompts for text in writer.write([p], **request))
     if arguments.json:
         print(json.dumps({"step": run.step, "samples": list(found)}, ensure_ascii=False))
     elif arguments.prompts:
         for written in found:
             print(json.dumps(written, ensure_ascii=False), flush=True)
     else:
-        show(writer, prompts, request)
+        print_stream(writer, prompts, request)
     return 0
 
 
-def show(writer: Writer, prompts: list[str], request: dict) -> None:
+def print_stream(writer: TextGenerator, prompts: list[str], request: dict) -> None:
     """The first sample as it is made, the others after it."""
     texts, written = [], ""
     for texts in writer.stream(prompts, **request):
@@ -49,7 +49,7 @@ def show(writer: Writer, prompts: list[str], request: dict) -> None:
     print(f"[{texts[0].sampler or 'the model as it is'}, seed {texts[0].seed}]", file=sys.stderr)
 
 
-def sample(text: Text, logprobs: bool = False) -> dict:
+def sample_to_json(text: TextSample, logprobs: bool = False) -> dict:
     """A sample as `--json` prints it; `logprobs` in nats, the model's own, before the chain."""
     names = ("prompt", "text", "tokens", "finish_reason", "seed", "sampler", *(["logprobs"] if logprobs else []))
     return {name: getattr(text, name) for name in names}

@@ -41,7 +41,9 @@ def tuning():
     return importlib.import_module("launch.cpu") if (Path(__file__).parent / "cpu" / "__init__.py").is_file() else None
 
 
-def prepare(experiment: Experiment | None = None, here: cluster.Seat | None = None, elsewhere: bool = False) -> None:
+def prepare(
+    experiment: Experiment | None = None, here: cluster.ProcessSlot | None = None, elsewhere: bool = False
+) -> None:
     """Sets flags for training `experiment`, or for writing, and turns the compilation cache on. Call before JAX works.
 
     `here`: joins the other processes of the run. `elsewhere`: only compiles, for TPUs that are not here. The
@@ -50,7 +52,7 @@ def prepare(experiment: Experiment | None = None, here: cluster.Seat | None = No
     if elsewhere:
         for name, value in NO_TPU.items():
             os.environ.setdefault(name, value)
-    elif not accelerated():
+    elif not has_accelerator():
         if importlib.util.find_spec("libtpu"):  # there for plans: JAX would look for a TPU, and complain at length
             os.environ.setdefault("JAX_PLATFORMS", "cpu")
         if tuning():
@@ -67,7 +69,7 @@ def prepare(experiment: Experiment | None = None, here: cluster.Seat | None = No
         cluster.join(here)
 
 
-def accelerated() -> bool:
+def has_accelerator() -> bool:
     """Whether JAX will find more than CPUs: what is set for them would bend its programs too."""
     asked = os.environ.get("JAX_PLATFORMS", "")
     return asked != "cpu" and any(map(glob.glob, ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*")))
@@ -83,20 +85,20 @@ def program(experiment: Experiment, devices: list | None = None) -> Program:
     one = devices[0] if devices else jax.local_devices()[0]
     devices = devices or jax.devices()
     rewritten = {"tuned": tuning().tuned} if one.platform == "cpu" and tuning() else {}
-    return Program(fitted(experiment, one, len(devices)), devices, options=flags.options(one), **rewritten)
+    return Program(fitted(experiment, one, len(devices)), devices, options=flags.compiler_options(one), **rewritten)
 
 
 def fitted(experiment: Experiment, one, count: int) -> Experiment:
     """The experiment with what it leaves open chosen for `count` devices like this one, which is this process's own."""
     if one.platform == "cpu" and tuning():
         experiment = tuning().fitted(experiment, count)
-    experiment = replace(experiment, execution=settled(experiment.execution, one.platform))
+    experiment = replace(experiment, execution=resolve_auto(experiment.execution, one.platform))
     remat = experiment.execution.remat
-    remat = recomputed(experiment, count, chips.memory(one)) if remat == "auto" else remat
+    remat = choose_remat(experiment, count, chips.memory(one)) if remat == "auto" else remat
     return replace(experiment, execution=replace(experiment.execution, remat=remat))
 
 
-def recomputed(experiment: Experiment, devices: int, memory: float) -> str:
+def choose_remat(experiment: Experiment, devices: int, memory: float) -> str:
     """The remat policy that recomputes least of those that fit into a device's memory, by arithmetic (model/cost.py).
 
     Raises ShardingError where the mesh is none of so many devices.
@@ -109,7 +111,7 @@ def recomputed(experiment: Experiment, devices: int, memory: float) -> str:
 
     def fits(remat: str) -> bool:
         execution = replace(e.execution, remat=remat)
-        size = cost.memory(e.model, execution, shape, rows, e.data.length, kept, e.microbatches > 1)
+        size = cost.estimate_memory(e.model, execution, shape, rows, e.data.length, kept, e.microbatches > 1)
         return size.total <= ROOM * memory
 
     return next(filter(fits, LEAST_FIRST), LEAST_FIRST[-1])
@@ -125,19 +127,19 @@ def optimizer_numbers(experiment: Experiment) -> float:
     def count(tree) -> int:
         return sum(x.size for x in jax.tree.leaves(tree))
 
-    made = jax.eval_shape(lambda: state.create(experiment))
+    made = jax.eval_shape(lambda: state.create_state(experiment))
     return (count(made.optimizer) + count(made.average)) / count(made.model)
 
 
-def settled(execution: Execution, platform: str) -> Execution:
+def resolve_auto(execution: Execution, platform: str) -> Execution:
     """Where the config leaves it open: the number format that such devices multiply fastest, and one layer compiled."""
     open_ones = {"dtype": "float32" if platform == "cpu" else "bfloat16", "layers": "scan"}
     return replace(execution, **{n: value for n, value in open_ones.items() if getattr(execution, n) == "auto"})
 
 
-def writing(execution: Execution) -> Execution:
+def decoding_execution(execution: Execution) -> Execution:
     """How a checkpoint's model computes on this machine: the kernel its config names was that of the training's."""
     import jax  # after prepare
 
-    execution = replace(settled(execution, jax.default_backend()), remat="none", kernel="auto")
-    return tuning().writing(execution) if jax.default_backend() == "cpu" and tuning() else execution
+    execution = replace(resolve_auto(execution, jax.default_backend()), remat="none", kernel="auto")
+    return tuning().decoding_execution(execution) if jax.default_backend() == "cpu" and tuning() else execution

@@ -12,27 +12,27 @@ import jax
 
 from data import tokenizer
 from data.config import Tokenizer
-from data.pipeline import open_data
+from data.pipeline import open_pipeline
 from launch import VERSION, chips, experiments, machine, writing
 from model import cost
 from model.kernels.proof import prove
-from train import fields, processes, ties
-from train.check import check, check_vocabulary, remarks
-from train.checkpoint import Checkpoints, about, find, found, published
+from train import failure_link, fields, processes
+from train.check import cautions, check, check_vocabulary
+from train.checkpoint import Checkpoints, checkpoint_in, find_checkpoint, published_steps, read_metadata
 from train.config import Experiment
 from train.lease import Lease, check_shared
-from train.listeners.best import Best
-from train.listeners.checkpoints import Saving
-from train.listeners.console import ConsoleLines
+from train.listeners.best import BestCheckpoint
+from train.listeners.checkpoints import CheckpointSaver
+from train.listeners.console import ConsoleProgress
 from train.listeners.evaluation import evaluation
-from train.listeners.finite import finite
-from train.listeners.metrics import Metrics, read
+from train.listeners.finite import check_finite
+from train.listeners.metrics import MetricsFile, read_metrics
 from train.listeners.preemption import Preemption
 from train.listeners.samples import Samples
 from train.listeners.tensorboard import TensorBoard
 from train.loop import train
-from train.run import PLACES, Run, RunError, check_data, check_identity, read_config, write_config
-from train.state import State
+from train.run import PATH_FIELDS, Run, RunError, check_data, check_identity, read_config, write_config
+from train.state import TrainState
 
 STOPPED = 75  # exit status: stopped by a signal, after a checkpoint was saved
 
@@ -45,8 +45,8 @@ def command(arguments: Namespace) -> int:
     finally:
         run.close()
     checkpoints.close()
-    ties.part()
-    if arguments.json and processes.number() == 0:
+    failure_link.disconnect()
+    if arguments.json and processes.index() == 0:
         last = run.scores.get(run.step, {})
         print(json.dumps({"step": run.step, "run": str(folder), "reason": reason, **last}))
     return 0 if reason == "done" else STOPPED
@@ -54,7 +54,7 @@ def command(arguments: Namespace) -> int:
 
 def report(line: str) -> None:
     """A line for the person who started the run; process 0 says it for all."""
-    if processes.number() == 0:
+    if processes.index() == 0:
         print(line, file=sys.stderr)
 
 
@@ -67,26 +67,30 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     if folder.is_file():
         raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
     check(experiment)
-    for line in remarks(experiment):
+    for line in cautions(experiment):
         report(line)
-    same_start(experiment, start_from)
-    steps = processes.agreed(lambda: published(folder))
-    source = found(Path(processes.agreed(lambda: str(find(start_from).folder)))) if start_from and not steps else None
+    check_same_start(experiment, start_from)
+    steps = processes.broadcast_from_first(lambda: published_steps(folder))
+    source = (
+        checkpoint_in(Path(processes.broadcast_from_first(lambda: str(find_checkpoint(start_from).folder))))
+        if start_from and not steps
+        else None
+    )
     words, known = None, None
     if start_from:  # weights know their own tokens only
-        known = (source or found(folder / "checkpoints" / str(steps[-1]))).about
-        words = tokenizer.from_json(known["tokenizer"])
+        known = (source or checkpoint_in(folder / "checkpoints" / str(steps[-1]))).metadata
+        words = tokenizer.tokenizer_from_json(known["tokenizer"])
         experiment = with_tokenizer_of(known, experiment, report)
     if not experiment.model.vocab_size:
-        words = words or tokenizer.build(experiment.data.tokenizer, experiment.data.source, report)
+        words = words or tokenizer.build_tokenizer(experiment.data.tokenizer, experiment.data.source, report)
         experiment = replace(experiment, model=replace(experiment.model, vocab_size=words.vocab_size))
-    processes.agreed(lambda: same_run(experiment, folder))
+    processes.broadcast_from_first(lambda: check_same_run(experiment, folder))
     given = (experiment.data, experiment.batch_size, experiment.seed, machine.cache(), words, report)
-    data = processes.first_then_others(lambda: open_data(*given))
-    if processes.agreed(lambda: data.fingerprints) != data.fingerprints:
+    data = processes.first_then_others(lambda: open_pipeline(*given))
+    if processes.broadcast_from_first(lambda: data.fingerprints) != data.fingerprints:
         raise RunError(f"{experiment.data.source.path}: this machine has another text there than process 0's")
     check_vocabulary(experiment, data.tokenizer.vocab_size)
-    known = about(folder, steps[-1]) if steps else known
+    known = read_metadata(folder, steps[-1]) if steps else known
     trained = trained_length(experiment, known)
     writing.check_samples(experiment, data.tokenizer, trained)
     if source:
@@ -95,15 +99,15 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     run.program.check_fits()
     with jax.set_mesh(run.mesh):
         prove(run.experiment.model, run.experiment.execution, experiment.data.length)
-    run.lease = claim(folder)  # held as long as the run
+    run.lease = claim_folder(folder)  # held as long as the run
     # Again: another first start may have been a moment ahead.
-    for line in processes.agreed(lambda: same_run(experiment, folder)):
+    for line in processes.broadcast_from_first(lambda: check_same_run(experiment, folder)):
         report(f"changed since the run began: {line}")
     checkpoints = Checkpoints(folder, experiment.checkpoints.keep_last, experiment.checkpoints.keep_best)
     run.state = first_state(run, checkpoints, source, report)
     run.step = int(run.state.step)
     stored = fields.to_json(experiment)
-    processes.agreed(lambda: write_config(folder, VERSION, stored))
+    processes.broadcast_from_first(lambda: write_config(folder, VERSION, stored))
     itself = {
         "version": VERSION,
         "config": stored,
@@ -122,11 +126,11 @@ def with_tokenizer_of(known: dict, experiment: Experiment, report) -> Experiment
     """
     theirs = fields.from_json(Tokenizer, known["config"]["data"]["tokenizer"])
     if theirs != experiment.data.tokenizer:
-        report(f"the weights know the tokens of {described(theirs)} only: it takes the place of the config's")
+        report(f"the weights know the tokens of {describe_tokenizer(theirs)} only: it takes the place of the config's")
     return replace(experiment, data=replace(experiment.data, tokenizer=theirs))
 
 
-def described(config: Tokenizer) -> str:
+def describe_tokenizer(config: Tokenizer) -> str:
     return f"their {config.kind} tokenizer" + (f" ({config.path})" if config.path else "")
 
 
@@ -136,11 +140,11 @@ def trained_length(experiment: Experiment, known: dict | None) -> int:
     return min(experiment.model.context, max(experiment.data.length, before))
 
 
-def same_run(experiment: Experiment, folder: Path) -> list[str]:
+def check_same_run(experiment: Experiment, folder: Path) -> list[str]:
     """What differs from the run that is in the folder and may. Raises RunError where it is another run, or none."""
-    steps = published(folder)
-    saved = read_config(folder) or (about(folder, steps[-1])["config"] if steps else None)
-    lines = [] if steps else read(folder / "metrics.jsonl")
+    steps = published_steps(folder)
+    saved = read_config(folder) or (read_metadata(folder, steps[-1])["config"] if steps else None)
+    lines = [] if steps else read_metrics(folder / "metrics.jsonl")
     if saved is None and lines:
         raise RunError(f"{folder} holds a metrics.jsonl and no run; take another --run-dir")
     if saved and len(lines) > 2 * saved["checkpoints"]["every"]:  # one at least was whole by then
@@ -151,43 +155,43 @@ def same_run(experiment: Experiment, folder: Path) -> list[str]:
     return check_identity(saved, experiment, folder) if saved else []
 
 
-def same_start(experiment: Experiment, start_from: str | None) -> None:
+def check_same_start(experiment: Experiment, start_from: str | None) -> None:
     """Raises RunError where this process was started with another config or --from than process 0."""
-    first, source = processes.agreed(lambda: [fields.to_json(experiment), start_from])
-    differ = [c for c in fields.differences(first, experiment) if c[0] not in PLACES]
+    first, source = processes.broadcast_from_first(lambda: [fields.to_json(experiment), start_from])
+    differ = [c for c in fields.differences(first, experiment) if c[0] not in PATH_FIELDS]
     differ += [("--from", source, start_from)] if source != start_from else []
     if differ:
         shown = "; ".join(f"{path}: {old!r} in process 0, {new!r} here" for path, old, new in differ[:8])
         raise RunError(f"the processes of this run were not started alike ({shown})")
 
 
-def claim(folder: Path) -> Lease | None:
+def claim_folder(folder: Path) -> Lease | None:
     """The run's folder, made where it is not, and held by process 0, which returns the lease.
 
     Raises RunError where it can't be written, or where another process does not see it.
     """
     lease = None
-    if processes.number() == 0:
+    if processes.index() == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lease = Lease(folder)
         except OSError as error:
             raise RunError(f"{folder}: can't write there ({error.strerror}); take another --run-dir") from None
-    words = processes.agreed(lambda: lease.words)
+    words = processes.broadcast_from_first(lambda: lease.holder)
     if lease is None:
         check_shared(folder, words)
     return lease
 
 
-def first_state(run: Run, checkpoints: Checkpoints, source, report) -> State:
+def first_state(run: Run, checkpoints: Checkpoints, source, report) -> TrainState:
     """The newest checkpoint's state, else a new one, with another run's weights where `source` names one."""
-    for step in processes.agreed(lambda: published(run.folder)[-1:]):
-        check_data(about(run.folder, step)["data"], run.data.fingerprints, run.folder)
-    found = checkpoints.newest(run.program.abstract_state, report)
+    for step in processes.broadcast_from_first(lambda: published_steps(run.folder)[-1:]):
+        check_data(read_metadata(run.folder, step)["data"], run.data.fingerprints, run.folder)
+    found = checkpoints.restore_newest(run.program.abstract_state, report)
     if found:
         step = int(found.step)
         report(f"going on from step {step}")
-        said = about(run.folder, step)
+        said = read_metadata(run.folder, step)
         run.scores = {step: said["scores"]} if said["scores"] else {}
         return found
     state = run.create_state()
@@ -209,19 +213,19 @@ def listeners(run: Run, checkpoints: Checkpoints, itself: dict) -> list:
     one = chips.PEAK.get(device.device_kind)
     peak = one * run.mesh.devices.size if one else None
     flops = cost.training_flops(e.model, e.data.length)
-    first = processes.number() == 0
+    first = processes.index() == 0
     told = [
-        finite,
+        check_finite,
         evaluation,
         Samples(
             run.folder / "samples",
-            lambda model, e: writing.samples(model, e, run.data.tokenizer, itself["trained_length"]),
+            lambda model, e: writing.training_samples(model, e, run.data.tokenizer, itself["trained_length"]),
         ),
-        first and Metrics(run.folder / "metrics.jsonl", peak),
+        first and MetricsFile(run.folder / "metrics.jsonl", peak),
         first and TensorBoard(run.folder / "tensorboard"),
-        Saving(checkpoints, itself),
-        first and ConsoleLines(lambda speed: speed * flops / peak if peak else None),
-        first and Best(report),
+        CheckpointSaver(checkpoints, itself),
+        first and ConsoleProgress(lambda speed: speed * flops / peak if peak else None),
+        first and BestCheckpoint(report),
         Preemption(),  # last: signals are its own until everything is saved
     ]
     return [listener for listener in told if listener]

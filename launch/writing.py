@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import jax
 
 from data.errors import DataError
-from data.streaming import GrowingText
-from launch.checkpointed import SPOILED
+from data.streaming import IncrementalDecoder
+from launch.checkpointed import NOT_FINITE
 from model.decode import chain as chains
 from model.decode.generate import Generator, PromptError, PromptTooLong
-from model.sharding import folded
+from model.sharding import decoding_mesh
 from train.config import Experiment
 from train.fields import ConfigError
 from train.run import RunError
@@ -26,13 +26,13 @@ SAMPLER = "temperature=0.8,top_p=0.95"  # what writes where nobody says how
 
 
 @dataclass
-class Text:
+class TextSample:
     """One sample, as it grows: `text` never holds half a character, and ends before a stop text; so do `tokens`."""
 
     prompt: str
     sampler: str
     seed: int
-    growing: GrowingText
+    growing: IncrementalDecoder
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
@@ -46,7 +46,7 @@ class Text:
         if self.finish_reason:
             return
         if not all(map(math.isfinite, new.log_probabilities)):
-            raise RunError(f"the model's probabilities are not numbers; {SPOILED}")
+            raise RunError(f"the model's probabilities are not numbers; {NOT_FINITE}")
         self.tokens += new.tokens
         self.logprobs += new.log_probabilities
         self.text += self.growing.push(new.tokens)
@@ -60,7 +60,7 @@ class Text:
     def cut(self) -> None:
         """Drops the tokens behind the text: a dispatch goes on past a stop text, by more or less with its chunk."""
         kept = len(self.tokens)
-        while kept and self.growing.following(self.tokens[: kept - 1]).startswith(self.text):
+        while kept and self.growing.decode_after_prefix(self.tokens[: kept - 1]).startswith(self.text):
             kept -= 1
         del self.tokens[kept:], self.logprobs[kept:]
 
@@ -72,7 +72,7 @@ class Text:
         return self.text[: len(self.text) - max(begun, default=0)]
 
 
-class Writer:
+class TextGenerator:
     """Writes with a model and its tokenizer. It sees the last `context` tokens: no more than a row of training had."""
 
     def __init__(self, model, tokenizer, context: int):
@@ -87,20 +87,20 @@ class Writer:
         seed: int = 0,
         samples: int = 1,
         stops: Sequence[str] = (),
-    ) -> Iterator[list[Text]]:
+    ) -> Iterator[list[TextSample]]:
         """All samples after every dispatch, prompt by prompt; the last yield is the result.
 
         Raises PromptError, SamplerError, DataError (a character the tokenizer does not know).
         """
-        chain = chains.parse(sampler)
+        chain = chains.parse_chain(sampler)
         if "" in stops:
             raise PromptError(
                 "a stop text is empty, and would end every text at once; leave it out, or write some text"
             )
         end = self.tokenizer.end_id
-        ids = [read(prompt, self.tokenizer, self.context) for prompt in prompts]
+        ids = [encode_prompt(prompt, self.tokenizer, self.context) for prompt in prompts]
         texts = [
-            Text(prompt, chains.text(chain), seed, GrowingText(self.tokenizer, before))
+            TextSample(prompt, chains.format_chain(chain), seed, IncrementalDecoder(self.tokenizer, before))
             for prompt, before in zip(prompts, ids, strict=True)
             for _ in range(samples)
         ]
@@ -119,13 +119,13 @@ class Writer:
             if all(text.finish_reason for text in texts):
                 return
 
-    def write(self, prompts: Sequence[str], **request) -> list[Text]:
+    def write(self, prompts: Sequence[str], **request) -> list[TextSample]:
         """`stream`'s last answer."""
         *_, texts = self.stream(prompts, **request)
         return texts
 
 
-def read(prompt: str, tokenizer, context: int) -> list[int]:
+def encode_prompt(prompt: str, tokenizer, context: int) -> list[int]:
     """A prompt's ids, behind the start token where the tokenizer's prompts have it; an empty one is that token alone.
 
     Raises PromptError, PromptTooLong, DataError.
@@ -157,24 +157,26 @@ def check_samples(experiment: Experiment, tokenizer, context: int) -> None:
     if not asked.samples:
         return
     try:
-        chains.parse(asked.sampler)
+        chains.parse_chain(asked.sampler)
     except chains.SamplerError as error:
         raise ConfigError(f"evaluation.sampler: {error}") from None
     try:
-        read(asked.prompt, tokenizer, context)
+        encode_prompt(asked.prompt, tokenizer, context)
     except (PromptError, DataError) as error:
         raise ConfigError(f"evaluation.prompt: {error}; set another with --set evaluation.prompt=…") from None
 
 
-def samples(model, experiment: Experiment, tokenizer, context: int) -> Iterator[list[str]]:
+def training_samples(model, experiment: Experiment, tokenizer, context: int) -> Iterator[list[str]]:
     """What training shows at an evaluation, prompt and text together, after every dispatch.
 
     The mesh for writing is set while it works, and never between: there the run computes on its own.
     """
-    asked, mesh = experiment.evaluation, folded(jax.sharding.get_mesh())
+    asked, mesh = experiment.evaluation, decoding_mesh(jax.sharding.get_mesh())
     request = {"sampler": asked.sampler, "max_new_tokens": asked.sample_tokens, "samples": asked.samples}
     with jax.set_mesh(mesh):
-        stream = Writer(model.stored(), tokenizer, context).stream([asked.prompt], seed=experiment.seed, **request)
+        stream = TextGenerator(model.to_storage(), tokenizer, context).stream(
+            [asked.prompt], seed=experiment.seed, **request
+        )
     while True:
         with jax.set_mesh(mesh):
             texts = next(stream, None)

@@ -36,7 +36,7 @@ class Cache(NamedTuple):
     layers: tuple[LayerCache, ...]
 
 
-def write(memory_BKSH: jax.Array, new_BKTH: jax.Array, start_B: jax.Array) -> jax.Array:
+def update(memory_BKSH: jax.Array, new_BKTH: jax.Array, start_B: jax.Array) -> jax.Array:
     """Puts each row's new entries into its slots start .. start + T."""
 
     def row(memory_KSH, new_KTH, start):
@@ -45,7 +45,7 @@ def write(memory_BKSH: jax.Array, new_BKTH: jax.Array, start_B: jax.Array) -> ja
     return jax.vmap(row)(memory_BKSH, new_BKTH, start_B)
 
 
-def last(x_BTD: jax.Array, before_B1D: jax.Array, count_B: jax.Array) -> jax.Array:
+def last_input(x_BTD: jax.Array, before_B1D: jax.Array, count_B: jax.Array) -> jax.Array:
     """Each row's last real input [B, 1, D]: entry count - 1, or the one remembered where a row has none."""
     joined = jnp.concatenate([before_B1D.astype(x_BTD.dtype), x_BTD], axis=1)
     return jnp.take_along_axis(joined, count_B[:, None, None], axis=1)

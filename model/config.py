@@ -170,11 +170,11 @@ class Execution:
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     layers: Literal["auto", "scan", "unroll"] = "scan"
     remat: Literal["auto", "none", "minimal", "save_qkv", "full", "offload"] = "none"
-    kernel: Literal["auto", "reference", "blocks", "cudnn", "splash", "ring", "held"] = "auto"
+    kernel: Literal["auto", "reference", "blocks", "cudnn", "splash", "ring", "cached"] = "auto"
     matmul: Literal["plain", "int8", "fp8"] = "plain"
     loss_chunks: int = 1
     stage_microbatches: int = 0
-    turned: bool = False
+    transposed: bool = False
 
 
 def blocks(config: Model) -> tuple[Block, ...]:

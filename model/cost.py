@@ -47,7 +47,7 @@ def training_flops(model: c.Model, length: int) -> float:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """Bytes of one device while it trains: at rest, saved for the backward pass, and in use at the fullest moment."""
 
     parameters: float
@@ -61,7 +61,7 @@ class Memory:
         return self.parameters + self.optimizer + self.gradients + self.saved + self.working
 
 
-def memory(
+def estimate_memory(
     model: c.Model,
     execution: c.Execution,
     shape: Mapping[str, int],
@@ -69,25 +69,25 @@ def memory(
     length: int,
     optimizer: float = 2.0,
     accumulates: bool = False,
-) -> Memory:
+) -> MemoryEstimate:
     """What a step takes on each device of a mesh of this `shape` (axis -> devices): arithmetic, to choose by before
     anything is compiled. `rows` of one microbatch; `optimizer`: numbers it keeps a parameter; `accumulates`: gradients
     of several microbatches are summed.
 
     Against the compiler's own figure: tests/launch/test_plan.py.
     """
-    here = weights(model) / math.prod(size for axis, size in shape.items() if axis != "replica")
+    here = matrix_parameters(model) / math.prod(size for axis, size in shape.items() if axis != "replica")
     tokens = rows * length / (shape["replica"] * shape["data"] * shape["expert"] * shape["context"])
     kept = sum(saved_features(block, model.width, execution.remat, shape) for block in c.blocks(model))
     pipeline = 1.0
     if shape["stage"] > 1:
-        parts = pipelined(execution, shape, rows)
+        parts = pipeline_microbatches(execution, shape, rows)
         pipeline = (parts + shape["stage"] - 1) / parts
     wide = 4 if execution.dtype == "float32" else 2
     fullest = max(working_bytes(block, model.width, tokens, shape, wide) for block in c.blocks(model))
     head = model.vocab_size / (shape["tensor"] * shape["stage"])
     logits = tokens / execution.loss_chunks * head * (4 + 2 * wide) + model.width * head * (4 + wide)
-    return Memory(
+    return MemoryEstimate(
         parameters=4 * here,
         optimizer=4 * here * optimizer,
         gradients=4 * here * (2 if accumulates else 1),
@@ -96,7 +96,7 @@ def memory(
     )
 
 
-def pipelined(execution: c.Execution, shape: Mapping[str, int], rows: int) -> int:
+def pipeline_microbatches(execution: c.Execution, shape: Mapping[str, int], rows: int) -> int:
     """Into about how many microbatches a pipeline cuts `rows` rows (model/schedule.py knows exactly)."""
     mine = rows // (shape["replica"] * shape["data"] * shape["expert"])
     return execution.stage_microbatches or max(1, min(4 * shape["stage"], mine))
@@ -128,18 +128,18 @@ def working_bytes(block: c.Block, width: int, tokens: float, shape: Mapping[str,
     layer and the next with one gradient."""
     hidden = hidden_features(block.feed_forward, shape)
     experts = shape["expert"] if isinstance(block.feed_forward, c.MoE) else 1
-    matrices = block_parameters(block, width) / (shape["tensor"] * experts)
+    matrices = block_matrix_parameters(block, width) / (shape["tensor"] * experts)
     return wide * (tokens * (5 * hidden + 6 * width) + 3 * matrices)
 
 
-def weights(model: c.Model) -> int:
+def matrix_parameters(model: c.Model) -> int:
     """Parameters but for biases and norms."""
     tables = 1 if model.tied else 2
-    blocks = sum(block_parameters(block, model.width) for block in c.blocks(model))
+    blocks = sum(block_matrix_parameters(block, model.width) for block in c.blocks(model))
     return blocks + tables * model.vocab_size * model.width
 
 
-def block_parameters(block: c.Block, width: int) -> int:
+def block_matrix_parameters(block: c.Block, width: int) -> int:
     """Weights of a block's matrices, all experts'."""
     feed_forward = block.feed_forward
     if isinstance(feed_forward, c.MoE):

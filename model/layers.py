@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from model import config as c
-from model.sharding import free_axes, gather, lying, place, spec
+from model.sharding import available_mesh_axes, gather, partition_of, partition_spec, shard
 
 Initializer = Callable[[jax.Array, tuple[int, ...], jax.sharding.PartitionSpec | None], jax.Array]
 
@@ -32,17 +32,17 @@ def constant(value: float) -> Initializer:
     return lambda key, shape, sharding: jnp.full(shape, value, jnp.float32, out_sharding=sharding)
 
 
-class Balance(nnx.Param):
+class BalancingBias(nnx.Param):
     """A bias that no loss moves: its gradient is an excess of load, and every update takes a step of `rate` against
     that gradient's sign (train/optimizer.py)."""
 
 
-def numbering(axes: tuple[str, ...]) -> int:
+def stacked_axes(axes: tuple[str, ...]) -> int:
     """How many of a parameter's first axes number matrices instead of belonging to one: layers, experts."""
     return next((i for i, axis in enumerate(axes) if axis not in ("layers", "experts")), len(axes))
 
 
-class Declare:
+class ParameterFactory:
     """Makes the parameters of one module tree: shape, logical axes and initial value are said once, here.
 
     Layers of a stack are declared together: `repeats` puts an axis L before every parameter's own.
@@ -52,36 +52,51 @@ class Declare:
         self.key, self.init, self.repeats = key, init, repeats
         self.count = 0
 
-    def stacked(self, repeats: int) -> Declare:
+    def stacked(self, repeats: int) -> ParameterFactory:
         """The same declaration for `repeats` layers at once, with keys of its own."""
         self.count += 1
-        return Declare(jax.random.fold_in(self.key, self.count), self.init, repeats)
+        return ParameterFactory(jax.random.fold_in(self.key, self.count), self.init, repeats)
 
     def __call__(
-        self, axes: tuple[str, ...], shape: tuple[int, ...], init: Initializer, inputs: int = 0, kind=nnx.Param, **says
+        self,
+        axes: tuple[str, ...],
+        shape: tuple[int, ...],
+        init: Initializer,
+        input_axes: int = 0,
+        kind=nnx.Param,
+        **says,
     ) -> nnx.Param:
         """A float32 parameter. `inputs`: over how many axes its use as a matrix sums, the first behind those that
         number matrices; 0 for vectors. `exact`: it is used in float32, whatever the dtype of the rest."""
         self.count += 1
         if self.repeats is not None:
             axes, shape = ("layers", *axes), (self.repeats, *shape)
-        value = init(jax.random.fold_in(self.key, self.count), shape, spec(axes, shape, "storage"))
-        return kind(value, **{"axes": axes, "inputs": inputs, "turned": (), "matmul": "plain", "exact": False, **says})
+        value = init(jax.random.fold_in(self.key, self.count), shape, partition_spec(axes, shape, "storage"))
+        metadata = {
+            "axes": axes,
+            "input_axes": input_axes,
+            "transposed_from": (),
+            "matmul": "plain",
+            "keep_float32": False,
+        }
+        return kind(value, **{**metadata, **says})
 
-    def weight(self, axes: tuple[str, ...], shape: tuple[int, ...], inputs: int = 1, exact: bool = False) -> nnx.Param:
+    def weight(
+        self, axes: tuple[str, ...], shape: tuple[int, ...], input_axes: int = 1, keep_float32: bool = False
+    ) -> nnx.Param:
         """A matrix that reads the residual stream: deviation `init.weight`, or 1 / sqrt(fan in)."""
         deviation = self.init.weight
         if deviation is None:
-            first = numbering(axes)
-            deviation = 1 / math.sqrt(math.prod(shape[first : first + inputs]))
-        return self(axes, shape, normal(deviation), inputs, exact=exact)
+            first = stacked_axes(axes)
+            deviation = 1 / math.sqrt(math.prod(shape[first : first + input_axes]))
+        return self(axes, shape, normal(deviation), input_axes, keep_float32=keep_float32)
 
-    def residual(self, axes: tuple[str, ...], shape: tuple[int, ...], inputs: int = 1) -> nnx.Param:
+    def residual(self, axes: tuple[str, ...], shape: tuple[int, ...], input_axes: int = 1) -> nnx.Param:
         """A matrix that writes into the residual stream."""
-        return self(axes, shape, normal(self.init.residual), inputs)
+        return self(axes, shape, normal(self.init.residual), input_axes)
 
-    def balance(self, axes: tuple[str, ...], shape: tuple[int, ...], rate: float) -> Balance:
-        return self(axes, shape, constant(0.0), kind=Balance, rate=rate)
+    def balancing_bias(self, axes: tuple[str, ...], shape: tuple[int, ...], rate: float) -> BalancingBias:
+        return self(axes, shape, constant(0.0), kind=BalancingBias, rate=rate)
 
     def zeros(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> nnx.Param:
         return self(axes, shape, constant(0.0))
@@ -90,7 +105,9 @@ class Declare:
         return self(axes, shape, constant(1.0))
 
 
-def gathered(module: nnx.Module, dtype: jnp.dtype, move: Callable = gather, matmul: str = "plain") -> nnx.Module:
+def gather_parameters(
+    module: nnx.Module, dtype: jnp.dtype, move: Callable = gather, matmul: str = "plain"
+) -> nnx.Module:
     """A module's parameters as a layer uses them: cast first, then moved from storage to compute sharding; by `place`
     where there will be no gradient. `matmul`: how `project` multiplies with them (config.Execution).
 
@@ -99,19 +116,19 @@ def gathered(module: nnx.Module, dtype: jnp.dtype, move: Callable = gather, matm
     """
 
     def use(parameter: nnx.Param) -> nnx.Param:
-        if parameter.turned:
+        if parameter.transposed_from:
             return parameter.replace(matmul=matmul)
         value = parameter[...]
         axes = parameter.axes[-value.ndim :]
-        if not parameter.inputs:
-            return parameter.replace(place(value, *axes))
-        value = value if parameter.exact else value.astype(dtype)
-        return parameter.replace(move(value, *axes), matmul="plain" if parameter.exact else matmul)
+        if not parameter.input_axes:
+            return parameter.replace(shard(value, *axes))
+        value = value if parameter.keep_float32 else value.astype(dtype)
+        return parameter.replace(move(value, *axes), matmul="plain" if parameter.keep_float32 else matmul)
 
     return jax.tree.map(use, module, is_leaf=lambda x: isinstance(x, nnx.Param))
 
 
-def turned(module: nnx.Module) -> nnx.Module:
+def transpose_for_decoding(module: nnx.Module) -> nnx.Module:
     """A gathered module with its weights as matrices [outputs, inputs], as a CPU reads them fastest; `project` takes
     either. On one device: over a mesh they stay as they are."""
     if not jax.sharding.get_abstract_mesh().empty:
@@ -121,11 +138,11 @@ def turned(module: nnx.Module) -> nnx.Module:
         value = parameter[...]
         stacked = parameter.axes[0] == "layers"
         shape = value.shape[stacked:]
-        matrix = value.reshape(*value.shape[:stacked], math.prod(shape[: parameter.inputs]), -1).swapaxes(-1, -2)
-        return parameter.replace(matrix, turned=shape)
+        matrix = value.reshape(*value.shape[:stacked], math.prod(shape[: parameter.input_axes]), -1).swapaxes(-1, -2)
+        return parameter.replace(matrix, transpose_for_decoding=shape)
 
     def matrix(x: nnx.Param) -> bool:  # that `project` takes: neither a stack of experts nor their router
-        return bool(x.inputs) and "experts" not in x.axes and not x.exact
+        return bool(x.input_axes) and "experts" not in x.axes and not x.keep_float32
 
     return jax.tree.map(lambda x: turn(x) if matrix(x) else x, module, is_leaf=lambda x: isinstance(x, nnx.Param))
 
@@ -137,7 +154,7 @@ def einsum(formula: str, x: jax.Array, y: jax.Array, *axes: str | None) -> jax.A
     # jnp.einsum contracts axes in alphabetical order, XLA copies a weight whose own order is another: so rename them.
     order = dict.fromkeys(read.split(",")[1] + read)
     formula = formula.translate({ord(axis): chr(ord("a") + i) for i, axis in enumerate(order) if axis != ","})
-    return jnp.einsum(formula, x, y, out_sharding=spec(axes, tuple(sizes[axis] for axis in made), "compute"))
+    return jnp.einsum(formula, x, y, out_sharding=partition_spec(axes, tuple(sizes[axis] for axis in made), "compute"))
 
 
 def project(formula: str, x: jax.Array, weight: nnx.Param, *axes: str | None) -> jax.Array:
@@ -145,23 +162,23 @@ def project(formula: str, x: jax.Array, weight: nnx.Param, *axes: str | None) ->
     if weight.matmul != "plain":
         from model import quantized  # only here: qwix, and what it imports, takes more than a second
 
-        value = weight[...].T.reshape(weight.turned) if weight.turned else weight[...]
-        return place(quantized.project(x, value, weight.inputs, weight.matmul), *axes)
-    if not weight.turned:
+        value = weight[...].T.reshape(weight.transposed_from) if weight.transposed_from else weight[...]
+        return shard(quantized.project(x, value, weight.input_axes, weight.matmul), *axes)
+    if not weight.transposed_from:
         return einsum(formula, x, weight[...], *axes)
-    kept = x.shape[: x.ndim - weight.inputs]
-    made = (*kept, *weight.turned[weight.inputs :])
+    kept = x.shape[: x.ndim - weight.input_axes]
+    made = (*kept, *weight.transposed_from[weight.input_axes :])
     matrix_OI = weight[...]
     y = jax.lax.dot_general(x.reshape(*kept, -1), matrix_OI, (((len(kept),), (1,)), ((), ())))
-    return place(y.reshape(made), *axes)
+    return shard(y.reshape(made), *axes)
 
 
-def biased(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
+def add_bias(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
     """x + bias, in x's dtype; x where there is none. Added in float32, so that the bias's gradient is summed in it."""
     return x if bias is None else (x + bias[...]).astype(x.dtype)
 
 
-def laid_out(x: jax.Array) -> jax.Array:
+def feature_minor(x: jax.Array) -> jax.Array:
     """x with its last axis next to each other in memory. A hint to the compiler: left to itself, TPU's makes a layer's
     outputs time-minor, as the gathered weights lie, and copies what was saved of them for the backward pass (1% of the
     Llama-2 7B step on v5p, by `skald plan`). Said of each device's part: of the whole, the compiler would gather it."""
@@ -171,11 +188,11 @@ def laid_out(x: jax.Array) -> jax.Array:
 
     if jax.sharding.get_abstract_mesh().empty:
         return hint(x)
-    lies = jax.P(*lying(x))
-    return jax.shard_map(hint, in_specs=lies, out_specs=lies, axis_names=free_axes(), check_vma=False)(x)
+    lies = jax.P(*partition_of(x))
+    return jax.shard_map(hint, in_specs=lies, out_specs=lies, axis_names=available_mesh_axes(), check_vma=False)(x)
 
 
-def precise(x: jax.Array) -> jax.Array:
+def at_least_float32(x: jax.Array) -> jax.Array:
     """x in float32 at least: what must not be computed in less."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
@@ -183,13 +200,13 @@ def precise(x: jax.Array) -> jax.Array:
 class Norm(nnx.Module):
     """Layer or root-mean-square norm over the last axis (config.Norm), in float32; returns x's dtype."""
 
-    def __init__(self, config: c.Norm, declare: Declare, axis: str, size: int):
+    def __init__(self, config: c.Norm, declare: ParameterFactory, axis: str, size: int):
         self.config = config
         self.scale = declare.ones((axis,), (size,)) if config.scale else None
         self.bias = declare.zeros((axis,), (size,)) if config.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = precise(x)
+        y = at_least_float32(x)
         if self.config.kind == "layer":
             y = y - y.mean(-1, keepdims=True)
         y = y * checkpoint_name(jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.config.epsilon), "norm")
@@ -203,22 +220,22 @@ class Norm(nnx.Module):
 class Embedding(nnx.Module):
     """The table of token vectors [V, D]; the output projection too where that is tied."""
 
-    def __init__(self, vocab_size: int, width: int, declare: Declare):
-        self.table = declare(("vocab", "width"), (vocab_size, width), normal(declare.init.embedding), inputs=1)
+    def __init__(self, vocab_size: int, width: int, declare: ParameterFactory):
+        self.table = declare(("vocab", "width"), (vocab_size, width), normal(declare.init.embedding), input_axes=1)
 
     def __call__(self, tokens_BT: jax.Array, dtype: jnp.dtype, move: Callable = gather) -> jax.Array:
         """int [B, T] -> [B, T, D]."""
-        return looked_up(gathered(self, dtype, move).table, tokens_BT, dtype)
+        return embedding_lookup(gather_parameters(self, dtype, move).table, tokens_BT, dtype)
 
 
-def looked_up(table: nnx.Param, indices_BT: jax.Array, dtype: jnp.dtype, mode: str | None = None) -> jax.Array:
+def embedding_lookup(table: nnx.Param, indices_BT: jax.Array, dtype: jnp.dtype, mode: str | None = None) -> jax.Array:
     """Rows of a gathered table [A, D]: int [B, T] -> [B, T, D] in `dtype`.
 
     Read in float32 for the gradient's sake: a row's is a sum over all places that read it, and a sum in bfloat16 stands
     still after 256 equal terms.
     """
-    table_AD = precise(table[...])
-    wanted = spec(("batch", "time", None), (*indices_BT.shape, table_AD.shape[1]), "compute")
+    table_AD = at_least_float32(table[...])
+    wanted = partition_spec(("batch", "time", None), (*indices_BT.shape, table_AD.shape[1]), "compute")
     return table_AD.at[indices_BT].get(out_sharding=wanted, mode=mode).astype(dtype)
 
 
@@ -227,4 +244,4 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     if rate == 0 or key is None:
         return x
     keep = jax.random.bernoulli(key, 1 - rate, x.shape, out_sharding=jax.typeof(x).sharding)
-    return jnp.where(keep, precise(x) / (1 - rate), 0).astype(x.dtype)  # 0.9 in bfloat16 is 0.8984
+    return jnp.where(keep, at_least_float32(x) / (1 - rate), 0).astype(x.dtype)  # 0.9 in bfloat16 is 0.8984

@@ -10,8 +10,8 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from model import config as c
-from model.layers import Declare, biased, project
-from model.reading import Reading
+from model.forward_pass import ForwardPass
+from model.layers import ParameterFactory, add_bias, project
 
 ACTIVATIONS = {
     "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),  # jax.nn.gelu takes erfc: five times the work
@@ -25,7 +25,7 @@ ACTIVATIONS = {
 class MLP(nnx.Module):
     """Weights up and gate [D, F], down [F, D]."""
 
-    def __init__(self, config: c.MLP, width: int, declare: Declare):
+    def __init__(self, config: c.MLP, width: int, declare: ParameterFactory):
         self.config = config
         into, out = ("width", "feed_forward"), ("feed_forward", "width")
         self.up = declare.weight(into, (width, config.width))
@@ -34,11 +34,11 @@ class MLP(nnx.Module):
         self.up_bias = declare.zeros(("feed_forward",), (config.width,)) if config.bias else None
         self.down_bias = declare.zeros(("features",), (width,)) if config.bias else None
 
-    def __call__(self, x_BTD: jax.Array, reading: Reading) -> tuple[jax.Array, float]:
+    def __call__(self, x_BTD: jax.Array, forward_pass: ForwardPass) -> tuple[jax.Array, float]:
         """[B, T, D] -> [B, T, D], and what it adds to each row's loss: nothing."""
-        del reading
+        del forward_pass
         up_BTF = project("BTD,DF->BTF", x_BTD, self.up, "batch", "time", "feed_forward")
-        up_BTF = checkpoint_name(biased(up_BTF, self.up_bias), "up")
+        up_BTF = checkpoint_name(add_bias(up_BTF, self.up_bias), "up")
         activation = ACTIVATIONS[self.config.activation]
         if self.gate is None:
             hidden_BTF = activation(up_BTF)
@@ -47,4 +47,4 @@ class MLP(nnx.Module):
             gate_BTF = checkpoint_name(gate_BTF, "gate")
             hidden_BTF = activation(gate_BTF) * up_BTF
         out_BTD = project("BTF,FD->BTD", hidden_BTF, self.down, "batch", "time", None)
-        return biased(out_BTD, self.down_bias), 0.0
+        return add_bias(out_BTD, self.down_bias), 0.0

@@ -10,22 +10,22 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import config as c
-from model.experts import routed
-from model.layers import Declare, precise
+from model.experts import expert_mlp
+from model.forward_pass import ForwardPass
+from model.layers import ParameterFactory, at_least_float32
 from model.mlp import MLP
-from model.reading import Reading
-from model.sharding import place, spec
+from model.sharding import partition_spec, shard
 
-SMALLEST = 1e-20  # below the sum of any scores: sigmoids may all be 0
+EPSILON = 1e-20  # below the sum of any scores: sigmoids may all be 0
 
 
 class MoE(nnx.Module):
     """Weights router [D, E], gate and up [E, D, F], down [E, F, D]; `bias` [E] where balancing is loss-free."""
 
-    def __init__(self, config: c.MoE, width: int, declare: Declare):
+    def __init__(self, config: c.MoE, width: int, declare: ParameterFactory):
         self.config = config
         experts, hidden = config.experts, config.width
-        self.router = declare.weight(("width", "scores"), (width, experts), exact=True)
+        self.router = declare.weight(("width", "scores"), (width, experts), keep_float32=True)
         self.bias = declare.balance(("scores",), (experts,), config.balance_rate) if config.balance_rate else None
         into, out = ("experts", "expert_width", "feed_forward"), ("experts", "feed_forward", "expert_width")
         self.gate = declare.weight(into, (experts, width, hidden)) if config.gated else None
@@ -34,34 +34,34 @@ class MoE(nnx.Module):
         shared = c.MLP(config.shared, config.activation, config.gated)
         self.shared = MLP(shared, width, declare) if config.shared else None
 
-    def __call__(self, x_BTD: jax.Array, reading: Reading) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x_BTD: jax.Array, forward_pass: ForwardPass) -> tuple[jax.Array, jax.Array]:
         """[B, T, D] -> [B, T, D], and what it adds to the loss of each row [B]."""
-        logits_BTE = self.logits(x_BTD)
+        logits_BTE = self.router_logits(x_BTD)
         scores_BTE = jax.nn.softmax(logits_BTE) if self.config.score == "softmax" else jax.nn.sigmoid(logits_BTE)
-        chosen_BTK = self.chosen(scores_BTE)
+        chosen_BTK = self.choose_experts(scores_BTE)
         weight_BTK = jnp.take_along_axis(scores_BTE, chosen_BTK, axis=-1)
         if self.config.normalised:
-            weight_BTK = weight_BTK / jnp.maximum(weight_BTK.sum(-1, keepdims=True), SMALLEST)
+            weight_BTK = weight_BTK / jnp.maximum(weight_BTK.sum(-1, keepdims=True), EPSILON)
         matrices = {"gate": self.gate, "up": self.up, "down": self.down}
         matrices = {name: matrix[...] for name, matrix in matrices.items() if matrix is not None}
-        out_BTD = routed(x_BTD, chosen_BTK, weight_BTK * self.config.scale, matrices, self.config.activation)
+        out_BTD = expert_mlp(x_BTD, chosen_BTK, weight_BTK * self.config.scale, matrices, self.config.activation)
         if self.shared is not None:
-            out_BTD = out_BTD + self.shared(x_BTD, reading)[0]
-        return out_BTD, self.penalty(logits_BTE, scores_BTE, chosen_BTK, reading.real_BT())
+            out_BTD = out_BTD + self.shared(x_BTD, forward_pass)[0]
+        return out_BTD, self.auxiliary_loss(logits_BTE, scores_BTE, chosen_BTK, forward_pass.token_mask())
 
-    def logits(self, x_BTD: jax.Array) -> jax.Array:
+    def router_logits(self, x_BTD: jax.Array) -> jax.Array:
         """[B, T, E], in float32: rounded to bfloat16 they would choose other experts (Fedus et al. 2021, 2.4)."""
-        wanted = spec(("batch", "time", None), (*x_BTD.shape[:2], self.config.experts), "compute")
+        wanted = partition_spec(("batch", "time", None), (*x_BTD.shape[:2], self.config.experts), "compute")
         router_DE = self.router[...]
-        return jnp.einsum("BTD,DE->BTE", precise(x_BTD), router_DE, precision="highest", out_sharding=wanted)
+        return jnp.einsum("BTD,DE->BTE", at_least_float32(x_BTD), router_DE, precision="highest", out_sharding=wanted)
 
-    def chosen(self, scores_BTE: jax.Array) -> jax.Array:
+    def choose_experts(self, scores_BTE: jax.Array) -> jax.Array:
         """int32 [B, T, K]: the experts of the highest scores, the bias counted in; the first of equal ones."""
         if self.bias is not None:
             scores_BTE = scores_BTE + self.bias[...]
         return jax.lax.top_k(jax.lax.stop_gradient(scores_BTE), self.config.active)[1]
 
-    def penalty(self, logits_BTE, scores_BTE, chosen_BTK, real_BT) -> jax.Array:
+    def auxiliary_loss(self, logits_BTE, scores_BTE, chosen_BTK, real_BT) -> jax.Array:
         """[B], nats: means over each row's real tokens, so that no cut of the batch changes them.
 
         The bias adds 0. What it adds has a gradient: by how much each expert's share of the row's choices exceeds an
@@ -72,16 +72,16 @@ class MoE(nnx.Module):
         took_BTE = (chosen_BTK[..., None] == jnp.arange(config.experts)).any(2)
         load_BE = (took_BTE * real_BT[..., None]).sum(1)
         choices_B1 = tokens_B[:, None] * config.active
-        penalty_B = jnp.zeros_like(tokens_B)
+        auxiliary_loss_B = jnp.zeros_like(tokens_B)
         if config.balance_loss:
-            share_BTE = scores_BTE / jnp.maximum(scores_BTE.sum(-1, keepdims=True), SMALLEST)
+            share_BTE = scores_BTE / jnp.maximum(scores_BTE.sum(-1, keepdims=True), EPSILON)
             mean_BE = (share_BTE * real_BT[..., None]).sum(1) / tokens_B[:, None]
-            penalty_B += config.balance_loss * config.experts * (load_BE / choices_B1 * mean_BE).sum(-1)
+            auxiliary_loss_B += config.balance_loss * config.experts * (load_BE / choices_B1 * mean_BE).sum(-1)
         if config.router_z_loss:
             square_BT = jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1)) * real_BT
-            penalty_B += config.router_z_loss * square_BT.sum(1) / tokens_B
+            auxiliary_loss_B += config.router_z_loss * square_BT.sum(1) / tokens_B
         if self.bias is not None:
             excess_BE = (config.experts * load_BE - load_BE.sum(-1, keepdims=True)) / (config.experts * choices_B1)
             bias_E = self.bias[...]
-            penalty_B += (excess_BE * (bias_E - jax.lax.stop_gradient(bias_E))).sum(-1)
-        return place(penalty_B, "batch")
+            auxiliary_loss_B += (excess_BE * (bias_E - jax.lax.stop_gradient(bias_E))).sum(-1)
+        return shard(auxiliary_loss_B, "batch")

@@ -9,19 +9,19 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import config as c
-from model.layers import Declare, gathered, looked_up, normal
+from model.layers import ParameterFactory, embedding_lookup, gather_parameters, normal
 from model.sharding import gather
 
 
 class LearnedPositions(nnx.Module):
     """A table of `context` vectors (GPT-2)."""
 
-    def __init__(self, context: int, width: int, declare: Declare):
-        self.table = declare(("position", "width"), (context, width), normal(declare.init.embedding), inputs=1)
+    def __init__(self, context: int, width: int, declare: ParameterFactory):
+        self.table = declare(("position", "width"), (context, width), normal(declare.init.embedding), input_axes=1)
 
     def __call__(self, positions_BT: jax.Array, dtype: jnp.dtype, move: Callable = gather) -> jax.Array:
         """int [B, T] -> [B, T, D]. Positions past the table read its last row: callers check lengths at the door."""
-        return looked_up(gathered(self, dtype, move).table, positions_BT, dtype, mode="clip")
+        return embedding_lookup(gather_parameters(self, dtype, move).table, positions_BT, dtype, mode="clip")
 
 
 def sinusoids(positions_BT: jax.Array, width: int, dtype: jnp.dtype) -> jax.Array:
@@ -32,20 +32,20 @@ def sinusoids(positions_BT: jax.Array, width: int, dtype: jnp.dtype) -> jax.Arra
     return pairs.reshape(*positions_BT.shape, -1)[..., :width].astype(dtype)
 
 
-def rotation(rope: c.Rope, positions_BT: jax.Array, head_width: int) -> tuple[jax.Array, jax.Array]:
+def rotary_sin_cos(rope: c.Rope, positions_BT: jax.Array, head_width: int) -> tuple[jax.Array, jax.Array]:
     """Sine and cosine of every feature's angle, float32 [B, T, 1, H]; computed once and shared by all layers."""
     rate = rope.base ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
     angle = positions_BT[..., None, None].astype(jnp.float32) * jnp.tile(rate, 2)
     return jnp.sin(angle), jnp.cos(angle)
 
 
-def rotate(x_BTNH: jax.Array, turn: tuple[jax.Array, jax.Array], scale: float = 1.0) -> jax.Array:
+def apply_rotary(x_BTNH: jax.Array, sin_cos: tuple[jax.Array, jax.Array], scale: float = 1.0) -> jax.Array:
     """Turns feature pairs (i, i + H/2) by the position's angle (Su et al. 2021, eq. 34; Llama's pairing); scales them.
 
     A feature's partner comes by a product with a matrix of 0 and ±1: exact in any dtype. Cutting heads in halves and
     joining them took 9% of the quick start's step on CPU.
     """
-    sin, cos = turn
+    sin, cos = sin_cos
     half = jnp.eye(x_BTNH.shape[-1] // 2, dtype=x_BTNH.dtype)
     none = jnp.zeros_like(half)
     partner_HH = jnp.block([[none, half], [-half, none]])

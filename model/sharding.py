@@ -68,7 +68,7 @@ def make_mesh(sizes: dict[str, int], devices: list | None = None) -> jax.shardin
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(sizes, len(devices))
     explicit = (AxisType.Explicit,) * len(MESH_AXES)
-    return jax.sharding.Mesh(arranged(shape, devices), MESH_AXES, axis_types=explicit)
+    return jax.sharding.Mesh(arrange_devices(shape, devices), MESH_AXES, axis_types=explicit)
 
 
 def mesh_shape(sizes: dict[str, int], count: int) -> dict[str, int]:
@@ -93,7 +93,7 @@ def mesh_shape(sizes: dict[str, int], count: int) -> dict[str, int]:
     return shape
 
 
-def arranged(shape: dict[str, int], devices: list) -> np.ndarray:
+def arrange_devices(shape: dict[str, int], devices: list) -> np.ndarray:
     """Devices in the mesh's shape, neighbours on the fastest links; each replica within one slice where there are
     several: only gradients, already reduced inside the slice, cross the network between them.
 
@@ -110,7 +110,7 @@ def arranged(shape: dict[str, int], devices: list) -> np.ndarray:
     return mesh_utils.create_hybrid_device_mesh(inside, between, devices, allow_split_physical_axes=True)
 
 
-def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], table: str) -> PartitionSpec | None:
+def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], table: str) -> PartitionSpec | None:
     """How an array with these logical axes is split on the current mesh; None where no mesh is set.
 
     Raises ShardingError if a size does not divide, or two axes of one array claim the same mesh axis.
@@ -129,30 +129,30 @@ def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], table: str) -> Pa
         if size % over:
             raise ShardingError(
                 f"{axis} of size {size} does not divide over mesh {' x '.join(f'{m}={sizes[m]}' for m in claimed)}; "
-                f"{nearest(size, over)}, or {' x '.join(claimed)} of {divisor(size, over)}"
+                f"{nearest_sizes(size, over)}, or {' x '.join(claimed)} of {largest_divisor(size, over)}"
             )
         parts.append(claimed or None)
     return PartitionSpec(*parts)
 
 
-def nearest(size: int, over: int) -> str:
+def nearest_sizes(size: int, over: int) -> str:
     """The sizes next to this one that divide."""
     low = size - size % over
     return f"the nearest that work are {low} and {low + over}" if low else f"the nearest that works is {over}"
 
 
-def divisor(size: int, over: int) -> int:
+def largest_divisor(size: int, over: int) -> int:
     """The largest divisor of `size` up to `over`."""
     return max(d for d in range(1, min(size, over) + 1) if size % d == 0)
 
 
-def place(x: jax.Array, *axes: str | None) -> jax.Array:
+def shard(x: jax.Array, *axes: str | None) -> jax.Array:
     """An activation, split as its logical axes say."""
-    wanted = spec(axes, x.shape, "compute")
+    wanted = partition_spec(axes, x.shape, "compute")
     return x if wanted is None else jax.sharding.reshard(x, wanted)
 
 
-def shards(axis: str, table: str = "compute") -> int:
+def shard_count(axis: str, table: str = "compute") -> int:
     """Into how many parts the current mesh splits a logical axis; 1 with no mesh."""
     sizes = dict(jax.sharding.get_abstract_mesh().shape)
     return math.prod(sizes.get(m, 1) for m in TABLE[table].get(axis, ()))
@@ -164,7 +164,7 @@ def gather(parameter: jax.Array, *axes: str | None) -> jax.Array:
     Its gradient comes back the other way: summed and scattered over the axes that were gathered, and then, in pieces,
     over the replicas. `reduced` says so: the gradient of the one is not summed before it is scattered.
     """
-    at_rest, wanted = spec(axes, parameter.shape, "storage"), spec(axes, parameter.shape, "compute")
+    at_rest, wanted = partition_spec(axes, parameter.shape, "storage"), partition_spec(axes, parameter.shape, "compute")
     if wanted is None:
         return parameter
     mesh = jax.sharding.get_abstract_mesh()
@@ -173,44 +173,44 @@ def gather(parameter: jax.Array, *axes: str | None) -> jax.Array:
     sizes = mesh.shape
     summed = {m for axis in ("batch", "time") for m in TABLE["compute"][axis] if sizes.get(m, 1) > 1}
     for split in (at_rest, wanted):
-        used = set(mesh_axes(*split))
+        used = set(flatten_axes(*split))
         parameter = jax.sharding.reshard(parameter, PartitionSpec(*split, reduced=summed - used))
     return parameter
 
 
-def check_parts(name: str, size: int, parts: int) -> None:
+def check_chunks(name: str, size: int, parts: int) -> None:
     """Raises ShardingError where no device can cut its piece of a logical axis into so many."""
-    over = shards(name) * parts
+    over = shard_count(name) * parts
     if size % over:
         raise ShardingError(
-            f"{name} of size {size} does not divide into {parts} parts on each of {shards(name)} shards; "
-            f"{nearest(size, over)}, or {divisor(size // shards(name), parts)} parts"
+            f"{name} of size {size} does not divide into {parts} parts on each of {shard_count(name)} shards; "
+            f"{nearest_sizes(size, over)}, or {largest_divisor(size // shard_count(name), parts)} parts"
         )
 
 
-def split(x: jax.Array, axis: int, parts: int, name: str) -> jax.Array:
+def split_within_shards(x: jax.Array, axis: int, parts: int, name: str) -> jax.Array:
     """[…, A, …] -> [parts, …, A / parts, …]: every device cuts its own piece of the logical axis `name`, so nothing
     moves. Raises ShardingError."""
-    check_parts(name, x.shape[axis], parts)
-    count = shards(name)
-    size, lies = x.shape[axis] // (count * parts), lying(x)
+    check_chunks(name, x.shape[axis], parts)
+    count = shard_count(name)
+    size, lies = x.shape[axis] // (count * parts), partition_of(x)
     shape = (*x.shape[:axis], count, parts, size, *x.shape[axis + 1 :])
-    apart = reshaped(x, shape, (*lies[: axis + 1], None, None, *lies[axis + 1 :]))
+    apart = reshape(x, shape, (*lies[: axis + 1], None, None, *lies[axis + 1 :]))
     shape = (parts, *x.shape[:axis], count * size, *x.shape[axis + 1 :])
-    return reshaped(jnp.moveaxis(apart, axis + 1, 0), shape, (None, *lies))
+    return reshape(jnp.moveaxis(apart, axis + 1, 0), shape, (None, *lies))
 
 
-def joined(x: jax.Array, axis: int, name: str) -> jax.Array:
+def join_within_shards(x: jax.Array, axis: int, name: str) -> jax.Array:
     """`split` undone: [parts, …, A / parts, …] -> […, A, …], `axis` as it was."""
-    count, parts, lies = shards(name), x.shape[0], lying(x)[1:]
+    count, parts, lies = shard_count(name), x.shape[0], partition_of(x)[1:]
     size = x.shape[axis + 1] // count
     shape = (parts, *x.shape[1 : axis + 1], count, size, *x.shape[axis + 2 :])
-    apart = reshaped(x, shape, (None, *lies[: axis + 1], None, *lies[axis + 1 :]))
+    apart = reshape(x, shape, (None, *lies[: axis + 1], None, *lies[axis + 1 :]))
     shape = (*x.shape[1 : axis + 1], count * parts * size, *x.shape[axis + 2 :])
-    return reshaped(jnp.moveaxis(apart, 0, axis + 1), shape, lies)
+    return reshape(jnp.moveaxis(apart, 0, axis + 1), shape, lies)
 
 
-def lying(x: jax.Array) -> tuple:
+def partition_of(x: jax.Array) -> tuple:
     """The mesh axes that split each axis of an array; None where none does."""
     if jax.sharding.get_abstract_mesh().empty:
         return (None,) * x.ndim
@@ -218,17 +218,17 @@ def lying(x: jax.Array) -> tuple:
     return (*known, *(None,) * (x.ndim - len(known)))
 
 
-def mesh_axes(*parts: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def flatten_axes(*parts: str | tuple[str, ...] | None) -> tuple[str, ...]:
     """The mesh axes in parts of what `lying` or a PartitionSpec says, in order."""
     return tuple(axis for part in parts for axis in ((part,) if isinstance(part, str) else part or ()))
 
 
-def free_axes() -> set[str]:
+def available_mesh_axes() -> set[str]:
     """The mesh axes that a shard_map here may take: all but those of one around it (a pipeline's stages)."""
     return set(jax.sharding.get_abstract_mesh().explicit_axes)
 
 
-def reshaped(x: jax.Array, shape: tuple[int, ...], lies: tuple) -> jax.Array:
+def reshape(x: jax.Array, shape: tuple[int, ...], lies: tuple) -> jax.Array:
     """A reshape whose result is split like this."""
     if jax.sharding.get_abstract_mesh().empty:
         return x.reshape(shape)
@@ -239,39 +239,39 @@ def time_order(length: int) -> np.ndarray:
     """int [T]: which token of a row lies where. With the time axis split over c devices each holds two pieces of 2c,
     the i-th and the i-th from the end: under a causal mask all have the same work (Brandon et al. 2023 name the
     problem; the pairing is that of Llama 3's context parallelism, 3.3.2). Raises ShardingError."""
-    count = shards("time")
+    count = shard_count("time")
     if count == 1:
         return np.arange(length)
     if length % (2 * count):
         raise ShardingError(
             f"time of size {length} does not divide over 2 x mesh context={count} (two pieces a device); "
-            f"{nearest(length, 2 * count)}"
+            f"{nearest_sizes(length, 2 * count)}"
         )
-    return np.arange(length).reshape(2 * count, -1)[pieces(count)].reshape(-1)
+    return np.arange(length).reshape(2 * count, -1)[zigzag(count)].reshape(-1)
 
 
-def pieces(count: int) -> np.ndarray:
+def zigzag(count: int) -> np.ndarray:
     """int [2c]: the pieces of a row as they lie on c devices: 0, 2c-1, 1, 2c-2, …"""
     return np.stack([np.arange(count), 2 * count - 1 - np.arange(count)], axis=1).reshape(-1)
 
 
-def before(x_BTD: jax.Array, first_B1D: jax.Array | None) -> jax.Array:
+def shift_right(x_BTD: jax.Array, first_B1D: jax.Array | None) -> jax.Array:
     """Every token's predecessor in its row; before the first stands `first_B1D`, or zeros. In and out as time lies."""
-    count, (rows, length, width) = shards("time"), x_BTD.shape
+    count, (rows, length, width) = shard_count("time"), x_BTD.shape
     if first_B1D is None:
-        first_B1D = place(jnp.zeros((rows, 1, width), x_BTD.dtype), "batch", None, None)
+        first_B1D = shard(jnp.zeros((rows, 1, width), x_BTD.dtype), "batch", None, None)
     first_B1D = first_B1D.astype(x_BTD.dtype)
     if count == 1:
         return jnp.concatenate([first_B1D, x_BTD[:, :-1]], axis=1)
-    lies, order = lying(x_BTD), pieces(count)
-    x_BPTD = reshaped(x_BTD, (rows, 2 * count, length // (2 * count), width), (*lies[:2], None, lies[2]))
-    last_BPD = place(x_BPTD[:, :, -1], "batch", None, None)  # whole: every piece's last token goes to the next piece
+    lies, order = partition_of(x_BTD), zigzag(count)
+    x_BPTD = reshape(x_BTD, (rows, 2 * count, length // (2 * count), width), (*lies[:2], None, lies[2]))
+    last_BPD = shard(x_BPTD[:, :, -1], "batch", None, None)  # whole: every piece's last token goes to the next piece
     last_BPD = jnp.concatenate([first_B1D, last_BPD[:, np.argsort(order)]], axis=1)[:, order]
-    first_BPTD = place(last_BPD, "batch", "time", None)[:, :, None]
-    return reshaped(jnp.concatenate([first_BPTD, x_BPTD[:, :, :-1]], axis=2), x_BTD.shape, lies)
+    first_BPTD = shard(last_BPD, "batch", "time", None)[:, :, None]
+    return reshape(jnp.concatenate([first_BPTD, x_BPTD[:, :, :-1]], axis=2), x_BTD.shape, lies)
 
 
-def folded(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
+def decoding_mesh(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
     """The same devices as a mesh for writing, token by token, where time, experts and stages are not split: their
     devices take rows as those of `data` and `replica` do, and hold what they held of everything but layers."""
     at, sizes = mesh.shape, dict.fromkeys(MESH_AXES, 1)

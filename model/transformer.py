@@ -18,12 +18,22 @@ from model import config as c
 from model import kernels, schedule
 from model.attention import Attention
 from model.cache import Cache, KeyValues, LayerCache
-from model.layers import Declare, Embedding, Norm, dropout, gathered, laid_out, precise, project, turned
+from model.forward_pass import ForwardPass, ResidualStream
+from model.layers import (
+    Embedding,
+    Norm,
+    ParameterFactory,
+    at_least_float32,
+    dropout,
+    feature_minor,
+    gather_parameters,
+    project,
+    transpose_for_decoding,
+)
 from model.mlp import MLP
 from model.moe import MoE
-from model.positions import LearnedPositions, rotation, sinusoids
-from model.reading import Reading, Stream
-from model.sharding import before, gather, place, spec, time_order
+from model.positions import LearnedPositions, rotary_sin_cos, sinusoids
+from model.sharding import gather, partition_spec, shard, shift_right, time_order
 
 FEED_FORWARDS = {c.MLP: MLP, c.MoE: MoE}  # what a block's config asks for -> what it is built of
 
@@ -31,7 +41,7 @@ FEED_FORWARDS = {c.MLP: MLP, c.MoE: MoE}  # what a block's config asks for -> wh
 class Block(nnx.Module):
     """One layer (config.Block): mixer and feed-forward, each a branch off the residual stream."""
 
-    def __init__(self, config: c.Block, width: int, declare: Declare):
+    def __init__(self, config: c.Block, width: int, declare: ParameterFactory):
         self.config = config
 
         def norm(wanted: bool) -> Norm | None:
@@ -43,37 +53,39 @@ class Block(nnx.Module):
         self.feed_forward_norm, self.feed_forward_post_norm = norm(before), norm(after)
         self.feed_forward = FEED_FORWARDS[type(config.feed_forward)](config.feed_forward, width, declare)
 
-    def __call__(self, stream: Stream, reading: Reading, past: LayerCache | None = None):
+    def __call__(self, stream: ResidualStream, forward_pass: ForwardPass, past: LayerCache | None = None):
         """The stream behind this layer, and this layer's memory with the call in it (None stays None)."""
         past = past or LayerCache(None)
-        x_BTD, penalty_B = stream
+        x_BTD, auxiliary_loss_B = stream
         input_BTD = x_BTD if self.mixer_norm is None else self.mixer_norm(x_BTD)
-        input_BTD, mixer_input = self.shifted(input_BTD, reading, past.mixer_input)
-        branch_BTD, attended = self.mixer(input_BTD, reading, past.attention)
-        x_BTD = self.joined(x_BTD, branch_BTD, self.mixer_post_norm, reading.key("mixer"))
+        input_BTD, mixer_input = self.shift_tokens(input_BTD, forward_pass, past.mixer_input)
+        branch_BTD, attended = self.mixer(input_BTD, forward_pass, past.attention)
+        x_BTD = self.add_branch(x_BTD, branch_BTD, self.mixer_post_norm, forward_pass.dropout_key("mixer"))
         x_BTD = checkpoint_name(x_BTD, "middle")
         input_BTD = x_BTD if self.feed_forward_norm is None else self.feed_forward_norm(x_BTD)
-        input_BTD, feed_forward_input = self.shifted(input_BTD, reading, past.feed_forward_input)
-        branch_BTD, more_B = self.feed_forward(input_BTD, reading)
-        x_BTD = self.joined(x_BTD, branch_BTD, self.feed_forward_post_norm, reading.key("feed_forward"))
+        input_BTD, feed_forward_input = self.shift_tokens(input_BTD, forward_pass, past.feed_forward_input)
+        branch_BTD, more_B = self.feed_forward(input_BTD, forward_pass)
+        x_BTD = self.add_branch(
+            x_BTD, branch_BTD, self.feed_forward_post_norm, forward_pass.dropout_key("feed_forward")
+        )
         memory = None if attended is None else LayerCache(attended, mixer_input, feed_forward_input)
-        return Stream(x_BTD, penalty_B + more_B), memory
+        return ResidualStream(x_BTD, auxiliary_loss_B + more_B), memory
 
-    def joined(self, x_BTD, branch_BTD, post_norm: Norm | None, key):
+    def add_branch(self, x_BTD, branch_BTD, post_norm: Norm | None, key):
         """The residual stream with a branch's output in it, as the block's placement says."""
-        branch_BTD = dropout(laid_out(branch_BTD), self.config.dropout, key)
+        branch_BTD = dropout(feature_minor(branch_BTD), self.config.dropout, key)
         if self.config.placement == "post_residual":
             return post_norm(x_BTD + branch_BTD)
         return x_BTD + (branch_BTD if post_norm is None else post_norm(branch_BTD))
 
-    def shifted(self, x_BTD, reading: Reading, before_B1D):
+    def shift_tokens(self, x_BTD, forward_pass: ForwardPass, before_B1D):
         """x with its first `token_shift` share of features taken from the token before, and what to remember."""
         features = round(self.config.token_shift * x_BTD.shape[-1])
         if not features:
             return x_BTD, None
-        remembered = None if before_B1D is None else memory.last(x_BTD, before_B1D, reading.count_B)
-        previous_BTD = before(x_BTD, before_B1D)
-        previous_BTD = jnp.where(reading.starts_document(), 0, previous_BTD)
+        remembered = None if before_B1D is None else memory.last_input(x_BTD, before_B1D, forward_pass.count_B)
+        previous_BTD = shift_right(x_BTD, before_B1D)
+        previous_BTD = jnp.where(forward_pass.is_document_start(), 0, previous_BTD)
         mixed_BTD = jnp.concatenate([previous_BTD[..., :features], x_BTD[..., features:]], axis=-1)
         return mixed_BTD, remembered
 
@@ -81,7 +93,7 @@ class Block(nnx.Module):
 class Stack(nnx.Module):
     """`repeats` times a pattern of blocks; every parameter has an axis L of that size in front."""
 
-    def __init__(self, config: c.Stack, width: int, declare: Declare):
+    def __init__(self, config: c.Stack, width: int, declare: ParameterFactory):
         self.config = config
         self.pattern = nnx.List([Block(block, width, declare.stacked(config.repeats)) for block in config.pattern])
 
@@ -89,19 +101,21 @@ class Stack(nnx.Module):
         """One layer's parameters, the axis L gone."""
         return jax.tree.map(lambda x: x[repeat], self.pattern[position])
 
-    def __call__(self, stream: Stream, reading: Reading, key, execution: c.Execution) -> Stream:
+    def __call__(
+        self, stream: ResidualStream, forward_pass: ForwardPass, key, execution: c.Execution
+    ) -> ResidualStream:
         """Runs all layers; `key` turns dropout on."""
         dtype = jnp.dtype(execution.dtype)
 
-        def repeat(stream, reading, blocks, key):
+        def repeat(stream, forward_pass, blocks, key):
             for index, block in enumerate(blocks):
                 layer_key = None if key is None else jax.random.fold_in(key, index)
-                block = gathered(block, dtype, matmul=execution.matmul)
-                stream, _ = block(stream, reading.in_layer(layer_key))
+                block = gather_parameters(block, dtype, matmul=execution.matmul)
+                stream, _ = block(stream, forward_pass.for_layer(layer_key))
             return stream
 
         keys = None if key is None else jax.random.split(key, self.config.repeats)
-        return schedule.run(repeat, stream, reading, self.pattern, keys, execution)
+        return schedule.run_layers(repeat, stream, forward_pass, self.pattern, keys, execution)
 
 
 class Transformer(nnx.Module):
@@ -109,7 +123,7 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: c.Model, key: jax.Array, execution: c.Execution | None = None):
         self.config, self.execution = config, execution or c.Execution()
-        declare = Declare(key, config.init)
+        declare = ParameterFactory(key, config.init)
         self.embedding = Embedding(config.vocab_size, config.width, declare)
         learned = isinstance(config.positions, c.Learned)
         self.positions = LearnedPositions(config.context, config.width, declare) if learned else None
@@ -122,35 +136,35 @@ class Transformer(nnx.Module):
 
     def hidden(self, tokens_BT, segments_BT=None, positions_BT=None, key=None) -> jax.Array:
         """int [B, T] -> the last hidden states [B, T, D] (see `stream`)."""
-        return self.stream(tokens_BT, segments_BT, positions_BT, key).x_BTD
+        return self.residual_stream(tokens_BT, segments_BT, positions_BT, key).x_BTD
 
-    def stream(self, tokens_BT, segments_BT=None, positions_BT=None, key=None) -> Stream:
+    def residual_stream(self, tokens_BT, segments_BT=None, positions_BT=None, key=None) -> ResidualStream:
         """int [B, T] -> the last hidden states [B, T, D], and what layers add to the loss of each row [B].
 
         Documents in a row see each other only where `segments_BT` agree (None: one document a row). Time lies as
         sharding.time_order says. `key` turns dropout on.
         """
         slots_T = jnp.asarray(time_order(tokens_BT.shape[1]), jnp.int32)
-        slots_BT = place(jnp.broadcast_to(slots_T, tokens_BT.shape), "batch", "time")
-        visible = kernels.Visible(slots_BT, segments_BT)
-        kernel = kernels.for_rows(self.execution.kernel)
-        reading = self.reading(slots_BT if positions_BT is None else positions_BT, visible, kernel)
+        slots_BT = shard(jnp.broadcast_to(slots_T, tokens_BT.shape), "batch", "time")
+        mask = kernels.AttentionMask(slots_BT, segments_BT)
+        kernel = kernels.attention_kernel(self.execution.kernel)
+        forward_pass = self.forward_pass(slots_BT if positions_BT is None else positions_BT, mask, kernel)
         keys = [None] * (len(self.stacks) + 1) if key is None else list(jax.random.split(key, len(self.stacks) + 1))
-        penalty_B = place(jnp.zeros(tokens_BT.shape[0]), "batch")
-        stream = Stream(self.embed(tokens_BT, reading, keys[0]), penalty_B)
+        auxiliary_loss_B = shard(jnp.zeros(tokens_BT.shape[0]), "batch")
+        stream = ResidualStream(self.embed(tokens_BT, forward_pass, keys[0]), auxiliary_loss_B)
         for stack, stack_key in zip(self.stacks, keys[1:], strict=True):
-            stream = stack(stream, reading, stack_key, self.execution)
-        return stream._replace(x_BTD=self.finished(stream.x_BTD))
+            stream = stack(stream, forward_pass, stack_key, self.execution)
+        return stream._replace(x_BTD=self.normalize_output(stream.x_BTD))
 
     def logits(self, hidden_BTD, move: Callable = gather):
         """[B, T, D] -> logits [B, T, V]."""
-        return self.projection(hidden_BTD.dtype, move)(hidden_BTD)
+        return self.output_projection(hidden_BTD.dtype, move)(hidden_BTD)
 
-    def projection(self, dtype: jnp.dtype, move: Callable = gather) -> Callable:
+    def output_projection(self, dtype: jnp.dtype, move: Callable = gather) -> Callable:
         """`logits` as a function whose weight was gathered once, for several calls: its gradients add up in float32."""
         formula = "BTD,VD->BTV" if self.output is None else "BTD,DV->BTV"
-        weight = gathered(self.embedding.table if self.output is None else self.output, dtype, move)
-        exact = weight.replace(precise(weight[...]))
+        weight = gather_parameters(self.embedding.table if self.output is None else self.output, dtype, move)
+        exact = weight.replace(at_least_float32(weight[...]))
 
         def logits(hidden_BTD):
             weight = exact.replace(exact[...].astype(dtype))
@@ -164,21 +178,21 @@ class Transformer(nnx.Module):
         Each row continues where its cache ends. Rows are padded on the right; `count_B` real tokens, default all.
         """
         count_B = jnp.full_like(cache.length_B, tokens_BT.shape[1]) if count_B is None else count_B
-        start_B, counted_B = place(cache.length_B, "batch"), place(count_B, "batch")
+        start_B, counted_B = shard(cache.length_B, "batch"), shard(count_B, "batch")
         slots_BT = start_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
-        kernel = kernels.for_cache(self.execution.kernel)
-        reading = self.reading(slots_BT, kernels.Visible(slots_BT), kernel, start_B, counted_B)
-        stream = Stream(self.embed(tokens_BT, reading, None, place), 0.0)
+        kernel = kernels.decoding_kernel(self.execution.kernel)
+        forward_pass = self.forward_pass(slots_BT, kernels.AttentionMask(slots_BT), kernel, start_B, counted_B)
+        stream = ResidualStream(self.embed(tokens_BT, forward_pass, None, shard), 0.0)
         layers, dtype = [], jnp.dtype(self.execution.dtype)
         for stack in self.stacks:
             for repeat in range(stack.config.repeats):
                 for position in range(len(stack.pattern)):
-                    block = gathered(stack.layer(repeat, position), dtype, place, self.execution.matmul)
-                    stream, layer = block(stream, reading, cache.layers[len(layers)])
+                    block = gather_parameters(stack.layer(repeat, position), dtype, shard, self.execution.matmul)
+                    stream, layer = block(stream, forward_pass, cache.layers[len(layers)])
                     layers.append(layer)
-        return self.logits(self.finished(stream.x_BTD), place), Cache(start_B + counted_B, tuple(layers))
+        return self.logits(self.normalize_output(stream.x_BTD), shard), Cache(start_B + counted_B, tuple(layers))
 
-    def cache(self, rows: int, slots: int) -> Cache:
+    def init_cache(self, rows: int, slots: int) -> Cache:
         """An empty memory for `rows` sequences of at most `slots` tokens."""
         dtype = jnp.dtype(self.execution.dtype)
 
@@ -186,48 +200,48 @@ class Transformer(nnx.Module):
             shape = (rows, block.mixer.kv_heads, slots, block.mixer.head_width)
 
             def zeros():
-                return place(jnp.zeros(shape, dtype), "batch", "kv_heads", None, None)
+                return shard(jnp.zeros(shape, dtype), "batch", "kv_heads", None, None)
 
             def remembered():
                 before = jnp.zeros((rows, 1, self.config.width), dtype)
-                return place(before, "batch", None, None) if block.token_shift else None
+                return shard(before, "batch", None, None) if block.token_shift else None
 
             return LayerCache(KeyValues(zeros(), zeros()), remembered(), remembered())
 
-        return Cache(place(jnp.zeros(rows, jnp.int32), "batch"), tuple(map(layer, c.blocks(self.config))))
+        return Cache(shard(jnp.zeros(rows, jnp.int32), "batch"), tuple(map(layer, c.blocks(self.config))))
 
-    def reading(self, positions_BT, visible, kernel, start_B=None, count_B=None) -> Reading:
+    def forward_pass(self, positions_BT, mask, kernel, start_B=None, count_B=None) -> ForwardPass:
         mixers = [block.mixer for stack in self.config.layers for block in stack.pattern]
         ropes = tuple(dict.fromkeys((mixer.rope, mixer.head_width) for mixer in mixers if mixer.rope))
-        turns = tuple(rotation(rope, positions_BT, size) for rope, size in ropes)
-        return Reading(positions_BT, visible, turns, kernel, ropes, start_B, count_B)
+        sin_cos = tuple(rotary_sin_cos(rope, positions_BT, size) for rope, size in ropes)
+        return ForwardPass(positions_BT, mask, sin_cos, kernel, ropes, start_B, count_B)
 
-    def embed(self, tokens_BT, reading: Reading, key, move: Callable = gather):
+    def embed(self, tokens_BT, forward_pass: ForwardPass, key, move: Callable = gather):
         """Embeddings with positions added, normed and dropped out as the config says. [B, T] -> [B, T, D]."""
         dtype = jnp.dtype(self.execution.dtype)
         x_BTD = self.embedding(tokens_BT, dtype, move) * self.config.embedding_scale
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(reading.positions_BT, dtype, move)
+            x_BTD = x_BTD + self.positions(forward_pass.positions_BT, dtype, move)
         elif isinstance(self.config.positions, c.Sinusoidal):
-            x_BTD = x_BTD + sinusoids(reading.positions_BT, self.config.width, dtype)
+            x_BTD = x_BTD + sinusoids(forward_pass.positions_BT, self.config.width, dtype)
         if self.embedding_norm is not None:
-            x_BTD = gathered(self.embedding_norm, dtype)(x_BTD)
+            x_BTD = gather_parameters(self.embedding_norm, dtype)(x_BTD)
         return dropout(x_BTD, self.config.dropout, key)
 
-    def finished(self, x_BTD):
-        return x_BTD if self.final_norm is None else gathered(self.final_norm, x_BTD.dtype)(x_BTD)
+    def normalize_output(self, x_BTD):
+        return x_BTD if self.final_norm is None else gather_parameters(self.final_norm, x_BTD.dtype)(x_BTD)
 
-    def stored(self) -> Transformer:
+    def to_storage(self) -> Transformer:
         """The same model, its parameters moved to where the current mesh keeps them at rest."""
         mesh = jax.sharding.get_mesh()
 
         def move(x: nnx.Param) -> nnx.Param:
-            home = spec(x.axes, x[...].shape, "storage")
+            home = partition_spec(x.axes, x[...].shape, "storage")
             return x.replace(jax.device_put(x[...], jax.sharding.NamedSharding(mesh, home)))
 
         return jax.tree.map(move, self, is_leaf=lambda x: isinstance(x, nnx.Param))
 
-    def unstacked(self) -> Transformer:
+    def unstack_layers(self) -> Transformer:
         """The same function with every layer's parameters in arrays of their own. Axis L stays, of size 1."""
         blocks = [
             jax.tree.map(lambda x, i=repeat: x[i : i + 1], block)
@@ -245,13 +259,13 @@ class Transformer(nnx.Module):
     def for_decoding(self) -> Transformer:
         """The same function with each weight as a decoding step reads it, once a token: in an array of its own (a
         slice of a stacked one would be a copy), cast, where its layer uses it, and turned where execution says so."""
-        ready = gathered(self, jnp.dtype(self.execution.dtype), place).unstacked()
-        if self.execution.turned:
-            ready.stacks = turned(ready.stacks)
-            ready.output = None if ready.output is None else turned(ready.output)
+        ready = gather_parameters(self, jnp.dtype(self.execution.dtype), shard).unstack_layers()
+        if self.execution.transposed:
+            ready.stacks = transpose_for_decoding(ready.stacks)
+            ready.output = None if ready.output is None else transpose_for_decoding(ready.output)
         return ready
 
 
-def abstract(config: c.Model, execution: c.Execution | None = None) -> Transformer:
+def abstract_model(config: c.Model, execution: c.Execution | None = None) -> Transformer:
     """A model's shapes and types; nothing is computed."""
     return jax.eval_shape(lambda: Transformer(config, jax.random.key(0), execution))

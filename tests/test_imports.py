@@ -18,7 +18,7 @@ LAYERS = [
     {"model.decode"},
     {"model.transformer"},
     {"model.attention", "model.mlp", "model.moe", "model.experts"},
-    {"model.reading"},
+    {"model.forward_pass"},
     {"model.layers", "model.cache", "model.kernels", "model.positions"},
     {"model.config", "model.sharding", "model.cost", "model.quantized"},
 ]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from model.layers import numbering
+from model.layers import stacked_axes
 from train.config import Adafactor
 
 SMALLEST = 1e-30  # the paper's epsilon 1: added to squares, so that no mean is 0
@@ -31,8 +31,8 @@ class AdafactorState(NamedTuple):
 def matrix_axes(parameter: nnx.Param) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(inputs, outputs): the axes of one matrix of a stack of layers or experts. A vector is a matrix with one output,
     whose row means are its second moments themselves."""
-    axes, first = parameter[...].ndim, numbering(parameter.axes)
-    last = first + parameter.inputs if parameter.inputs else axes
+    axes, first = parameter[...].ndim, stacked_axes(parameter.axes)
+    last = first + parameter.input_axes if parameter.input_axes else axes
     return tuple(range(first, last)), tuple(range(last, axes))
 
 
@@ -41,8 +41,8 @@ def scale_by_adafactor(config: Adafactor) -> optax.GradientTransformation:
     itself. The share of the past at update t is 1 - t^-decay (section 7.2), so no mean begins biased towards 0."""
 
     def init(parameters):
-        rows = each(lambda p: jnp.zeros_like(means(p)[0]), parameters)
-        columns = each(lambda p: jnp.zeros_like(means(p)[1]), parameters)
+        rows = map_parameters(lambda p: jnp.zeros_like(second_moment_means(p)[0]), parameters)
+        columns = map_parameters(lambda p: jnp.zeros_like(second_moment_means(p)[1]), parameters)
         return AdafactorState(jnp.zeros((), jnp.int32), rows, columns)
 
     def update(gradients, state, parameters=None):
@@ -52,28 +52,30 @@ def scale_by_adafactor(config: Adafactor) -> optax.GradientTransformation:
         def follow(mean, now):
             return mean + new * (now - mean)
 
-        rows = each(lambda g, r: follow(r[...], means(g)[0]), gradients, state.rows)
-        columns = each(lambda g, c: follow(c[...], means(g)[1]), gradients, state.columns)
-        return each(scaled, gradients, rows, columns), AdafactorState(state.count + 1, rows, columns)
+        rows = map_parameters(lambda g, r: follow(r[...], second_moment_means(g)[0]), gradients, state.rows)
+        columns = map_parameters(lambda g, c: follow(c[...], second_moment_means(g)[1]), gradients, state.columns)
+        return map_parameters(scale_by_factors, gradients, rows, columns), AdafactorState(
+            state.count + 1, rows, columns
+        )
 
     return optax.GradientTransformation(init, update)
 
 
-def means(gradient: nnx.Param) -> tuple[jax.Array, jax.Array]:
+def second_moment_means(gradient: nnx.Param) -> tuple[jax.Array, jax.Array]:
     """Of its squares, over the outputs and over the inputs of each matrix."""
     inputs, outputs = matrix_axes(gradient)
     square = jnp.square(gradient[...]) + SMALLEST
     return square.mean(outputs, keepdims=True), square.mean(inputs, keepdims=True)
 
 
-def scaled(gradient: nnx.Param, rows: nnx.Param, columns: nnx.Param) -> jax.Array:
+def scale_by_factors(gradient: nnx.Param, rows: nnx.Param, columns: nnx.Param) -> jax.Array:
     """gradient / sqrt(rows columns / mean of rows), in an order in which a gradient of 0 meets no infinity."""
     inputs, _ = matrix_axes(gradient)
     mean = rows[...].mean(inputs, keepdims=True)
     return gradient[...] * jax.lax.rsqrt(rows[...]) * (jnp.sqrt(mean) * jax.lax.rsqrt(columns[...]))
 
 
-def each(function, parameters, *others):
+def map_parameters(function, parameters, *others):
     """`function` of every parameter; those that optax.partition emptied, the rules of others, stay."""
 
     def one(parameter: nnx.Param, *more: nnx.Param) -> nnx.Param:

@@ -27,7 +27,7 @@ AT_LEAST_0 = (
 SHARES = ("optimizer.schedule.final", "optimizer.schedule.decay")  # from 0 to 1
 
 
-def at(experiment: Experiment, path: str):
+def field_at(experiment: Experiment, path: str):
     return functools.reduce(getattr, path.split("."), experiment)
 
 
@@ -41,17 +41,17 @@ def check(experiment: Experiment) -> None:
         near = max(d for d in range(1, e.microbatches + 1) if e.batch_size % d == 0)
         raise ConfigError(f"microbatches: {e.microbatches} does not divide batch_size={e.batch_size}; try {near}")
     for place, stack in enumerate(m.layers):
-        want(f"model.layers.{place}.repeats", stack.repeats, stack.repeats >= 1, "at least 1")
+        require(f"model.layers.{place}.repeats", stack.repeats, stack.repeats >= 1, "at least 1")
         for number, block in enumerate(stack.pattern):
             check_block(f"model.layers.{place}.pattern.{number}", block, m.width)
     check_spans(e.data)
     check_mesh(e)
 
 
-def check_stated(experiment: Experiment) -> None:
+def check_vocabulary_stated(experiment: Experiment) -> None:
     """Raises ConfigError where the size of the vocabulary is left to a tokenizer, for what reads no text."""
     size = experiment.model.vocab_size
-    want("model.vocab_size", size, size >= 1, "at least 1 here, where no text is read (0 means the tokenizer's)")
+    require("model.vocab_size", size, size >= 1, "at least 1 here, where no text is read (0 means the tokenizer's)")
 
 
 def check_vocabulary(experiment: Experiment, vocab_size: int) -> None:
@@ -63,7 +63,7 @@ def check_vocabulary(experiment: Experiment, vocab_size: int) -> None:
         )
 
 
-def want(path: str, value, right: bool, expected: str) -> None:
+def require(path: str, value, right: bool, expected: str) -> None:
     if not right:
         raise ConfigError(f"{path}: must be {expected}, got {value}")
 
@@ -71,20 +71,20 @@ def want(path: str, value, right: bool, expected: str) -> None:
 def check_ranges(e: Experiment) -> None:
     """Numbers that would make a run diverge, or do nothing, without a word."""
     for path, value in fields.leaves(fields.to_json(e)).items():
-        want(path, value, not isinstance(value, float) or math.isfinite(value), "finite")
+        require(path, value, not isinstance(value, float) or math.isfinite(value), "finite")
     for path in AT_LEAST_1:
-        want(path, at(e, path), at(e, path) >= 1, "at least 1")
+        require(path, field_at(e, path), field_at(e, path) >= 1, "at least 1")
     for path in AT_LEAST_0:
-        want(path, at(e, path), at(e, path) >= 0, "at least 0")
+        require(path, field_at(e, path), field_at(e, path) >= 0, "at least 0")
     for path in SHARES:
-        want(path, at(e, path), 0 <= at(e, path) <= 1, "a share from 0 to 1")
+        require(path, field_at(e, path), 0 <= field_at(e, path) <= 1, "a share from 0 to 1")
     o = e.optimizer
-    want("seed", e.seed, 0 <= e.seed < 2**63 - 1, "from 0 to 2**63 - 2")
-    want("optimizer.peak_rate", o.peak_rate, o.peak_rate > 0, "above 0")
-    want("optimizer.clip", o.clip, o.clip is None or o.clip > 0, "above 0, or null")
-    want("optimizer.average", o.average, o.average is None or 0 <= o.average < 1, "from 0 to below 1, or null")
-    want("model.dropout", e.model.dropout, 0 <= e.model.dropout < 1, "from 0 to below 1")
-    want("model.layers", "none", bool(blocks(e.model)), "one block at least")
+    require("seed", e.seed, 0 <= e.seed < 2**63 - 1, "from 0 to 2**63 - 2")
+    require("optimizer.peak_rate", o.peak_rate, o.peak_rate > 0, "above 0")
+    require("optimizer.clip", o.clip, o.clip is None or o.clip > 0, "above 0, or null")
+    require("optimizer.average", o.average, o.average is None or 0 <= o.average < 1, "from 0 to below 1, or null")
+    require("model.dropout", e.model.dropout, 0 <= e.model.dropout < 1, "from 0 to below 1")
+    require("model.layers", "none", bool(blocks(e.model)), "one block at least")
     check_rule("optimizer.rule", o.rule)
 
 
@@ -93,11 +93,11 @@ def check_rule(path: str, rule) -> None:
         value, name = getattr(rule, field.name), f"{path}.{field.name}"
         match field.name:
             case "beta1" | "beta2" | "momentum" | "decay":
-                want(name, value, 0 <= value < 1, "from 0 to below 1")
+                require(name, value, 0 <= value < 1, "from 0 to below 1")
             case "weight_decay" | "adam_rate" | "iterations":
-                want(name, value, value >= 0, "at least 0")
+                require(name, value, value >= 0, "at least 0")
             case "epsilon":
-                want(name, value, value > 0, "above 0")
+                require(name, value, value > 0, "above 0")
             case "adam":
                 check_rule(name, value)
 
@@ -105,12 +105,12 @@ def check_rule(path: str, rule) -> None:
 def check_block(path: str, block, width: int) -> None:
     mixer, feed_forward = block.mixer, block.feed_forward
     for name, size in (("mixer.head_width", mixer.head_width), ("feed_forward.width", feed_forward.width)):
-        want(f"{path}.{name}", size, size >= 1, "at least 1")
+        require(f"{path}.{name}", size, size >= 1, "at least 1")
     if isinstance(feed_forward, MoE):
         check_experts(f"{path}.feed_forward", feed_forward)
     for name, share in (("dropout", block.dropout), ("mixer.dropout", mixer.dropout)):
-        want(f"{path}.{name}", share, 0 <= share < 1, "from 0 to below 1")
-    want(f"{path}.token_shift", block.token_shift, 0 <= block.token_shift <= 1, "a share from 0 to 1")
+        require(f"{path}.{name}", share, 0 <= share < 1, "from 0 to below 1")
+    require(f"{path}.token_shift", block.token_shift, 0 <= block.token_shift <= 1, "a share from 0 to 1")
     if mixer.heads < 1 or mixer.kv_heads < 1 or mixer.heads % mixer.kv_heads:
         fits = [d for d in range(1, mixer.heads + 1) if mixer.heads % d == 0]
         raise ConfigError(f"{path}.mixer.kv_heads: {mixer.kv_heads} does not divide heads={mixer.heads}; try {fits}")
@@ -122,12 +122,12 @@ def check_block(path: str, block, width: int) -> None:
 
 
 def check_experts(path: str, moe: MoE) -> None:
-    want(f"{path}.experts", moe.experts, moe.experts >= 1, "at least 1")
-    want(f"{path}.active", moe.active, 1 <= moe.active <= moe.experts, f"from 1 to experts={moe.experts}")
+    require(f"{path}.experts", moe.experts, moe.experts >= 1, "at least 1")
+    require(f"{path}.active", moe.active, 1 <= moe.active <= moe.experts, f"from 1 to experts={moe.experts}")
     for name in ("shared", "balance_loss", "router_z_loss", "balance_rate"):
         value = getattr(moe, name)
-        want(f"{path}.{name}", value, value >= 0, "at least 0 (0: none)")
-    want(f"{path}.scale", moe.scale, moe.scale > 0, "above 0")
+        require(f"{path}.{name}", value, value >= 0, "at least 0 (0: none)")
+    require(f"{path}.scale", moe.scale, moe.scale > 0, "above 0")
 
 
 def check_spans(data: Data) -> None:
@@ -135,9 +135,9 @@ def check_spans(data: Data) -> None:
     train, validation = splits = spans(data)
     for name, span in splits._asdict().items():
         right = 0 <= span.start < span.stop <= 1
-        want(f"data.{name}", f"{span.start:g} to {span.stop:g}", right, "a part of the text: 0 <= start < stop <= 1")
+        require(f"data.{name}", f"{span.start:g} to {span.stop:g}", right, "a part of the text: 0 <= start < stop <= 1")
     apart = train.stop <= validation.start or validation.stop <= train.start
-    if data.validation_source in (None, data.source) and not apart and not holds_all(data):
+    if data.validation_source in (None, data.source) and not apart and not validation_holds_training(data):
         before = train.start < validation.start
         works = f"train.stop={validation.start:g}" if before else f"train.start={validation.stop:g}"
         raise ConfigError(
@@ -146,16 +146,16 @@ def check_spans(data: Data) -> None:
         )
 
 
-def holds_all(data: Data) -> bool:
+def validation_holds_training(data: Data) -> bool:
     """Whether validation is all of the training text, and perhaps more: asked for to see the loss of training."""
     train, validation = spans(data)
     one_source = data.validation_source in (None, data.source)
     return one_source and validation.start <= train.start and train.stop <= validation.stop
 
 
-def remarks(experiment: Experiment) -> list[str]:
+def cautions(experiment: Experiment) -> list[str]:
     """Lines about what may be wanted, and is easily taken for something else."""
-    if holds_all(experiment.data):
+    if validation_holds_training(experiment.data):
         return ["data.validation holds all of the training text: its loss says nothing of other texts"]
     return []
 
@@ -163,4 +163,4 @@ def remarks(experiment: Experiment) -> list[str]:
 def check_mesh(e: Experiment) -> None:
     for field in fields_of(c.Mesh):
         size = getattr(e.mesh, field.name)
-        want(f"mesh.{field.name}", size, size >= 0, "at least 1, or 0 for the rest")
+        require(f"mesh.{field.name}", size, size >= 0, "at least 1, or 0 for the rest")

@@ -22,10 +22,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from model.config import Model
-from model.transformer import abstract
+from model.transformer import abstract_model
 from train import fields, processes
 from train.run import RunError
-from train.state import State
+from train.state import TrainState
 
 OVERHEAD = 1_000_000  # bytes: more than Orbax writes besides the arrays and what we say of them
 ABOUT = "about/metadata"  # in a checkpoint's folder: what it says of itself, as JSON
@@ -37,7 +37,7 @@ class CheckpointError(ValueError):
     """A checkpoint that is not there, or can't be read or written: one line."""
 
 
-def flat(tree) -> dict[str, jax.Array]:
+def flatten_by_path(tree) -> dict[str, jax.Array]:
     """A tree's arrays by path: what is stored, whatever classes the tree is made of."""
     found = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -46,28 +46,28 @@ def flat(tree) -> dict[str, jax.Array]:
     return found
 
 
-def unflat(tree, arrays: dict[str, jax.Array]):
+def unflatten_by_path(tree, arrays: dict[str, jax.Array]):
     """`tree` with its arrays taken from what `flat` made. Raises CheckpointError naming what is missing or extra."""
-    wanted = flat(tree)
+    wanted = flatten_by_path(tree)
     if wanted.keys() != arrays.keys():
         missing, extra = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
         raise CheckpointError(f"the checkpoint's arrays are not the config's: missing {missing[:3]}, extra {extra[:3]}")
     return jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in wanted])
 
 
-def items(state: State) -> dict:
+def orbax_items(state: TrainState) -> dict:
     """What is saved of a state, an Orbax item each."""
     held = {"model": state.model, "optimizer": state.optimizer, "average": state.average}
-    return {name: flat(tree) for name, tree in held.items() if tree is not None and flat(tree)}
+    return {name: flatten_by_path(tree) for name, tree in held.items() if tree is not None and flatten_by_path(tree)}
 
 
-def ranked(losses: Mapping[int, float | None]) -> list[int]:
+def rank_by_loss(losses: Mapping[int, float | None]) -> list[int]:
     """Steps from the lowest loss to the highest, of equals the earlier first; those without a finite loss are out."""
     scored = [(loss, step) for step, loss in losses.items() if loss is not None and math.isfinite(loss)]
     return [step for _, step in sorted(scored)]
 
 
-class Keep:
+class PreservationPolicy:
     """Orbax's preservation policy of a run: the last ones, and of those that were scored the best.
 
     Scores of checkpoints from before a restart are read from the checkpoints themselves.
@@ -75,12 +75,12 @@ class Keep:
 
     def __init__(self, run: Path, last: int, best: int):
         self.last, self.best = last, best
-        self.losses = dict(processes.agreed(lambda: list(losses(run).items())))
+        self.losses = dict(processes.broadcast_from_first(lambda: list(validation_losses(run).items())))
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         del context
         steps = sorted(checkpoint.step for checkpoint in checkpoints)
-        kept = {*steps[-self.last :], *ranked({step: self.losses.get(step) for step in steps})[: self.best]}
+        kept = {*steps[-self.last :], *rank_by_loss({step: self.losses.get(step) for step in steps})[: self.best]}
         return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
@@ -92,8 +92,8 @@ class Checkpoints:
     """
 
     def __init__(self, run: Path, keep_last: int, keep_best: int):
-        self.folder, self.keep = run / "checkpoints", Keep(run, keep_last, keep_best)
-        processes.agreed(self.tidy)
+        self.folder, self.keep = run / "checkpoints", PreservationPolicy(run, keep_last, keep_best)
+        processes.broadcast_from_first(self.prepare_folder)
         everyone = set(range(processes.count())) if processes.count() > 1 else None
         self.manager = ocp.CheckpointManager(
             self.folder.absolute(),
@@ -106,26 +106,26 @@ class Checkpoints:
             ),
         )
 
-    def tidy(self) -> None:
+    def prepare_folder(self) -> None:
         """Makes the folder. Orbax goes by names: it would save nothing up to a step whose folder lacks a part."""
         self.folder.mkdir(exist_ok=True)
-        for step in unfinished(self.folder.parent):
+        for step in unfinished_steps(self.folder.parent):
             set_aside(self.folder / str(step))
 
-    def save(self, step: int, state: State, about: dict, scores: dict | None) -> None:
+    def save(self, step: int, state: TrainState, metadata: dict, scores: dict | None) -> None:
         """Starts saving; returns once the arrays are copied off. Errors of an earlier save are raised here."""
-        about = {**about, "step": step, "saved": time.time(), "scores": scores or {}}
-        needed = OVERHEAD + 2 * len(json.dumps(about))
-        needed += sum(x.nbytes for arrays in items(state).values() for x in arrays.values())
+        metadata = {**metadata, "step": step, "saved": time.time(), "scores": scores or {}}
+        needed = OVERHEAD + 2 * len(json.dumps(metadata))
+        needed += sum(x.nbytes for arrays in orbax_items(state).values() for x in arrays.values())
         free = shutil.disk_usage(self.folder).free
         if free < needed:  # Orbax would find out too, with pages of tracebacks and an unfinished folder
             raise RunError(
                 f"{self.folder}: a checkpoint takes {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB left; "
                 f"free some and start the same command again"
             )
-        args = {name: ocp.args.StandardSave(arrays) for name, arrays in items(state).items()}
-        args["about"] = ocp.args.JsonSave(about)
-        self.keep.losses[step] = about["scores"].get("eval/loss")
+        args = {name: ocp.args.StandardSave(arrays) for name, arrays in orbax_items(state).items()}
+        args["about"] = ocp.args.JsonSave(metadata)
+        self.keep.losses[step] = metadata["scores"].get("eval/loss")
         if not self.manager.save(step, args=ocp.args.Composite(**args)):
             raise RunError(f"{self.folder}: step {step} was not saved; is another program writing there?")
 
@@ -133,14 +133,14 @@ class Checkpoints:
         """Writes into a published checkpoint how it scored: it was saved before that was known."""
         self.wait()
         self.keep.losses[step] = scores.get("eval/loss")
-        if processes.number():
+        if processes.index():
             return
         file = self.folder / str(step) / ABOUT
         beside = file.with_name("metadata.scored")
         beside.write_text(json.dumps({**json.loads(file.read_text()), "scores": scores}))
         beside.replace(file)
 
-    def published(self) -> bool:
+    def is_published(self) -> bool:
         """Whether nothing is being saved any more. Raises what made the last save fail."""
         if self.manager.is_saving_in_progress():
             return False
@@ -153,24 +153,27 @@ class Checkpoints:
     def close(self) -> None:
         self.manager.close()
 
-    def newest(self, state: State, report: Callable[[str], None]) -> State | None:
+    def restore_newest(self, state: TrainState, report: Callable[[str], None]) -> TrainState | None:
         """The newest checkpoint that can be read; None where there is none. Newer ones that can't are put aside.
 
         Raises CheckpointError where none of those that are there can be read.
         """
         damaged: list[int] = []
-        for step in reversed(processes.agreed(lambda: published(self.folder.parent))):
+        for step in reversed(processes.broadcast_from_first(lambda: published_steps(self.folder.parent))):
             found, wrong = None, ""
             try:
                 found = self.restore(step, state)
             except Exception as error:  # Orbax, TensorStore and the file system have an error each for every damage
                 wrong = textwrap.shorten(str(error), 120) or type(error).__name__
-            if wrongs := [text for text in processes.gathered(wrong) if text]:  # each process reads other parts of it
+            if wrongs := [
+                text for text in processes.all_gather_json(wrong) if text
+            ]:  # each process reads other parts of it
                 damaged.append(step)
                 report(f"checkpoint {step} can't be read ({wrongs[0]})")
                 continue
             for bad in damaged:
-                report(f"put aside as {processes.agreed(lambda bad=bad: str(set_aside(self.folder / str(bad))))}")
+                aside = processes.broadcast_from_first(lambda bad=bad: str(set_aside(self.folder / str(bad))))
+                report(f"put aside as {aside}")
             self.manager.reload()
             return found
         if damaged:
@@ -180,17 +183,20 @@ class Checkpoints:
             )
         return None
 
-    def restore(self, step: int, state: State) -> State:
+    def restore(self, step: int, state: TrainState) -> TrainState:
         """The saved state of `step`, in the types and shardings of `state`, arrays or their shapes."""
-        found = {name: read(self.folder / str(step) / name, arrays) for name, arrays in items(state).items()}
-        model, optimizer = unflat(state.model, found["model"]), unflat(state.optimizer, found["optimizer"])
-        average = None if state.average is None else unflat(state.average, found["average"])
+        found = {name: read_item(self.folder / str(step) / name, arrays) for name, arrays in orbax_items(state).items()}
+        model, optimizer = (
+            unflatten_by_path(state.model, found["model"]),
+            unflatten_by_path(state.optimizer, found["optimizer"]),
+        )
+        average = None if state.average is None else unflatten_by_path(state.average, found["average"])
         # Not device_put: it would ask the other processes whether they put the same, and one may have read nothing.
         at = jax.make_array_from_callback((), state.step.sharding, lambda _: np.int32(step))
-        return State(at, model, optimizer, average)
+        return TrainState(at, model, optimizer, average)
 
 
-def read(item: Path, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def read_item(item: Path, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """An item of a checkpoint in the types and shardings of `arrays`; every process reads what its devices hold.
 
     By Orbax's handler and not its Checkpointer: that makes all processes wait for one that could not read its part.
@@ -199,17 +205,19 @@ def read(item: Path, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return ocp.StandardCheckpointHandler().restore(item.absolute(), args=ocp.args.StandardRestore(wanted))
 
 
-class Found(NamedTuple):
+class CheckpointRef(NamedTuple):
     """A published checkpoint and what it says of itself."""
 
     folder: Path
     step: int
-    about: dict
+    metadata: dict
 
     def check_fits(self, model: Model) -> None:
         """Raises CheckpointError naming what differs, where a model of this config can't take these weights."""
-        there = fields.from_json(Model, self.about["config"]["model"])
-        sizes = [{name: x.shape for name, x in flat(abstract(config)).items()} for config in (there, model)]
+        there = fields.from_json(Model, self.metadata["config"]["model"])
+        sizes = [
+            {name: x.shape for name, x in flatten_by_path(abstract_model(config)).items()} for config in (there, model)
+        ]
         if sizes[0] != sizes[1]:
             differ = "; ".join(f"{p}: {old!r} there, {new!r} here" for p, old, new in fields.differences(there, model))
             raise CheckpointError(f"{self.folder}: its weights do not fit this model ({differ})")
@@ -223,28 +231,28 @@ class Found(NamedTuple):
         if kind not in (None, *there):
             reason = "; optimizer.average was null" if kind == "average" else ""
             raise CheckpointError(f"{self.folder}: no {kind} weights in it{reason}; there are {', '.join(there)}")
-        return unflat(model, read(self.folder / WEIGHTS[kind or there[0]], flat(model)))
+        return unflatten_by_path(model, read_item(self.folder / WEIGHTS[kind or there[0]], flatten_by_path(model)))
 
 
-def published(run: Path) -> list[int]:
+def published_steps(run: Path) -> list[int]:
     """Steps of a run's whole checkpoints, in order. What a killed save left behind is none."""
-    return [step for step in numbered(run) if whole(run, step)]
+    return [step for step in numbered_folders(run) if is_complete(run, step)]
 
 
-def unfinished(run: Path) -> list[int]:
+def unfinished_steps(run: Path) -> list[int]:
     """Steps whose folders lack a part."""
-    return [step for step in numbered(run) if not whole(run, step)]
+    return [step for step in numbered_folders(run) if not is_complete(run, step)]
 
 
-def numbered(run: Path) -> list[int]:
+def numbered_folders(run: Path) -> list[int]:
     folder = run / "checkpoints"
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
 
-def whole(run: Path, step: int) -> bool:
+def is_complete(run: Path, step: int) -> bool:
     """Whether the weights are there and it can say what it is."""
     try:
-        scores = about(run, step)["scores"]
+        scores = read_metadata(run, step)["scores"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return isinstance(scores, dict) and (run / "checkpoints" / str(step) / "model").is_dir()
@@ -258,24 +266,24 @@ def set_aside(folder: Path) -> Path:
             return folder.rename(place)
 
 
-def about(run: Path, step: int) -> dict:
+def read_metadata(run: Path, step: int) -> dict:
     """What a checkpoint says of itself."""
     file = run / "checkpoints" / str(step) / ABOUT
-    return parsed(file, file.stat().st_mtime_ns)
+    return parse_json(file, file.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=16)
-def parsed(file: Path, changed: int) -> dict:
+def parse_json(file: Path, changed: int) -> dict:
     """Read once while it does not change: a checkpoint's tokenizer may be megabytes, and many ask what there is."""
     del changed
     return json.loads(file.read_text())
 
 
-def find(name: str) -> Found:
+def find_checkpoint(name: str) -> CheckpointRef:
     """The checkpoint named RUN, RUN@STEP, RUN@latest or RUN@best. Raises CheckpointError saying what there is."""
     folder, _, which = name.rpartition("@") if "@" in Path(name).name else (name, "", "latest")
     run = Path(folder)
-    steps = published(run)
+    steps = published_steps(run)
     if not steps:
         what = "no such folder" if not run.exists() else "a file" if run.is_file() else "no checkpoint in it"
         near = [str(p.parent) for p in sorted(run.parent.glob("*/checkpoints"))][:6]
@@ -284,32 +292,32 @@ def find(name: str) -> Found:
     if which == "latest":
         step = steps[-1]
     elif which == "best":
-        step = best(run)
+        step = best_step(run)
     elif which.isdigit() and int(which) in steps:
         step = int(which)
     else:
         raise CheckpointError(f"{name}: no such checkpoint; {run} has {there}, @latest, @best")
     if step is None:
         raise CheckpointError(f"{name}: no checkpoint there has a validation loss; {run} has {there}, @latest")
-    return found(run / "checkpoints" / str(step))
+    return checkpoint_in(run / "checkpoints" / str(step))
 
 
-def losses(run: Path) -> dict[int, float | None]:
+def validation_losses(run: Path) -> dict[int, float | None]:
     """The validation loss of each published checkpoint, None where it has none."""
-    return {step: about(run, step)["scores"].get("eval/loss") for step in published(run)}
+    return {step: read_metadata(run, step)["scores"].get("eval/loss") for step in published_steps(run)}
 
 
-def best(run: Path) -> int | None:
+def best_step(run: Path) -> int | None:
     """The step that RUN@best names; None where no checkpoint has a finite loss."""
-    return next(iter(ranked(losses(run))), None)
+    return next(iter(rank_by_loss(validation_losses(run))), None)
 
 
-def found(folder: Path) -> Found:
+def checkpoint_in(folder: Path) -> CheckpointRef:
     """The published checkpoint in this folder. Raises CheckpointError for one of an older Skald."""
-    said = about(folder.parents[1], int(folder.name))
+    said = read_metadata(folder.parents[1], int(folder.name))
     if "trained_length" not in said:
         raise CheckpointError(
             f"{folder}: made by Skald {said.get('version', 'of old')}, whose checkpoints do not say how long rows were "
             "and how documents begin; that version reads it"
         )
-    return Found(folder, int(folder.name), said)
+    return CheckpointRef(folder, int(folder.name), said)

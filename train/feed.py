@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from data.rows import Rows, ScoredRows
-from model.sharding import spec, time_order
+from model.sharding import partition_spec, time_order
 
 ROW_AXES = ("batch", "time")
 
@@ -34,7 +34,7 @@ def training_rows(
                 [rows(first + step, m * size + start, m * size + stop) for m in range(microbatches)]
                 for step in range(count)
             ]
-            parts[start, stop] = Rows(*(np.stack([np.stack(f) for f in fields]) for fields in by_field(made)))
+            parts[start, stop] = Rows(*(np.stack([np.stack(f) for f in fields]) for fields in transpose_fields(made)))
         return parts[start, stop]
 
     def field(index: int) -> jax.Array:
@@ -42,7 +42,7 @@ def training_rows(
             start, stop, _ = slices[2].indices(shape[2])
             return part(start, stop)[index][slices[0], slices[1], :, order_T[slices[3]]]
 
-        return jax.make_array_from_callback(shape, sharding((None, None, *ROW_AXES), shape), block)
+        return jax.make_array_from_callback(shape, row_sharding((None, None, *ROW_AXES), shape), block)
 
     return Rows(*(field(index) for index in range(len(Rows._fields))))
 
@@ -51,12 +51,12 @@ def rows_shape(count: int, microbatches: int, batch: int, length: int) -> tuple[
     return count, microbatches, batch // microbatches, length
 
 
-def by_field(made: list[list[Rows]]) -> list[list[list[np.ndarray]]]:
+def transpose_fields(made: list[list[Rows]]) -> list[list[list[np.ndarray]]]:
     """[step][microbatch] of Rows -> [field][step][microbatch]."""
     return [[[rows[field] for rows in step] for step in made] for field in range(len(Rows._fields))]
 
 
-def whole_rows(rows: ScoredRows) -> ScoredRows:
+def shard_rows(rows: ScoredRows) -> ScoredRows:
     """Host rows [B, T] on the current mesh, split as activations are."""
     order_T = time_order(rows.text.shape[1])
 
@@ -64,13 +64,13 @@ def whole_rows(rows: ScoredRows) -> ScoredRows:
         def block(slices: tuple[slice, ...]) -> np.ndarray:
             return values[slices[0]][:, order_T[slices[1]]]
 
-        return jax.make_array_from_callback(values.shape, sharding(ROW_AXES, values.shape), block)
+        return jax.make_array_from_callback(values.shape, row_sharding(ROW_AXES, values.shape), block)
 
     return jax.tree.map(field, rows)
 
 
-def sharding(axes: tuple[str | None, ...], shape: tuple[int, ...]):
-    wanted = spec(axes, shape, "compute")
+def row_sharding(axes: tuple[str | None, ...], shape: tuple[int, ...]):
+    wanted = partition_spec(axes, shape, "compute")
     if wanted is None:
         return jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return NamedSharding(jax.sharding.get_mesh(), wanted)

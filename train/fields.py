@@ -24,12 +24,12 @@ class ConfigError(ValueError):
 
 
 @functools.cache
-def fields_of(kind: type) -> dict[str, Any]:
+def field_types(kind: type) -> dict[str, Any]:
     """Field name -> declared type."""
     return typing.get_type_hints(kind, vars(sys.modules[kind.__module__]))
 
 
-def options(declared) -> tuple:
+def union_members(declared) -> tuple:
     """The alternatives of a union, or the one type itself."""
     union = typing.get_origin(declared) in (typing.Union, types.UnionType)
     return typing.get_args(declared) if union else (declared,)
@@ -45,7 +45,7 @@ def to_json(value):
 
 def from_json(declared, value, path: str = ""):
     """The value of a declared type from what to_json wrote, or from a person's text. Raises ConfigError."""
-    choices = options(declared)
+    choices = union_members(declared)
     if value is None and type(None) in choices:
         return None
     if typing.get_origin(choices[0]) is tuple and isinstance(value, list | tuple):
@@ -59,27 +59,27 @@ def from_json(declared, value, path: str = ""):
         return build(kind, {k: v for k, v in value.items() if k != "is"}, path)
     if isinstance(value, str) and value.lower() in (names := {n.lower(): c for n, c in classes.items()}):
         return build(names[value.lower()], {}, path)
-    return scalar(choices, value, path)
+    return parse_scalar(choices, value, path)
 
 
 def build(kind: type, given: dict, path: str):
-    types_ = fields_of(kind)
+    types_ = field_types(kind)
     for name in given:
         if name not in types_:
-            raise ConfigError(f"{path or kind.__name__}: no field {name!r}{nearest(name, types_)}")
+            raise ConfigError(f"{path or kind.__name__}: no field {name!r}{did_you_mean(name, types_)}")
     made = {name: from_json(types_[name], value, f"{path}.{name}".lstrip(".")) for name, value in given.items()}
-    if lacking := missing(kind, made):
+    if lacking := missing_fields(kind, made):
         raise ConfigError(f"{path or kind.__name__}: {kind.__name__} needs {', '.join(lacking)}")
     return kind(**made)
 
 
-def missing(kind: type, given) -> list[str]:
+def missing_fields(kind: type, given) -> list[str]:
     """Fields that have no default and are not given."""
     nothing, fields = dataclasses.MISSING, dataclasses.fields(kind)
     return [f.name for f in fields if f.name not in given and f.default is nothing and f.default_factory is nothing]
 
 
-def scalar(choices: tuple, value, path: str):
+def parse_scalar(choices: tuple, value, path: str):
     """A number, truth value, string or literal. Whole floats pass as integers, integers as floats; nothing else."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{path}: must be finite, got {value}")
@@ -94,24 +94,26 @@ def scalar(choices: tuple, value, path: str):
             return float(value)
         if choice is str and isinstance(value, str):
             return value
-    wanted = " or ".join(described(choice) for choice in choices)
-    close = nearest(value, [v for c in choices if typing.get_origin(c) is typing.Literal for v in typing.get_args(c)])
+    wanted = " or ".join(describe_type(choice) for choice in choices)
+    close = did_you_mean(
+        value, [v for c in choices if typing.get_origin(c) is typing.Literal for v in typing.get_args(c)]
+    )
     raise ConfigError(f"{path}: expected {wanted}, got {value!r}{close}")
 
 
-def described(choice) -> str:
+def describe_type(choice) -> str:
     if typing.get_origin(choice) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(choice)))
     names = {type(None): "null", int: "an integer", float: "a number", bool: "true or false", str: "text"}
     return names.get(choice, getattr(choice, "__name__", str(choice)))
 
 
-def nearest(name, known) -> str:
+def did_you_mean(name, known) -> str:
     close = difflib.get_close_matches(str(name), [str(k) for k in known], 1, 0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def replaced(config, path: str, text: str):
+def replace_at(config, path: str, text: str):
     """`config` with the field at `path` set from a person's text (JSON, or a bare word). Raises ConfigError.
 
     A field below a null one makes the dataclass, where the declared type leaves no choice and nothing else is needed.
@@ -123,39 +125,39 @@ def replaced(config, path: str, text: str):
 
     def inside(part, steps: list[str], declared):
         if not steps:
-            bare = options(declared) == (str,) and not isinstance(value, str)  # 2024 may be a file's name
+            bare = union_members(declared) == (str,) and not isinstance(value, str)  # 2024 may be a file's name
             return from_json(declared, text if bare else value, path)
         name, *rest = steps
-        classes = [c for c in options(declared) if dataclasses.is_dataclass(c)]
+        classes = [c for c in union_members(declared) if dataclasses.is_dataclass(c)]
         if part is None and classes:
             here = path.removesuffix("." + ".".join(steps))
-            if len(classes) > 1 or name not in fields_of(classes[0]) or missing(classes[0], [name]):
-                raise ConfigError(f"--set {path}: {unset(here, name, classes)}")
-            made = inside(None, rest, fields_of(classes[0])[name])
+            if len(classes) > 1 or name not in field_types(classes[0]) or missing_fields(classes[0], [name]):
+                raise ConfigError(f"--set {path}: {explain_null(here, name, classes)}")
+            made = inside(None, rest, field_types(classes[0])[name])
             return build(classes[0], {name: to_json(made)}, here)
         if isinstance(part, tuple) and name.isdigit() and int(name) < len(part):
-            inner = typing.get_args(options(declared)[0])[0]
+            inner = typing.get_args(union_members(declared)[0])[0]
             return tuple(inside(p, rest, inner) if i == int(name) else p for i, p in enumerate(part))
-        if not dataclasses.is_dataclass(part) or name not in fields_of(type(part)):
-            raise ConfigError(f"--set {path}: no such field{suggestion(path, leaves(to_json(config)))}")
-        return dataclasses.replace(part, **{name: inside(getattr(part, name), rest, fields_of(type(part))[name])})
+        if not dataclasses.is_dataclass(part) or name not in field_types(type(part)):
+            raise ConfigError(f"--set {path}: no such field{suggest_path(path, leaves(to_json(config)))}")
+        return dataclasses.replace(part, **{name: inside(getattr(part, name), rest, field_types(type(part))[name])})
 
     return inside(config, path.split("."), type(config))
 
 
-def unset(path: str, name: str, classes: Sequence[type]) -> str:
+def explain_null(path: str, name: str, classes: Sequence[type]) -> str:
     """What to say where a field of null was to be set: how to set the whole, and the nearest field."""
-    close = nearest(name, [field for c in classes for field in fields_of(c)])
-    wholes = [{"is": c.__name__} | dict.fromkeys(missing(c, ()), "…") for c in classes]
+    close = did_you_mean(name, [field for c in classes for field in field_types(c)])
+    wholes = [{"is": c.__name__} | dict.fromkeys(missing_fields(c, ()), "…") for c in classes]
     ways = " or ".join(f"--set {path}='{json.dumps(whole, ensure_ascii=False)}'" for whole in wholes)
     return f"{path} is null; set it first, as {ways}{'' if name in close else close}"
 
 
-def suggestion(path: str, known) -> str:
+def suggest_path(path: str, known) -> str:
     """The nearest path: by its last name where one field has it, else by spelling."""
     known = [k for k in known if not k.endswith(".is")]
     same = [k for k in known if k.rsplit(".", 1)[-1] == path.rsplit(".", 1)[-1]]
-    return f"; did you mean {same[0]!r}?" if same else nearest(path, known)
+    return f"; did you mean {same[0]!r}?" if same else did_you_mean(path, known)
 
 
 def differences(one, other) -> list[tuple[str, Any, Any]]:

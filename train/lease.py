@@ -11,10 +11,10 @@ from pathlib import Path
 
 from train.run import RunError
 
-VISIBLE = 30.0  # seconds: clients of a network file system may remember for so long that a file was not there
+VISIBLE_SECONDS = 30.0  # seconds: clients of a network file system may remember for so long that a file was not there
 
 
-def said(text: str) -> dict:
+def parse_holder(text: str) -> dict:
     """What a lease tells of its holder; what is no lease tells nothing."""
     try:
         return {"attempt": 0, **json.loads(text)}
@@ -31,7 +31,7 @@ class Lease:
     def __init__(self, folder: Path):
         self.file = (folder / "lease.json").open("a+")
         self.file.seek(0)
-        held = said(self.file.read())
+        held = parse_holder(self.file.read())
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -40,7 +40,7 @@ class Lease:
                 f"wait for it, stop it, or take another --run-dir"
             ) from None
         self.attempt = held["attempt"] + 1
-        self.words = {
+        self.holder = {
             "attempt": self.attempt,
             "process": os.getpid(),
             "host": socket.gethostname(),
@@ -48,18 +48,18 @@ class Lease:
         }
         self.file.seek(0)
         self.file.truncate()
-        json.dump(self.words, self.file)
+        json.dump(self.holder, self.file)
         self.file.flush()
         os.fsync(self.file.fileno())  # other hosts look for it
 
 
-def check_shared(folder: Path, words: dict) -> None:
+def check_shared(folder: Path, holder: dict) -> None:
     """For the run's other processes: raises RunError where this folder is not the one that its holder wrote to."""
-    file, deadline = folder / "lease.json", time.monotonic() + VISIBLE
-    while not (file.is_file() and said(file.read_text()) == words):
+    file, deadline = folder / "lease.json", time.monotonic() + VISIBLE_SECONDS
+    while not (file.is_file() and parse_holder(file.read_text()) == holder):
         if time.monotonic() > deadline:
             raise RunError(
-                f"{folder.absolute()} on {socket.gethostname()} is not the folder that {words['host']} writes to; "
+                f"{folder.absolute()} on {socket.gethostname()} is not the folder that {holder['host']} writes to; "
                 f"--run-dir must name one that all machines share"
             )
         time.sleep(0.2)

@@ -19,9 +19,9 @@ def train(run: Run) -> str:
     (train/in_flight.py). Where a listener's turn has come the loop pauses: everything in flight is delivered first.
     """
     with jax.set_mesh(run.mesh):
-        run.tell(Started(run.step))
+        run.emit(Started(run.step))
         if run.step and run.pauses_at(run.step):
-            run.tell(Paused(run.step))  # a signal may have come before this pause was used
+            run.emit(Paused(run.step))  # a signal may have come before this pause was used
         flying, since = deque(), time.perf_counter()
         while run.step < run.experiment.steps and not run.stop:
             count = run.next_count()
@@ -34,11 +34,11 @@ def train(run: Run) -> str:
             flying.append((run.step, count, metrics))
             if run.pauses_at(run.step):
                 deliver(run, flying, 0, since)
-                run.tell(Paused(run.step))
+                run.emit(Paused(run.step))
                 since = time.perf_counter()
         deliver(run, flying, 0, since)  # what a signal left in flight
         reason = run.stop or "done"
-        run.tell(Ended(run.step, reason))
+        run.emit(Ended(run.step, reason))
         return reason
 
 
@@ -53,5 +53,5 @@ def deliver(run: Run, flying: deque, left: int, since: float) -> float:
         now = time.perf_counter()
         each, since = (now - since) / count, now
         steps = [{"step": last - count + 1 + i, "seconds": each} for i in range(count)]
-        run.tell(Measured([step | {k: float(v[i]) for k, v in values.items()} for i, step in enumerate(steps)]))
+        run.emit(Measured([step | {k: float(v[i]) for k, v in values.items()} for i, step in enumerate(steps)]))
     return since

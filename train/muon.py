@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from model.layers import numbering
-from model.sharding import dealt, spec
+from model.layers import stacked_axes
+from model.sharding import dealt, partition_spec
 from train.config import Muon
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan's quintic: singular values end in [0.7, 1.2], not at 1
@@ -24,7 +24,7 @@ class MuonState(NamedTuple):
     momentum: optax.Updates
 
 
-def orthogonalised(matrices_LMN: jax.Array, iterations: int) -> jax.Array:
+def orthogonalize(matrices_LMN: jax.Array, iterations: int) -> jax.Array:
     """Newton-Schulz steps on a stack of matrices: U V' of each one's singular value decomposition, roughly."""
     a, b, c = COEFFICIENTS
     tall = matrices_LMN.shape[1] > matrices_LMN.shape[2]
@@ -36,10 +36,10 @@ def orthogonalised(matrices_LMN: jax.Array, iterations: int) -> jax.Array:
     return jnp.swapaxes(x, 1, 2) if tall else x
 
 
-def as_matrices(parameter: nnx.Param) -> tuple[int, int, int]:
+def matrix_shape(parameter: nnx.Param) -> tuple[int, int, int]:
     """(matrices, inputs, outputs) of a parameter that layers, or each of their experts, use as a matrix."""
-    shape, first = parameter[...].shape, numbering(parameter.axes)
-    last = first + parameter.inputs
+    shape, first = parameter[...].shape, stacked_axes(parameter.axes)
+    last = first + parameter.input_axes
     return math.prod(shape[:first]), math.prod(shape[first:last]), math.prod(shape[last:])
 
 
@@ -61,36 +61,38 @@ def scale_by_muon(config: Muon) -> optax.GradientTransformation:
             ahead = jax.tree.map(lambda m, g: config.momentum * m + g, momentum, gradients)
         leaves, tree = jax.tree.flatten(ahead, is_leaf=lambda x: isinstance(x, nnx.Param))
         ours = [bool(jax.tree.leaves(leaf)) for leaf in leaves]  # optax.partition empties the other parameters
-        turned = iter(together([leaf for leaf, mine in zip(leaves, ours, strict=True) if mine], config.iterations))
+        turned = iter(
+            orthogonalize_by_shape([leaf for leaf, mine in zip(leaves, ours, strict=True) if mine], config.iterations)
+        )
         leaves = [next(turned) if mine else leaf for leaf, mine in zip(leaves, ours, strict=True)]
         return jax.tree.unflatten(tree, leaves), MuonState(momentum)
 
     return optax.GradientTransformation(init, update)
 
 
-def together(parameters: list[nnx.Param], iterations: int) -> list[nnx.Param]:
+def orthogonalize_by_shape(parameters: list[nnx.Param], iterations: int) -> list[nnx.Param]:
     """Orthogonal updates of all parameters; those of one matrix shape (or its transpose) share their matmuls."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, parameter in enumerate(parameters):
-        _, rows, columns = as_matrices(parameter)
+        _, rows, columns = matrix_shape(parameter)
         groups.setdefault((min(rows, columns), max(rows, columns)), []).append(index)
     done: dict[int, nnx.Param] = {}
     for members in groups.values():
         stacks = []
         for index in members:
-            layers, rows, columns = as_matrices(parameters[index])
+            layers, rows, columns = matrix_shape(parameters[index])
             stack = dealt(parameters[index][...]).reshape(layers, rows, columns)
             stacks.append(jnp.swapaxes(stack, 1, 2) if rows > columns else stack)
-        whole = orthogonalised(dealt(jnp.concatenate(stacks), over_devices=True), iterations)
+        whole = orthogonalize(dealt(jnp.concatenate(stacks), over_devices=True), iterations)
         whole = dealt(whole)
         start = 0
         for index in members:
             parameter = parameters[index]
-            layers, rows, columns = as_matrices(parameter)
+            layers, rows, columns = matrix_shape(parameter)
             stack = whole[start : start + layers]
             start += layers
             stack = jnp.swapaxes(stack, 1, 2) if rows > columns else stack
             value = (stack * math.sqrt(max(1.0, columns / rows))).reshape(parameter[...].shape)
-            home = spec(parameter.axes, value.shape, "storage")
+            home = partition_spec(parameter.axes, value.shape, "storage")
             done[index] = parameter.replace(value if home is None else jax.sharding.reshard(value, home))
     return [done[index] for index in range(len(parameters))]

@@ -9,62 +9,62 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from model.layers import Balance
+from model.layers import BalancingBias
 from train import config as c
 from train.adafactor import scale_by_adafactor
+from train.learning_rate import learning_rate
 from train.muon import scale_by_muon
-from train.schedule import rate
 
 
 def is_parameter(x) -> bool:
     return isinstance(x, nnx.Param)
 
 
-def matrices(parameters):
+def weight_decay_mask(parameters):
     """True for every parameter used as a matrix (embeddings and output too): those that weight decay acts on."""
-    return jax.tree.map(lambda p: p.replace(bool(p.inputs)), parameters, is_leaf=is_parameter)
+    return jax.tree.map(lambda p: p.replace(bool(p.input_axes)), parameters, is_leaf=is_parameter)
 
 
-def hidden_matrices(parameters):
+def muon_labels(parameters):
     """`muon` for the matrices inside layers, `adam` for the rest."""
 
     def label(p: nnx.Param) -> nnx.Param:
-        return p.replace("muon" if p.inputs and p.axes[0] == "layers" else "adam")
+        return p.replace("muon" if p.input_axes and p.axes[0] == "layers" else "adam")
 
     return jax.tree.map(label, parameters, is_leaf=is_parameter)
 
 
-def kinds(parameters):
+def parameter_labels(parameters):
     """`balance` for the biases that even out an experts' load, `weight` for all that the loss moves."""
 
     def label(p: nnx.Param) -> nnx.Param:
-        return p.replace("balance" if isinstance(p, Balance) else "weight")
+        return p.replace("balance" if isinstance(p, BalancingBias) else "weight")
 
     return jax.tree.map(label, parameters, is_leaf=is_parameter)
 
 
-def norm(gradient) -> jax.Array:
+def gradient_norm(gradient) -> jax.Array:
     """The global norm of the weights' gradient: what clipping sees."""
     parameters = jax.tree.leaves(gradient, is_leaf=is_parameter)
-    return optax.tree.norm([p[...] for p in parameters if not isinstance(p, Balance)])
+    return optax.tree.norm([p[...] for p in parameters if not isinstance(p, BalancingBias)])
 
 
-def against_the_load() -> optax.GradientTransformation:
+def balance_expert_load() -> optax.GradientTransformation:
     """Every bias goes down by its own rate where its expert took more than an even share, up where less (Wang et al.
     2024, algorithm 1)."""
 
     def step(p: nnx.Param) -> nnx.Param:
-        return p.replace(-p.rate * jnp.sign(p[...])) if isinstance(p, Balance) else p
+        return p.replace(-p.rate * jnp.sign(p[...])) if isinstance(p, BalancingBias) else p
 
     return optax.stateless(lambda gradient, _: jax.tree.map(step, gradient, is_leaf=is_parameter))
 
 
 def adamw(rule: c.AdamW) -> optax.GradientTransformation:
-    decay = optax.add_decayed_weights(rule.weight_decay, mask=matrices)
+    decay = optax.add_decayed_weights(rule.weight_decay, mask=weight_decay_mask)
     return optax.chain(optax.scale_by_adam(rule.beta1, rule.beta2, rule.epsilon), decay)
 
 
-def make(optimizer: c.Optimizer, steps: int) -> optax.GradientTransformation:
+def make_optimizer(optimizer: c.Optimizer, steps: int) -> optax.GradientTransformation:
     """Clipping, the rule with its decoupled weight decay, and minus the scheduled rate; biases of a mixture of experts
     have a rule of their own."""
     match optimizer.rule:
@@ -73,16 +73,14 @@ def make(optimizer: c.Optimizer, steps: int) -> optax.GradientTransformation:
         case c.Muon() as rule:
             decay = optax.add_decayed_weights(rule.weight_decay)
             rest = optax.chain(adamw(rule.adam), optax.scale(rule.adam_rate))
-            direction = optax.partition(
-                {"muon": optax.chain(scale_by_muon(rule), decay), "adam": rest}, hidden_matrices
-            )
+            direction = optax.partition({"muon": optax.chain(scale_by_muon(rule), decay), "adam": rest}, muon_labels)
         case c.Lion() as rule:
-            decay = optax.add_decayed_weights(rule.weight_decay, mask=matrices)
+            decay = optax.add_decayed_weights(rule.weight_decay, mask=weight_decay_mask)
             direction = optax.chain(optax.scale_by_lion(rule.beta1, rule.beta2), decay)
         case c.Adafactor() as rule:
-            decay = optax.add_decayed_weights(rule.weight_decay, mask=matrices)
+            decay = optax.add_decayed_weights(rule.weight_decay, mask=weight_decay_mask)
             direction = optax.chain(scale_by_adafactor(rule), decay)
-    scheduled = functools.partial(rate, optimizer.schedule, optimizer.peak_rate, steps)
+    scheduled = functools.partial(learning_rate, optimizer.schedule, optimizer.peak_rate, steps)
     clip = [] if optimizer.clip is None else [optax.clip_by_global_norm(optimizer.clip)]
     weight = optax.chain(*clip, direction, optax.scale_by_learning_rate(scheduled))
-    return optax.partition({"weight": weight, "balance": against_the_load()}, kinds)
+    return optax.partition({"weight": weight, "balance": balance_expert_load()}, parameter_labels)

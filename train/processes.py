@@ -15,11 +15,13 @@ from jax._src import distributed
 
 T = TypeVar("T")
 
-PATIENCE = 7 * 24 * 3600 * 1000  # ms: waits end by an answer, or with the process (train/ties.py); never by this
+PATIENCE = (
+    7 * 24 * 3600 * 1000
+)  # ms: waits end by an answer, or with the process (train/failure_link.py); never by this
 TURNS = itertools.count()  # every process takes part in every `gathered`, so all count alike
 
 
-def number() -> int:
+def index() -> int:
     """Of this process. Unlike jax.process_index() it starts no backend."""
     return distributed.global_state.process_id
 
@@ -33,7 +35,7 @@ def coordinator() -> str | None:
     return distributed.global_state.coordinator_address
 
 
-def told(name: str, value: str | None = None) -> str:
+def broadcast_value(name: str, value: str | None = None) -> str:
     """What process 0 calls `name`: it gives the value, the others wait for it."""
     client = distributed.global_state.client
     if value is not None:
@@ -41,23 +43,23 @@ def told(name: str, value: str | None = None) -> str:
     return client.blocking_key_value_get(f"skald/{name}", PATIENCE)
 
 
-def gathered(value) -> list:
+def all_gather_json(value) -> list:
     """What every process gives, in order of their numbers, on all of them; values are JSON. All must call it."""
     if count() == 1:
         return [value]
     client, turn = distributed.global_state.client, f"skald/{next(TURNS)}"
-    client.key_value_set(f"{turn}/{number():06}", json.dumps(value))
+    client.key_value_set(f"{turn}/{index():06}", json.dumps(value))
     client.wait_at_barrier(turn, PATIENCE)
     return [json.loads(text) for _, text in sorted(client.key_value_dir_get(turn))]
 
 
-def agreed(decide: Callable[[], T]) -> T:
+def broadcast_from_first(decide: Callable[[], T]) -> T:
     """What process 0 decides, on all: only it looks. What it raises ends all."""
-    return gathered(decide() if number() == 0 else None)[0]
+    return all_gather_json(decide() if index() == 0 else None)[0]
 
 
 def first_then_others(make: Callable[[], T]) -> T:
     """`make` in process 0, and only then in the others: they find what it left, where they share its disk."""
-    made = make() if number() == 0 else None
-    gathered(None)
-    return made if number() == 0 else make()
+    made = make() if index() == 0 else None
+    all_gather_json(None)
+    return made if index() == 0 else make()

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from data.rows import Rows
 from model import schedule
-from model.sharding import ShardingError, check_parts, make_mesh, spec, time_order
+from model.sharding import ShardingError, check_chunks, make_mesh, partition_spec, time_order
 from train import state, step
 from train.config import Experiment
 from train.feed import ROW_AXES, rows_shape
@@ -37,10 +37,10 @@ class Program:
         self.train_steps = jax.jit(steps, donate_argnums=0, compiler_options=options)
 
     @functools.cached_property
-    def abstract_state(self) -> state.State:
+    def abstract_state(self) -> state.TrainState:
         """Shapes, types and shardings of the state on this mesh; nothing is computed."""
         with jax.set_mesh(self.mesh):
-            shapes = jax.eval_shape(lambda: state.create(self.experiment))
+            shapes = jax.eval_shape(lambda: state.create_state(self.experiment))
 
         def here(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             lies = x.sharding.spec if x.sharding else PartitionSpec()
@@ -53,11 +53,11 @@ class Program:
         e = self.experiment
         shape = rows_shape(steps, e.microbatches, e.batch_size, e.data.length)
         with jax.set_mesh(self.mesh):
-            lies = NamedSharding(self.mesh, spec((None, None, *ROW_AXES), shape, "compute"))
+            lies = NamedSharding(self.mesh, partition_spec((None, None, *ROW_AXES), shape, "compute"))
         types = Rows(jnp.int32, jnp.int32, jnp.int32, jnp.int32, jnp.float32)
         return Rows(*(jax.ShapeDtypeStruct(shape, dtype, sharding=lies) for dtype in types))
 
-    def lowered(self) -> jax.stages.Lowered:
+    def lower(self) -> jax.stages.Lowered:
         """One step, traced for this mesh."""
         with jax.set_mesh(self.mesh):
             return self.train_steps.lower(self.abstract_state, self.abstract_rows())
@@ -66,17 +66,17 @@ class Program:
         """Raises ShardingError where parameters or rows do not divide over the mesh."""
         e, _ = self.experiment, self.abstract_state
         with jax.set_mesh(self.mesh):
-            spec(ROW_AXES, (e.batch_size // e.microbatches, e.data.length), "compute")
+            partition_spec(ROW_AXES, (e.batch_size // e.microbatches, e.data.length), "compute")
             time_order(e.data.length)
             try:
-                check_parts("time", e.data.length, e.execution.loss_chunks)
+                check_chunks("time", e.data.length, e.execution.loss_chunks)
             except ShardingError as error:
                 raise ShardingError(f"execution.loss_chunks={e.execution.loss_chunks}: {error}") from None
-        self.pipelined()
+        self.pipeline_microbatches()
 
-    def pipelined(self) -> int:
+    def pipeline_microbatches(self) -> int:
         """Into how many microbatches a pipeline cuts the rows of a gradient; 1 where there is none. Raises
         ShardingError."""
         e = self.experiment
         with jax.set_mesh(self.mesh):
-            return schedule.microbatches(e.batch_size // e.microbatches, e.execution)
+            return schedule.microbatch_count(e.batch_size // e.microbatches, e.execution)

@@ -19,8 +19,8 @@ from train.program import Program
 
 T = TypeVar("T")
 
-IDENTITY = ("model", "data", "optimizer", "seed", "batch_size", "microbatches", "z_loss")
-PLACES = ("data.source.path", "data.validation_source.path", "data.tokenizer.path")  # may move: fingerprints tell
+IDENTITY_FIELDS = ("model", "data", "optimizer", "seed", "batch_size", "microbatches", "z_loss")
+PATH_FIELDS = ("data.source.path", "data.validation_source.path", "data.tokenizer.path")  # may move: fingerprints tell
 
 
 class RunError(ValueError):
@@ -34,12 +34,12 @@ class Run:
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.folder, self.data, self.listeners = folder, data, listeners
         self.step, self.stop = 0, ""
-        self.state: state.State | None = None
+        self.state: state.TrainState | None = None
         self.scores: dict[int, dict] = {}  # step -> what evaluation found there
 
-    def create_state(self) -> state.State:
+    def create_state(self) -> state.TrainState:
         with jax.set_mesh(self.mesh):
-            return jax.block_until_ready(jax.jit(lambda: state.create(self.experiment))())
+            return jax.block_until_ready(jax.jit(lambda: state.create_state(self.experiment))())
 
     def feed(self, first: int, count: int):
         e = self.experiment
@@ -55,7 +55,7 @@ class Run:
         e = self.experiment
         return step >= e.steps or not step % e.evaluation.every or not step % e.checkpoints.every
 
-    def tell(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
         for listener in self.listeners:
             listener(self, event)
 
@@ -67,7 +67,7 @@ class Run:
         """
         for part in parts:
             yield part
-            self.tell(Advanced(self.step))
+            self.emit(Advanced(self.step))
             if self.stop:
                 return
 
@@ -80,7 +80,7 @@ class Run:
 def check_identity(saved: dict, experiment: Experiment, folder: Path) -> list[str]:
     """Lines for what may change and did. Raises RunError naming every identity field that differs."""
     changed = fields.differences(saved, experiment)
-    mine = [c for c in changed if c[0].split(".")[0] in IDENTITY and c[0] not in PLACES]
+    mine = [c for c in changed if c[0].split(".")[0] in IDENTITY_FIELDS and c[0] not in PATH_FIELDS]
     if mine:
         shown = "; ".join(f"{path}: {old!r} there, {new!r} here" for path, old, new in mine[:8])
         more = f" and {len(mine) - 8} more" if len(mine) > 8 else ""
@@ -98,7 +98,7 @@ def check_data(saved: dict, here: dict, folder: Path) -> None:
         )
 
 
-def parameters(tree) -> int:
+def count_parameters(tree) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 

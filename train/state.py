@@ -13,7 +13,7 @@ from train import optimizer
 from train.config import Experiment
 
 
-class State(NamedTuple):
+class TrainState(NamedTuple):
     """`step` updates were made. `average` is the moving average of the weights that they made (before the first: the
     initial ones), or None."""
 
@@ -23,14 +23,14 @@ class State(NamedTuple):
     average: Transformer | None
 
     @property
-    def best(self) -> Transformer:
+    def evaluation_model(self) -> Transformer:
         """The weights to evaluate and to write with."""
         return self.model if self.average is None else self.average
 
 
-def create(experiment: Experiment) -> State:
+def create_state(experiment: Experiment) -> TrainState:
     """The state of step 0, every array born sharded on the current mesh. Call it under jit."""
     model = Transformer(experiment.model, jax.random.key(experiment.seed), experiment.execution)
-    transform = optimizer.make(experiment.optimizer, experiment.steps)
+    transform = optimizer.make_optimizer(experiment.optimizer, experiment.steps)
     average = None if experiment.optimizer.average is None else jax.tree.map(jnp.copy, model)
-    return State(jnp.zeros((), jnp.int32), model, transform.init(model), average)
+    return TrainState(jnp.zeros((), jnp.int32), model, transform.init(model), average)

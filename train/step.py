@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import optax
 
 from data.rows import Rows
-from train import loss, optimizer, schedule
+from train import loss, optimizer
 from train.config import Experiment
-from train.state import State
+from train.learning_rate import learning_rate
+from train.state import TrainState
 
 
-def gradients(experiment: Experiment, state: State, rows: Rows, key: jax.Array):
+def loss_and_gradient(experiment: Experiment, state: TrainState, rows: Rows, key: jax.Array):
     """Mean loss in nats, and the gradient of it and what is added to it, over microbatches [M, B, T], one after
     another, summed in float32."""
 
     def objective(model, rows, key):
-        sums = loss.summed(model, rows, key, experiment.z_loss)
+        sums = loss.sum_losses(model, rows, key, experiment.z_loss)
         return sums.loss + sums.added, sums
 
     def one(total, given):
@@ -29,7 +30,7 @@ def gradients(experiment: Experiment, state: State, rows: Rows, key: jax.Array):
 
     count = rows.tokens.shape[0]
     keys = [None] * count if key is None else jax.random.split(key, count)
-    zero = (loss.Sums(*jnp.zeros(3)), jax.tree.map(jnp.zeros_like, state.model))
+    zero = (loss.TrainingSums(*jnp.zeros(3)), jax.tree.map(jnp.zeros_like, state.model))
     if count == 1:
         total, _ = one(zero, (jax.tree.map(lambda x: x[0], rows), keys[0]))
     else:
@@ -39,27 +40,27 @@ def gradients(experiment: Experiment, state: State, rows: Rows, key: jax.Array):
     return sums.loss / weight, jax.tree.map(lambda g: g / weight, gradient)
 
 
-def train_step(experiment: Experiment, state: State, rows: Rows) -> tuple[State, dict[str, jax.Array]]:
+def train_step(experiment: Experiment, state: TrainState, rows: Rows) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update on rows [M, B, T]. Metrics: `train/loss` (nats a token), `grad_norm` before clipping, `rate`."""
-    transform = optimizer.make(experiment.optimizer, experiment.steps)
-    key = jax.random.fold_in(jax.random.key(experiment.seed + 1), state.step) if drops(experiment) else None
-    value, gradient = gradients(experiment, state, rows, key)
+    transform = optimizer.make_optimizer(experiment.optimizer, experiment.steps)
+    key = jax.random.fold_in(jax.random.key(experiment.seed + 1), state.step) if uses_dropout(experiment) else None
+    value, gradient = loss_and_gradient(experiment, state, rows, key)
     updates, optimizer_state = transform.update(gradient, state.optimizer, state.model)
     model = optax.apply_updates(state.model, updates)
     average = state.average
     if average is not None:
-        average = averaged(average, model, experiment.optimizer.average, state.step + 1)
+        average = update_average(average, model, experiment.optimizer.average, state.step + 1)
     metrics = {
         "train/loss": value,
-        "grad_norm": optimizer.norm(gradient),
-        "rate": schedule.rate(
+        "grad_norm": optimizer.gradient_norm(gradient),
+        "rate": learning_rate(
             experiment.optimizer.schedule, experiment.optimizer.peak_rate, experiment.steps, state.step
         ),
     }
-    return State(state.step + 1, model, optimizer_state, average), metrics
+    return TrainState(state.step + 1, model, optimizer_state, average), metrics
 
 
-def averaged(average, model, decay: float, step: jax.Array):
+def update_average(average, model, decay: float, step: jax.Array):
     """The moving average with the weights that update `step` (the first is 1) made in it: the sum of decay^(step - i)
     times the weights of update i, over that of the factors. None of the initial weights stays in it (Kingma & Ba 2015,
     section 3)."""
@@ -67,12 +68,12 @@ def averaged(average, model, decay: float, step: jax.Array):
     return optax.incremental_update(model, average, (1 - decay) / share)
 
 
-def train_steps(experiment: Experiment, state: State, rows: Rows) -> tuple[State, dict[str, jax.Array]]:
+def train_steps(experiment: Experiment, state: TrainState, rows: Rows) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update for each entry of rows [steps, M, B, T]; metrics [steps]."""
     return jax.lax.scan(lambda state, rows: train_step(experiment, state, rows), state, rows)
 
 
-def drops(experiment: Experiment) -> bool:
+def uses_dropout(experiment: Experiment) -> bool:
     """Whether anything in the model drops out: without it no random numbers are drawn."""
     blocks = [block for stack in experiment.model.layers for block in stack.pattern]
     return bool(experiment.model.dropout or any(b.dropout or b.mixer.dropout for b in blocks))

@@ -10,23 +10,23 @@ from argparse import Namespace
 from launch.bench import decoding, training
 from launch.bench.peer import Peer
 from train import fields
-from train.check import check_stated
+from train.check import check_vocabulary_stated
 
 
 def command(arguments: Namespace) -> int:
-    check_stated(arguments.experiment)
+    check_vocabulary_stated(arguments.experiment)
     bench = {"train": training, "decode": decoding}[arguments.what]
     found = []
     for case in bench.cases(arguments):
-        found.append(measured(bench, arguments.experiment, case, arguments))
+        found.append(measure(bench, arguments.experiment, case, arguments))
         if not arguments.json:
-            print(line(found[-1]), flush=True)
+            print(summary(found[-1]), flush=True)
     if arguments.json:
         print(json.dumps({**found[0], "cases": found}))
     return 0
 
 
-def measured(bench, experiment, case: dict, arguments: Namespace) -> dict:
+def measure(bench, experiment, case: dict, arguments: Namespace) -> dict:
     """One case's figures: our runs and the peer's in turn, medians of each, and what the machine allows at most."""
     peer = Peer(arguments.what, fields.to_json(experiment), case) if arguments.against else None
     try:
@@ -37,7 +37,7 @@ def measured(bench, experiment, case: dict, arguments: Namespace) -> dict:
             runs.append(ours())
             if peer:
                 others.append(peer())
-            print(f"run {number + 1}: {runs[-1]:,.1f} tokens/s{told(others)}", file=sys.stderr)
+            print(f"run {number + 1}: {runs[-1]:,.1f} tokens/s{peer_text(others)}", file=sys.stderr)
     finally:
         if peer:
             peer.close()
@@ -51,11 +51,11 @@ def measured(bench, experiment, case: dict, arguments: Namespace) -> dict:
     return {**found, "runs": [round(run, 1) for run in runs]}
 
 
-def told(others: list[float]) -> str:
+def peer_text(others: list[float]) -> str:
     return f"   peer {others[-1]:,.1f}" if others else ""
 
 
-def line(found: dict) -> str:
+def summary(found: dict) -> str:
     shape = f"{found['config']}, {found['batch']} {'rows' if found['what'] == 'train' else 'sequences'}"
     text = f"{found['what']} {shape}: {found['tokens_per_second']:,.0f} tokens/s"
     if "ratio" in found:

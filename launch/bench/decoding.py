@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from launch import machine
-from model.decode.chain import parse
+from model.decode.chain import parse_chain
 from model.decode.generate import Generator
-from model.transformer import Transformer, abstract
+from model.transformer import Transformer, abstract_model
 from train.config import Experiment
 
 PROMPT, NEW = 32, 128
@@ -31,11 +31,11 @@ def prompts(vocab_size: int, batch: int) -> list[list[int]]:
 def task(experiment: Experiment, batch: int):
     """A function that writes NEW tokens for each of `batch` prompts and returns tokens a second, prefill included."""
     model = experiment.model
-    execution = machine.writing(replace(experiment.execution, dtype="float32"))
+    execution = machine.decoding_execution(replace(experiment.execution, dtype="float32"))
     made = jax.jit(lambda: Transformer(model, jax.random.key(0), execution))()
     generator = Generator(made, vocab_size=model.vocab_size, context=model.context)
     del made
-    given, chain = prompts(model.vocab_size, batch), parse("greedy")
+    given, chain = prompts(model.vocab_size, batch), parse_chain("greedy")
 
     def once() -> float:
         start = time.perf_counter()
@@ -56,6 +56,6 @@ def limit(experiment: Experiment, batch: int) -> float:
         start = time.perf_counter()
         total(a).block_until_ready()
         best = min(best, time.perf_counter() - start)
-    shapes = abstract(experiment.model)
+    shapes = abstract_model(experiment.model)
     blocks = sum(x.size for x in jax.tree.leaves(shapes.stacks)) + experiment.model.width * experiment.model.vocab_size
     return batch * size / best / blocks

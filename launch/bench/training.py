@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from data.pipeline import open_data
+from data.pipeline import open_pipeline
 from launch import machine
 from model import cost
 from train.check import check, check_vocabulary
@@ -30,7 +30,7 @@ def task(experiment: Experiment, batch: int):
     e = replace(experiment, batch_size=batch, steps=10**9)  # no pause falls into a run
     e = replace(e, evaluation=replace(e.evaluation, every=10**9), checkpoints=replace(e.checkpoints, every=10**9))
     check(e)
-    data = open_data(e.data, e.batch_size, e.seed, machine.cache())
+    data = open_pipeline(e.data, e.batch_size, e.seed, machine.cache())
     check_vocabulary(e, data.tokenizer.vocab_size)
     run = Run(machine.program(e), Path(), data)
     run.state = run.create_state()

@@ -14,19 +14,21 @@ from model.config import Execution
 from train.config import Experiment
 
 STEPS_PER_DISPATCH = 10  # a call has a fixed cost; more in one would delay the first loss and the answer to a signal
-DROPS_BARRIERS = "cse_barrier_expander"  # a pass of XLA's, before it fuses: in its absence barriers hold
-AT_ONCE = "xla_cpu_enable_concurrency_optimized_scheduler"  # draws all parameters at once: the model twice in memory
-SPLITS_SUMS = "tree_reduction_rewriter"  # makes many small sums of one over rows
+BARRIER_REMOVAL = "cse_barrier_expander"  # a pass of XLA's, before it fuses: in its absence barriers hold
+CONCURRENT_SCHEDULER = (
+    "xla_cpu_enable_concurrency_optimized_scheduler"  # draws all parameters at once: the model twice in memory
+)
+TREE_REDUCTION = "tree_reduction_rewriter"  # makes many small sums of one over rows
 
 
 def set_flags(experiment: Experiment | None, processes: int = 1) -> None:
     """Barriers hold; for a training step one XLA device a core. What the user's own XLA_FLAGS say stays."""
     given = os.environ.get("XLA_FLAGS", "")
-    flags = {"xla_disable_hlo_passes": DROPS_BARRIERS}
+    flags = {"xla_disable_hlo_passes": BARRIER_REMOVAL}
     if experiment is not None:
         flags["xla_force_host_platform_device_count"] = str(devices(experiment, machine.cores(), processes))
-        flags["xla_disable_hlo_passes"] += f",{SPLITS_SUMS}"
-        flags[AT_ONCE] = "false"
+        flags["xla_disable_hlo_passes"] += f",{TREE_REDUCTION}"
+        flags[CONCURRENT_SCHEDULER] = "false"
     added = [f"--{name}={value}" for name, value in flags.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
 
@@ -52,14 +54,14 @@ def fitted(experiment: Experiment, devices: int) -> Experiment:
     return replace(e, steps_per_dispatch=dispatch, mesh=mesh, execution=replace(e.execution, layers=layers))
 
 
-def writing(execution: Execution) -> Execution:
+def decoding_execution(execution: Execution) -> Execution:
     """Matrices as they are read fastest (a fifth to a quarter more tokens a second than inputs first), and a cache that
     is not copied at every token."""
-    return replace(execution, turned=True, kernel="held" if execution.kernel == "auto" else execution.kernel)
+    return replace(execution, transposed=True, kernel="cached" if execution.kernel == "auto" else execution.kernel)
 
 
 def tuned(function):
     """A step with barriers behind what is read more than once (launch/cpu/barriers.py)."""
     from launch.cpu import barriers  # imports JAX, which must not be imported before set_flags
 
-    return barriers.held(function)
+    return barriers.with_barriers(function)

@@ -19,20 +19,20 @@ COPIES = ("reshape", "transpose", "broadcast_in_dim", "convert_element_type", "s
 COPIES += ("reshard", "stop_gradient", "optimization_barrier")
 
 
-def held(function):
+def with_barriers(function):
     """The same function of pytrees, with a barrier behind every large value that is read more than once."""
 
     @functools.wraps(function)
     def wrapped(*given):
         traced, shape = jax.make_jaxpr(function, return_shape=True)(*given)
-        program = rewritten(traced)
+        program = insert_barriers(traced)
         found = evaluate(program, jax.tree.leaves(given))
         return jax.tree.unflatten(jax.tree.structure(shape), found)
 
     return wrapped
 
 
-def rewritten(traced: core.ClosedJaxpr) -> core.ClosedJaxpr:
+def insert_barriers(traced: core.ClosedJaxpr) -> core.ClosedJaxpr:
     """Inner calls put in line, then barriers where they belong."""
     shapes = [v.aval for v in traced.jaxpr.invars]
     flat = jax.make_jaxpr(lambda *given: evaluate(traced, given))(*shapes)
@@ -49,20 +49,20 @@ def evaluate(traced: core.ClosedJaxpr, given, barriers: bool = False) -> list:
         return values[v] if isinstance(v, core.Var) else v.val
 
     for e in jaxpr.eqns:
-        found = applied(e, [value(v) for v in e.invars], barriers)
+        found = evaluate_equation(e, [value(v) for v in e.invars], barriers)
         if barriers:
-            found = [jax.lax.optimization_barrier(x) if shared(e, readers) else x for x in found]
+            found = [jax.lax.optimization_barrier(x) if needs_barrier(e, readers) else x for x in found]
         values.update(zip(e.outvars, found, strict=True))
     return [value(v) for v in jaxpr.outvars]
 
 
-def applied(e: core.JaxprEqn, given: list, barriers: bool) -> list:
+def evaluate_equation(e: core.JaxprEqn, given: list, barriers: bool) -> list:
     """One equation's results: the bodies of calls in line, those of loops rewritten where barriers are put."""
     match e.primitive.name:
         case "jit" | "pjit":
             return evaluate(e.params["jaxpr"], given)
         case "scan" if barriers:
-            parameters = {**e.params, "jaxpr": rewritten(e.params["jaxpr"])}
+            parameters = {**e.params, "jaxpr": insert_barriers(e.params["jaxpr"])}
         case _:
             parameters = e.primitive.get_bind_params(e.params)
             if isinstance(parameters, tuple):  # JAX before 0.10 and some primitives: functions apart
@@ -73,7 +73,7 @@ def applied(e: core.JaxprEqn, given: list, barriers: bool) -> list:
     return list(found) if e.primitive.multiple_results else [found]
 
 
-def shared(e: core.JaxprEqn, readers: collections.Counter) -> bool:
+def needs_barrier(e: core.JaxprEqn, readers: collections.Counter) -> bool:
     """Whether an equation's one result is worth keeping: large, costlier than a copy, and read more than once."""
     v = e.outvars[0]
     once = len(e.outvars) > 1 or readers[v] < 2

@@ -13,9 +13,9 @@ import jax
 
 from launch.chips import GIB
 from launch.plan import topology, versions
-from launch.plan.compiled import Plan, compiled
-from launch.plan.search import best, ranked, written
-from train.check import check, check_stated
+from launch.plan.compiled import Plan, compile_plan
+from launch.plan.search import format_settings, rank_candidates, search
+from train.check import check, check_vocabulary_stated
 from train.fields import ConfigError
 
 ASSUMED = """An estimate, from the compiler's schedule: fusions and copies take the cycles of its cost model, Pallas
@@ -28,7 +28,7 @@ WAITS |= {"compute": "arithmetic", "memory": "memory", "prefetch": "memory"}
 def command(arguments: Namespace) -> int:
     experiment, name = arguments.experiment, arguments.topology
     check(experiment)
-    check_stated(experiment)
+    check_vocabulary_stated(experiment)
     if arguments.slices > 1 and not name:
         raise ConfigError(f"--slices {arguments.slices} needs a --topology")
     kept = Path(arguments.dump_hlo) if arguments.dump_hlo else None
@@ -38,13 +38,13 @@ def command(arguments: Namespace) -> int:
     where = f"{arguments.slices} x {name}" if arguments.slices > 1 else name or "this machine"
     found = None
     if arguments.search:
-        found = best(experiment, devices, lambda line: sys.stderr.write(f"{line}\n"))
+        found = search(experiment, devices, lambda line: sys.stderr.write(f"{line}\n"))
         plan = found[0][1]
     else:
-        plan = compiled(experiment, devices)
+        plan = compile_plan(experiment, devices)
     if kept and plan.text:
         kept.write_text(plan.text)
-    better = None if plan.fits or not name else next(iter(ranked(experiment, devices)), None)
+    better = None if plan.fits or not name else next(iter(rank_candidates(experiment, devices)), None)
     if arguments.json:
         print(json.dumps(figures(plan, where, found, better)))
         return 0
@@ -52,9 +52,9 @@ def command(arguments: Namespace) -> int:
         print("\n".join(ranking(found)) + "\n")
     print("\n".join(page(plan, arguments.config, where)))
     if better:
-        print(f"  by arithmetic this fits, in {better.bytes / GIB:.2f} GiB: {written(better.settings)}")
+        print(f"  by arithmetic this fits, in {better.bytes / GIB:.2f} GiB: {format_settings(better.settings)}")
     if found:
-        print(f"  take it with: {written(found[0][0].settings)}")
+        print(f"  take it with: {format_settings(found[0][0].settings)}")
     if plan.spent:
         print(f"\n{ASSUMED}")
     return 0
@@ -79,7 +79,7 @@ def figures(plan: Plan, where: str, found, better) -> dict:
         "microbatches": plan.experiment.microbatches,
         "model_flops": plan.model_flops,
         "compiled_flops": plan.flops,
-        "recomputed_share": recomputed(plan),
+        "recomputed_share": recomputed_share(plan),
         "compile_seconds": round(plan.compile_seconds, 2),
         **plan.compiler,
         "step_seconds": plan.seconds,
@@ -89,7 +89,7 @@ def figures(plan: Plan, where: str, found, better) -> dict:
         "collective_seconds": dict(spent.busy) if spent else None,
         "exposed_collective_seconds": sum(spent.exposed.values()) if spent else None,
         "seconds_by": dict(spent.seconds) if spent else None,
-        "bound_by": bound(plan) if spent else None,
+        "bound_by": bottleneck(plan) if spent else None,
         "money_per_trillion_tokens": money(plan),
     }
     if found:
@@ -114,14 +114,14 @@ def page(plan: Plan, config: str, where: str) -> list[str]:
         f"activations and the rest {size(plan.rest_bytes)}",
     ]
     if plan.flops is not None:
-        again = recomputed(plan)
+        again = recomputed_share(plan)
         lines.append(
             f"  FLOPs a device: the model's {plan.model_flops / 1e12:.3g} T, compiled {plan.flops / 1e12:.3g} T"
             + (f" ({again:.0%} of them computed again)" if again else "")
         )
     if plan.spent:
         lines += timing(plan)
-    lines.append(f"  compiled in {plan.compile_seconds:.0f} s by {versions.written(plan.compiler)}")
+    lines.append(f"  compiled in {plan.compile_seconds:.0f} s by {versions.format_versions(plan.compiler)}")
     return lines
 
 
@@ -130,18 +130,18 @@ def ranking(found) -> list[str]:
     lines = ["   seconds     MFU      GiB  set"]
     for entry, plan in found:
         timed = f"{plan.seconds:10.4g} {plan.utilization:7.1%}" if plan.fits else f"{'too much':>18}"
-        lines.append(f"{timed} {plan.peak_bytes / GIB:8.2f}  {written(entry.settings)}")
+        lines.append(f"{timed} {plan.peak_bytes / GIB:8.2f}  {format_settings(entry.settings)}")
     return lines
 
 
 def timing(plan: Plan) -> list[str]:
     spent = plan.spent
-    shares = ", ".join(f"{name} {seconds / plan.seconds:.0%}" for name, seconds in goes_to(plan).most_common())
+    shares = ", ".join(f"{name} {seconds / plan.seconds:.0%}" for name, seconds in seconds_by_cause(plan).most_common())
     wire = ", ".join(f"{kind} {size(sent)}" for kind, sent in spent.wire.most_common()) or "nothing"
     per_device = plan.tokens / plan.devices / plan.seconds
     lines = [
         f"  step: {plan.seconds:.4g} s estimated, {per_device:,.0f} tokens/s a device, MFU {plan.utilization:.1%}",
-        f"  bound by {bound(plan)}: {shares}",
+        f"  bound by {bottleneck(plan)}: {shares}",
         f"  on the wire: {wire} a device; collectives take {sum(spent.busy.values()):.3g} s, of which "
         f"{sum(spent.exposed.values()):.3g} s are waited for",
     ]
@@ -153,12 +153,12 @@ def timing(plan: Plan) -> list[str]:
     return lines
 
 
-def bound(plan: Plan) -> str:
+def bottleneck(plan: Plan) -> str:
     """What most of a step goes to."""
-    return goes_to(plan).most_common(1)[0][0]
+    return seconds_by_cause(plan).most_common(1)[0][0]
 
 
-def goes_to(plan: Plan) -> Counter:
+def seconds_by_cause(plan: Plan) -> Counter:
     """Seconds of a step, by what they go to."""
     by: Counter = Counter()
     for key, value in plan.spent.seconds.items():
@@ -171,7 +171,7 @@ def size(count: float) -> str:
     return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.2f} MiB"
 
 
-def recomputed(plan: Plan) -> float | None:
+def recomputed_share(plan: Plan) -> float | None:
     """The share of compiled FLOPs that are not the model's."""
     return max(0.0, 1 - plan.model_flops / plan.flops) if plan.flops else None
 

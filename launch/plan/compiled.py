@@ -14,12 +14,12 @@ import jax
 
 from launch import chips, machine
 from launch.plan import estimate, products
-from launch.plan.estimate import Machine, Spent
+from launch.plan.estimate import Machine, StepTime
 from launch.plan.versions import program_text, versions
 from model import cost
 from train.config import Experiment
 from train.program import Program
-from train.run import parameters
+from train.run import count_parameters
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -43,7 +43,7 @@ class Plan:
     parameters: int
     model_flops: float
     flops: float | None
-    spent: Spent | None
+    spent: StepTime | None
     compile_seconds: float
     peak_flops: float | None
     compiler: dict[str, str | None]  # versions, by library
@@ -73,24 +73,24 @@ class Plan:
         return self.model_flops / self.seconds / self.peak_flops if self.seconds and self.peak_flops else None
 
 
-def compiled(experiment: Experiment, devices: list) -> Plan:
+def compile_plan(experiment: Experiment, devices: list) -> Plan:
     """Compiles the step that `train` would run on these devices. Raises ShardingError and KernelError as it would, and
     UnreadableProgram."""
     program = machine.program(experiment, devices)
     program.check_fits()
     start = time.perf_counter()
-    lowered = program.lowered()
+    lowered = program.lower()
     try:
         built, refused = lowered.compile(), None
     except jax.errors.JaxRuntimeError as error:
-        built, refused = None, used(str(error))
+        built, refused = None, refused_bytes(str(error))
         if refused is None:
             raise
     seconds = time.perf_counter() - start
-    return read(program, devices, lowered, built, refused, seconds)
+    return read_plan(program, devices, lowered, built, refused, seconds)
 
 
-def read(program: Program, devices: list, lowered, built, refused: float | None, seconds: float) -> Plan:
+def read_plan(program: Program, devices: list, lowered, built, refused: float | None, seconds: float) -> Plan:
     """`refused`: bytes that were too much, where nothing was `built`."""
     e, one = program.experiment, devices[0]
     state = program.abstract_state
@@ -111,9 +111,9 @@ def read(program: Program, devices: list, lowered, built, refused: float | None,
         chips=len(places),
         peak_bytes=peak,
         usable_bytes=chips.memory(one),
-        parameter_bytes=held(state.model) + held(state.average),
-        optimizer_bytes=held(state.optimizer),
-        parameters=parameters(state.model),
+        parameter_bytes=bytes_on_device(state.model) + bytes_on_device(state.average),
+        optimizer_bytes=bytes_on_device(state.optimizer),
+        count_parameters=count_parameters(state.model),
         model_flops=cost.training_flops(e.model, e.data.length) * e.batch_size * e.data.length / len(devices),
         flops=flops,
         spent=spent,
@@ -124,12 +124,12 @@ def read(program: Program, devices: list, lowered, built, refused: float | None,
     )
 
 
-def held(tree) -> float:
+def bytes_on_device(tree) -> float:
     """Bytes of a tree of abstract arrays on one device."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def used(message: str) -> float | None:
+def refused_bytes(message: str) -> float | None:
     """Bytes of its main memory that a program would have used, by the words of the compiler that refused it; None where
     it was refused for something else."""
     amount = r"([0-9.]+)([KMGT]?)"

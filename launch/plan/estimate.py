@@ -34,7 +34,7 @@ CALLS_UPDATE = ("async-update", "call-update", "custom-call-update")
 
 
 @dataclass
-class Spent:
+class StepTime:
     """Of one run of a computation: seconds by what was busy, FLOPs, bytes on the wire by kind of collective.
 
     `seconds` sum to the whole: `compute` (products and kernels that arithmetic bounds), `memory` (the rest of what
@@ -48,7 +48,7 @@ class Spent:
     busy: Counter = field(default_factory=Counter)  # seconds of collectives, hidden or not, by kind
     uncounted: int = 0  # loops whose turns nothing tells: taken as one turn
 
-    def add(self, other: Spent, times: float = 1) -> None:
+    def add(self, other: StepTime, times: float = 1) -> None:
         for name in ("seconds", "wire", "exposed", "busy"):
             for key, value in getattr(other, name).items():
                 getattr(self, name)[key] += times * value
@@ -77,7 +77,7 @@ class Machine:
         return self.coords.max(0) + 1
 
 
-def estimate(text: str, machine: Machine) -> Spent:
+def estimate(text: str, machine: Machine) -> StepTime:
     """Of one device's program."""
     program = hlo.read(text)
     return Walk(program, machine).run(program.entry)
@@ -89,9 +89,9 @@ class Walk:
     def __init__(self, program: Program, machine: Machine):
         self.program, self.machine, self.chip = program, machine, machine.chip
 
-    def run(self, name: str) -> Spent:
+    def run(self, name: str) -> StepTime:
         """A computation from its start to its end, with nothing in flight before."""
-        here, spent = self.program.computations[name], Spent()
+        here, spent = self.program.computations[name], StepTime()
         free: Counter = Counter()  # when each way is free again, seconds from the start
         ready: dict[object, tuple[float, str, str]] = {}  # what was started: when it is there, by which way, its kind
 
@@ -111,7 +111,7 @@ class Walk:
             if made.opcode in FREE:
                 continue
             if made.opcode == "while":
-                times = hlo.turns(self.program, here, made)
+                times = hlo.trip_count(self.program, here, made)
                 spent.uncounted += times is None
                 spent.add(self.run(made.called("body")), times or 1)
             elif made.opcode == "conditional":
@@ -165,7 +165,7 @@ class Walk:
             return channel(self.moving(made))
         return None
 
-    def moved(self, made: Instruction, spent: Spent) -> tuple[str, float, str]:
+    def moved(self, made: Instruction, spent: StepTime) -> tuple[str, float, str]:
         """Over which way something moves, how long, and what kind of collective it is ('' for a copy)."""
         kind = next((c for c in COLLECTIVES if made.opcode in (c, f"{c}-start")), "")
         if not kind:
@@ -237,7 +237,7 @@ class Walk:
         emitter = made.config.get("collective_algorithm_config", {}).get("emitter", "")
         return (min(links, 2), float(len(members)) / 2) if emitter.startswith("1D") else (links, hops)
 
-    def computed(self, made: Instruction, here: dict[str, Instruction], spent: Spent) -> None:
+    def computed(self, made: Instruction, here: dict[str, Instruction], spent: StepTime) -> None:
         """What the device itself does."""
         flops, kernel = 0.0, None
         for scope, inner in self.with_inside(made, here):

@@ -129,7 +129,7 @@ def instruction(line: str) -> Instruction:
     name = MADE.match(line)
     result, rest = shape_and_rest(line[name.end() :])
     opcode, _, rest = rest.partition("(")
-    inside, attributes = closed(rest)
+    inside, attributes = split_at_bracket(rest)
     return Instruction(
         name[2],
         tuple(array(found) for found in ARRAY.finditer(result)),
@@ -145,11 +145,11 @@ def shape_and_rest(text: str) -> tuple[str, str]:
     if not text.startswith("("):
         result, _, rest = text.partition(" ")
         return result, rest
-    inside, rest = closed(text[1:])
+    inside, rest = split_at_bracket(text[1:])
     return inside, rest.lstrip()
 
 
-def closed(text: str) -> tuple[str, str]:
+def split_at_bracket(text: str) -> tuple[str, str]:
     """What stands before the bracket that closes one opened just before, and what stands behind it."""
     depth = 1
     for found in re.finditer(r"[()]", text):
@@ -165,7 +165,7 @@ def array(found: re.Match) -> Array:
     return Array(found[1], dims, int(space[1]) if space else DEVICE)
 
 
-def turns(program: Program, caller: dict[str, Instruction], loop: Instruction) -> int | None:
+def trip_count(program: Program, caller: dict[str, Instruction], loop: Instruction) -> int | None:
     """How often a `while` turns: from where its counter starts, to what its condition compares it with, by 1.
 
     None where those are no constants.
@@ -190,7 +190,7 @@ def turns(program: Program, caller: dict[str, Instruction], loop: Instruction) -
         if made.opcode == "constant":
             return int(made.literal)
         if made.opcode == "get-tuple-element" and given.opcode == "tuple":
-            return constant(caller, given.operands[place(made)])
+            return constant(caller, given.operands[tuple_index(made)])
         return None
 
     if compare.opcode != "compare":
@@ -201,7 +201,7 @@ def turns(program: Program, caller: dict[str, Instruction], loop: Instruction) -
     return last - first
 
 
-def place(element: Instruction) -> int:
+def tuple_index(element: Instruction) -> int:
     """Which element of a tuple a get-tuple-element takes."""
     return int(re.search(r"index=(\d+)", element.attributes)[1])
 

@@ -24,7 +24,7 @@ def traced_flops(text: str) -> float | None:
             if made.opcode in ("dot", "convolution"):
                 total += flops(made, tuple(here[operand].arrays[0] for operand in made.operands[:2]))
             elif made.opcode == "while":
-                body, turns = within(made.called("body")), hlo.turns(program, here, made)
+                body, turns = within(made.called("body")), hlo.trip_count(program, here, made)
                 total += body and body * (math.nan if turns is None else turns)
             elif made.opcode in ("call", "fusion") and (inner := made.called("to_apply") or made.called("calls")):
                 total += within(inner)
@@ -41,11 +41,11 @@ def flops(product: Instruction, operands: tuple[Array, ...]) -> float:
         sizes = [operands[0].dims[int(axis)] for axis in contracted[1].split(",") if axis] if contracted else []
         return 2.0 * product.arrays[0].size * math.prod(sizes)
     if product.opcode == "convolution":
-        return 2.0 * convolved(product, *operands)
+        return 2.0 * convolution_pairs(product, *operands)
     return 0.0
 
 
-def convolved(product: Instruction, read: Array, kernel: Array) -> float:
+def convolution_pairs(product: Instruction, read: Array, kernel: Array) -> float:
     """Multiplications of a convolution. What falls on padding, or between dilated numbers, is none: the TPU compiler
     writes products with batch axes as convolutions over such windows."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", product.attributes)
@@ -59,7 +59,7 @@ def convolved(product: Instruction, read: Array, kernel: Array) -> float:
     total = 1.0
     for axis, letter in enumerate(spatial):
         low, _, _ = of("pad", axis, "0_0").partition("_")
-        total *= valid(
+        total *= valid_pairs(
             size=read.dims[reads.index(letter)],
             kernel=kernel.dims[kernels.index(letter)],
             made=product.arrays[0].dims[makes.index(letter)],
@@ -73,7 +73,7 @@ def convolved(product: Instruction, read: Array, kernel: Array) -> float:
     return total * batch * features * contracted
 
 
-def valid(size: int, kernel: int, made: int, stride: int, low: int, spread: int, apart: int) -> int:
+def valid_pairs(size: int, kernel: int, made: int, stride: int, low: int, spread: int, apart: int) -> int:
     """Pairs of a place of the result and one of the kernel that meet a number of what is read."""
     places = np.arange(made)[:, None] * stride + np.arange(kernel)[None, :] * apart - low
     return int(((places >= 0) & (places % spread == 0) & (places // spread < size)).sum())

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from launch import chips, machine
-from launch.plan.compiled import Plan, compiled
+from launch.plan.compiled import Plan, compile_plan
 from model import config as c
 from model import cost
 from model.kernels import KernelError
@@ -44,7 +44,7 @@ class Candidate:
         return {**mesh, "microbatches": e.microbatches, "execution.remat": e.execution.remat}
 
 
-def ranked(experiment: Experiment, devices: list) -> list[Candidate]:
+def rank_candidates(experiment: Experiment, devices: list) -> list[Candidate]:
     """Every way that fits by arithmetic, fastest first."""
     tpu = chips.TPUS.get(chips.generation(devices[0].device_kind) or "")
     if tpu is None:
@@ -53,58 +53,60 @@ def ranked(experiment: Experiment, devices: list) -> list[Candidate]:
     axes = sum(len(set(places)) > 1 for places in zip(*(device.coords for device in devices), strict=True))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     found, kept = [], machine.optimizer_numbers(experiment)
-    for e in ways(experiment, len(devices), slices):
-        size = cost.memory(
+    for e in all_ways(experiment, len(devices), slices):
+        size = cost.estimate_memory(
             e.model, e.execution, vars(e.mesh), e.batch_size // e.microbatches, e.data.length,
             kept, e.microbatches > 1,
         ).total  # fmt: skip
         if size <= room:
-            found.append(Candidate(e, size, seconds(e, tpu, max(1, axes))))
+            found.append(Candidate(e, size, estimate_seconds(e, tpu, max(1, axes))))
     return sorted(found, key=lambda candidate: candidate.seconds)
 
 
-def ways(experiment: Experiment, devices: int, slices: int) -> Iterator[Experiment]:
+def all_ways(experiment: Experiment, devices: int, slices: int) -> Iterator[Experiment]:
     """Every mesh whose sizes divide what they split, with every number of microbatches and remat policy."""
-    execution = machine.settled(experiment.execution, "tpu")
-    for mesh in meshes(experiment, devices, slices):
+    execution = machine.resolve_auto(experiment.execution, "tpu")
+    for mesh in possible_meshes(experiment, devices, slices):
         over = mesh.replica * mesh.data * mesh.expert
         rows = experiment.batch_size // over
-        for microbatches in (m for m in powers(rows) if experiment.batch_size % (m * over) == 0):
+        for microbatches in (m for m in powers_of_two(rows) if experiment.batch_size % (m * over) == 0):
             for remat in REMATS:
                 kept = replace(execution, remat=remat)
                 yield replace(experiment, mesh=mesh, microbatches=microbatches, execution=kept)
 
 
-def meshes(experiment: Experiment, devices: int, slices: int) -> Iterator[Mesh]:
+def possible_meshes(experiment: Experiment, devices: int, slices: int) -> Iterator[Mesh]:
     e, model = experiment, experiment.model
     inside = devices // slices
     repeats = math.gcd(*(stack.repeats for stack in model.layers))
     mixers = [block.mixer for block in c.blocks(model)]
-    hidden = [size for block in c.blocks(model) for size in widths(block.feed_forward)]
+    hidden = [size for block in c.blocks(model) for size in hidden_widths(block.feed_forward)]
     heads = math.gcd(*(mixer.heads for mixer in mixers), *(mixer.kv_heads for mixer in mixers), *hidden)
     mixtures = [block.feed_forward for block in c.blocks(model) if isinstance(block.feed_forward, c.MoE)]
     experts = math.gcd(*(mixture.experts for mixture in mixtures)) or 1  # dense: as data does
-    for stage in powers(math.gcd(repeats, inside)):
-        for tensor in powers(math.gcd(heads, inside // stage)):
-            for context in (n for n in powers(inside // stage // tensor) if n == 1 or e.data.length >= SHORTEST * n):
-                for expert in powers(math.gcd(experts, inside // stage // tensor // context)):
+    for stage in powers_of_two(math.gcd(repeats, inside)):
+        for tensor in powers_of_two(math.gcd(heads, inside // stage)):
+            for context in (
+                n for n in powers_of_two(inside // stage // tensor) if n == 1 or e.data.length >= SHORTEST * n
+            ):
+                for expert in powers_of_two(math.gcd(experts, inside // stage // tensor // context)):
                     data, rest = divmod(inside, stage * tensor * context * expert)
                     wide = model.width % (data * context * expert) == 0 == model.vocab_size % (tensor * stage)
                     if not rest and wide and e.batch_size % (slices * data * expert) == 0:
                         yield Mesh(slices, data, context, tensor, expert, stage)
 
 
-def widths(feed_forward: c.MLP | c.MoE) -> list[int]:
+def hidden_widths(feed_forward: c.MLP | c.MoE) -> list[int]:
     shared = feed_forward.shared if isinstance(feed_forward, c.MoE) else 0
     return [feed_forward.width, shared or feed_forward.width]
 
 
-def powers(limit: int) -> Iterator[int]:
+def powers_of_two(limit: int) -> Iterator[int]:
     """Powers of two that divide `limit`."""
     return (n for n in (2**i for i in range(limit.bit_length())) if limit % n == 0)
 
 
-def seconds(e: Experiment, tpu: chips.TPU, axes: int) -> float:
+def estimate_seconds(e: Experiment, tpu: chips.TPU, axes: int) -> float:
     """A step's, by arithmetic: to rank by, not to believe. Gathers of weights hide behind products; what a layer needs
     before it can go on does not."""
     model, mesh, bits = e.model, e.mesh, 2
@@ -112,16 +114,16 @@ def seconds(e: Experiment, tpu: chips.TPU, axes: int) -> float:
     tokens = e.batch_size * e.data.length / (mesh.replica * mesh.data * mesh.context * mesh.expert)
     blocks, layers = c.blocks(model), len(c.blocks(model)) / mesh.stage
     scores = 3 * cost.score_flops(model, e.data.length)
-    again = sum(recomputed(block, model.width, e.execution.remat) for block in blocks)
+    again = sum(recomputed_flops(block, model.width, e.execution.remat) for block in blocks)
     products = cost.training_flops(model, e.data.length) - scores + again
     work = e.batch_size * e.data.length / devices * (products / MATMUL + scores / KERNEL) / tpu.peak
     if mesh.stage > 1:
-        parts = cost.pipelined(e.execution, vars(mesh), e.batch_size // e.microbatches)
+        parts = cost.pipeline_microbatches(e.execution, vars(mesh), e.batch_size // e.microbatches)
         work *= (parts + mesh.stage - 1) / parts
     split = mesh.data * mesh.context * mesh.expert
     others = sum(size > 1 for size in (mesh.tensor, mesh.stage))
     link = 2 * tpu.link
-    gathered = bits * cost.weights(model) / (mesh.tensor * mesh.stage) * (split - 1) / split
+    gathered = bits * cost.matrix_parameters(model) / (mesh.tensor * mesh.stage) * (split - 1) / split
     # Gathered forward and backward, gradients reduced: four times the bytes of the weights, for each microbatch.
     hidden = e.microbatches * 4 * gathered / (link * max(1, axes - others))
     residual = tokens * model.width * bits * layers
@@ -129,12 +131,12 @@ def seconds(e: Experiment, tpu: chips.TPU, axes: int) -> float:
     waits += 4 * residual * (mesh.expert - 1) / link  # tokens gathered, results scattered; and back
     keys = sum(block.mixer.kv_heads * block.mixer.head_width for block in blocks) / mesh.stage / mesh.tensor
     waits += 3 * tokens * keys * bits * (mesh.context - 1) / link  # keys and values, half of it hidden
-    shard = 4 * cost.weights(model) / (devices / mesh.replica)
+    shard = 4 * cost.matrix_parameters(model) / (devices / mesh.replica)
     waits += 2 * shard * (mesh.replica - 1) / mesh.replica / tpu.network
     return max(work, hidden) + waits
 
 
-def recomputed(block: c.Block, width: int, remat: str) -> float:
+def recomputed_flops(block: c.Block, width: int, remat: str) -> float:
     """FLOPs a token that a layer's backward pass makes again."""
     if remat == "minimal":
         return 0.0
@@ -144,14 +146,14 @@ def recomputed(block: c.Block, width: int, remat: str) -> float:
     return 2.0 * into * (2 / 3 if block.feed_forward.gated else 1 / 2)
 
 
-def best(experiment: Experiment, devices: list, say: Callable[[str], None]) -> list[tuple[Candidate, Plan]]:
+def search(experiment: Experiment, devices: list, say: Callable[[str], None]) -> list[tuple[Candidate, Plan]]:
     """The best by arithmetic, compiled, fastest first; those that fit before those that do not.
 
     As many at once as there are cores: the compiler uses little more than one. Raises ConfigError where nothing fits by
     arithmetic, or nothing of that compiles.
     """
     started, took, found = time.monotonic(), 0.0, []
-    waiting = different(ranked(experiment, devices))
+    waiting = one_per_mesh(rank_candidates(experiment, devices))
     if not waiting:
         raise ConfigError(
             f"nothing fits {len(devices)} devices of {chips.memory(devices[0]) / chips.GIB:.2f} GiB with "
@@ -159,15 +161,15 @@ def best(experiment: Experiment, devices: list, say: Callable[[str], None]) -> l
         )
 
     def attempt(candidate: Candidate) -> Plan | None:
-        say(f"compiling {written(candidate.settings)}")
+        say(f"compiling {format_settings(candidate.settings)}")
         try:
             check(candidate.experiment)
-            plan = compiled(candidate.experiment, devices)
+            plan = compile_plan(candidate.experiment, devices)
         except (ShardingError, KernelError, ConfigError) as error:
-            say(f"  {written(candidate.settings)} left out: {error}")
+            say(f"  {format_settings(candidate.settings)} left out: {error}")
             return None
         timed = f"{plan.seconds:.4g} s" if plan.fits else "too much"
-        say(f"  {written(candidate.settings)}: {plan.peak_bytes / chips.GIB:.2f} GiB, {timed}")
+        say(f"  {format_settings(candidate.settings)}: {plan.peak_bytes / chips.GIB:.2f} GiB, {timed}")
         return plan
 
     cores = min(COMPILED, machine.cores())
@@ -183,7 +185,7 @@ def best(experiment: Experiment, devices: list, say: Callable[[str], None]) -> l
     return sorted(found, key=lambda pair: (not pair[1].fits, pair[1].seconds or math.inf))
 
 
-def different(candidates: list[Candidate]) -> list[Candidate]:
+def one_per_mesh(candidates: list[Candidate]) -> list[Candidate]:
     """The fastest of each mesh, in order; each mesh's second best after all those."""
     seen: dict[Mesh, int] = {}
     order = []
@@ -193,5 +195,5 @@ def different(candidates: list[Candidate]) -> list[Candidate]:
     return [candidate for _, _, candidate in sorted(order, key=lambda entry: entry[:2])]
 
 
-def written(settings: dict[str, object]) -> str:
+def format_settings(settings: dict[str, object]) -> str:
     return " ".join(f"--set {path}={value}" for path, value in settings.items())

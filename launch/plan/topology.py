@@ -29,7 +29,7 @@ def devices(name: str, slices: int = 1) -> list:
 
     Raises TopologyError listing what there is, or how to install the compiler.
     """
-    generation, chips = parsed(name)
+    generation, chips = parse_topology(name)
     if importlib.util.find_spec("libtpu") is None:
         raise TopologyError(
             "--topology needs TPU's compiler, which is not installed; `bash launch/local.sh plan …` installs it, or, "
@@ -43,18 +43,20 @@ def devices(name: str, slices: int = 1) -> list:
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=name, **given).devices
     except jax.errors.JaxRuntimeError as error:
-        raise TopologyError(f"--topology {name}: the compiler refuses it ({first_line(error)}); {there_is()}") from None
+        raise TopologyError(
+            f"--topology {name}: the compiler refuses it ({first_line(error)}); {list_topologies()}"
+        ) from None
 
 
-def parsed(name: str) -> tuple[str, tuple[int, ...]]:
+def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
     """Generation and chips along each axis. Raises TopologyError."""
     found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
     if not found or found[1] not in TPUS or found[2].count("x") + 1 != AXES[found[1]]:
-        raise TopologyError(f"--topology {name}: no such topology; {there_is()}")
+        raise TopologyError(f"--topology {name}: no such topology; {list_topologies()}")
     return found[1], tuple(map(int, found[2].split("x")))
 
 
-def there_is() -> str:
+def list_topologies() -> str:
     return "there is " + ", ".join(f"{name}:{sizes}" for name, sizes in EXAMPLES.items())
 
 

@@ -27,15 +27,15 @@ def libtpu() -> str | None:
     return next((found.version for found in metadata.distributions(name="libtpu")), None)
 
 
-def meant() -> str:
+def expected_libtpu() -> str:
     """The releases of libtpu that this jax is made for, by its own metadata: `0.0.42.*` for 0.10.2."""
     extra = [re.match(r"libtpu\s*==\s*([\w.*]+).*extra == .tpu.", line) for line in metadata.requires("jax") or ()]
     return next((found[1] for found in extra if found), "*")
 
 
-def written(compiler: dict[str, str | None]) -> str:
+def format_versions(compiler: dict[str, str | None]) -> str:
     """In words, with what is to be doubted."""
-    here, wanted = compiler["libtpu"], meant()
+    here, wanted = compiler["libtpu"], expected_libtpu()
     if here is None:
         return f"jax {compiler['jax']}"
     doubt = "" if fnmatch(f"{here}.", wanted) else f", which is made for libtpu {wanted}"
@@ -47,13 +47,13 @@ def program_text(built) -> str:
     try:
         return built.as_text()
     except jax.errors.JaxRuntimeError as error:
-        raise UnreadableProgram(explained(str(error))) from error
+        raise UnreadableProgram(explain_unreadable(str(error))) from error
 
 
-def explained(message: str) -> str:
+def explain_unreadable(message: str) -> str:
     """One line of what jaxlib says of a program that it can't read."""
     why = message.strip().splitlines()[0]
     return (
         f"jax {jax.__version__} can't read the program that libtpu {libtpu()} made ({why}); it is made for libtpu "
-        f"{meant()}: `uv pip install 'libtpu=={meant()}'`, or a newer jax where Python has one"
+        f"{expected_libtpu()}: `uv pip install 'libtpu=={expected_libtpu()}'`, or a newer jax where Python has one"
     )

@@ -34,7 +34,7 @@ class Chain:
     strategy: Strategy = dataclasses.field(default_factory=Sample)
 
 
-def parse(sampler: str) -> Chain:
+def parse_chain(sampler: str) -> Chain:
     """The chain a text names; the empty text draws from the model's own distribution. Raises SamplerError."""
     links, strategy = [], None
     for word in sampler.split(",") if sampler.strip() else []:
@@ -42,9 +42,9 @@ def parse(sampler: str) -> Chain:
         if strategy is not None:
             raise SamplerError(f"sampler {sampler!r}: {word.strip()!r} after {strategy}; {strategy} must come last")
         if name in LINKS:
-            links.append(LINKS[name](number(sampler, name, value)))
+            links.append(LINKS[name](parse_value(sampler, name, value)))
         elif name not in STRATEGIES:
-            raise SamplerError(f"sampler {sampler!r}: {unknown(name)}")
+            raise SamplerError(f"sampler {sampler!r}: {unknown_link(name)}")
         elif equals:
             raise SamplerError(f"sampler {sampler!r}: {name} takes no value and got {value!r}; write {name}")
         else:
@@ -52,7 +52,7 @@ def parse(sampler: str) -> Chain:
     return Chain(tuple(links), STRATEGIES[strategy]() if strategy else Sample())
 
 
-def text(chain: Chain) -> str:
+def format_chain(chain: Chain) -> str:
     """The canonical text, which `parse` reads back as the same chain."""
     names = {kind: name for name, kind in (LINKS | STRATEGIES).items()}
     words = []
@@ -62,7 +62,7 @@ def text(chain: Chain) -> str:
     return ",".join(words + [names[kind] for kind in (type(chain.strategy),) if kind in names])
 
 
-def number(sampler: str, name: str, value: str) -> float | int:
+def parse_value(sampler: str, name: str, value: str) -> float | int:
     """A link's value, checked."""
     try:
         parsed = int(value) if name == "top_k" else float(value)
@@ -74,7 +74,7 @@ def number(sampler: str, name: str, value: str) -> float | int:
     return parsed
 
 
-def unknown(name: str) -> str:
+def unknown_link(name: str) -> str:
     """What to say of a word that names no link."""
     known = [*LINKS, *STRATEGIES]
     close = difflib.get_close_matches(name, known, n=1)

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.decode.chain import Chain
-from model.decode.links import History, State
+from model.decode.links import History, LinkState
 from model.decode.sources import Source
 from model.decode.strategies import row_keys
-from model.sharding import place, shards
+from model.sharding import shard, shard_count
 
 CHUNK = 16  # tokens a dispatch at most: a caller streaming text sees no more than this at once
 SLOTS = 64  # caches come in multiples of this many tokens
@@ -34,7 +34,7 @@ class PromptTooLong(PromptError):
 
 
 @dataclass
-class Written:
+class Completion:
     """What one row has written: all of it (generate) or since the last time (stream). A stop id is not part of it.
 
     Natural logarithms of each token's probability: the model's own, and after the chain, as it was drawn.
@@ -56,7 +56,7 @@ class Requests(NamedTuple):
     stop_BE: jax.Array  # ids that end it; -1 is none
 
 
-class Progress(NamedTuple):
+class DecodeState(NamedTuple):
     """Rows half written. The cache holds each row's tokens but the last, which the next step feeds."""
 
     cache: Any
@@ -66,7 +66,7 @@ class Progress(NamedTuple):
     finished_B: jax.Array
 
 
-class Drawn(NamedTuple):
+class DrawnTokens(NamedTuple):
     """The tokens [B, C] of one dispatch, -1 where a row drew none or ended, with their log-probabilities."""
 
     tokens_BC: jax.Array
@@ -76,26 +76,26 @@ class Drawn(NamedTuple):
 
 def prefill(source: Source, tokens_BT, history: History, finished_B, slots: int, chain: Chain, vocab_size: int):
     """A batch of prompts, read up to their last tokens. tokens [B, T]: the prompts, padded on the right."""
-    tokens_BT, finished_B = place(tokens_BT, "batch", None), place(finished_B, "batch")
-    prompt_B = place(history.prompt_B, "batch")
-    history = History(place(history.tokens_BS, "batch", None), prompt_B, prompt_B)
-    cache = source.cache(tokens_BT.shape[0], slots)
+    tokens_BT, finished_B = shard(tokens_BT, "batch", None), shard(finished_B, "batch")
+    prompt_B = shard(history.prompt_B, "batch")
+    history = History(shard(history.tokens_BS, "batch", None), prompt_B, prompt_B)
+    cache = source.init_cache(tokens_BT.shape[0], slots)
     if tokens_BT.shape[1]:  # prompts of one token leave nothing to read
         _, cache = source(tokens_BT, cache, prompt_B - 1)
     memories = tuple(link.start(history, vocab_size) for link in chain.links)
     last_BS = jnp.where(jnp.arange(history.tokens_BS.shape[1]) == prompt_B[:, None] - 1, history.tokens_BS, 0)
-    return Progress(cache, history, memories, last_BS.sum(-1), finished_B)
+    return DecodeState(cache, history, memories, last_BS.sum(-1), finished_B)
 
 
-def decode(source: Source, progress: Progress, requests: Requests, steps, chain: Chain, vocab_size: int):
+def decode(source: Source, progress: DecodeState, requests: Requests, steps, chain: Chain, vocab_size: int):
     """Draws up to `steps` <= CHUNK tokens for every row, fewer when all are finished.
 
     Returns the progress, and what to fetch: (Drawn, finished [B]).
     """
-    requests = Requests(*(place(x, "batch", *[None] * (x.ndim - 1)) for x in requests))
+    requests = Requests(*(shard(x, "batch", *[None] * (x.ndim - 1)) for x in requests))
     rows = requests.limit_B.shape[0]
-    empty = place(jnp.zeros((rows, CHUNK)), "batch", None)
-    drawn = Drawn(empty.astype(jnp.int32) - 1, empty, empty)
+    empty = shard(jnp.zeros((rows, CHUNK)), "batch", None)
+    drawn = DrawnTokens(empty.astype(jnp.int32) - 1, empty, empty)
 
     def unfinished(carry):
         step, progress, _ = carry
@@ -105,31 +105,34 @@ def decode(source: Source, progress: Progress, requests: Requests, steps, chain:
         step, progress, drawn = carry
         active_B = ~progress.finished_B
         logits_BTV, cache = source(progress.last_B[:, None], progress.cache, active_B.astype(jnp.int32))
-        logits_BV = place(logits_BTV[:, 0].astype(jnp.float32), "batch", None)
+        logits_BV = shard(logits_BTV[:, 0].astype(jnp.float32), "batch", None)
         logits_BV = jnp.where(jnp.arange(logits_BV.shape[1]) < vocab_size, logits_BV, -jnp.inf)
-        memories, token_B, chain_logits_BV = choose(chain, progress, requests, logits_BV)
+        memories, token_B, chain_logits_BV = apply_chain(chain, progress, requests, logits_BV)
         found = (token_B, log_probability(logits_BV, token_B), log_probability(chain_logits_BV, token_B))
         stopped_B = (token_B[:, None] == requests.stop_BE).any(-1)
         found = (jnp.where(active_B & ~stopped_B, token_B, -1), *found[1:])
         here_C = jnp.arange(CHUNK) == step
-        drawn = Drawn(*(jnp.where(here_C, new[:, None], old) for new, old in zip(found, drawn, strict=True)))
-        history = appended(progress.history, token_B, active_B)
+        drawn = DrawnTokens(*(jnp.where(here_C, new[:, None], old) for new, old in zip(found, drawn, strict=True)))
+        history = append_token(progress.history, token_B, active_B)
         finished_B = progress.finished_B | stopped_B | (history.length_B >= requests.limit_B)
         last_B = jnp.where(active_B, token_B, progress.last_B)
-        return step + 1, Progress(cache, history, memories, last_B, finished_B), drawn
+        return step + 1, DecodeState(cache, history, memories, last_B, finished_B), drawn
 
     _, progress, drawn = jax.lax.while_loop(unfinished, draw, (jnp.int32(0), progress, drawn))
-    finished_B = place(progress.finished_B, None)
-    return progress, (Drawn(*(place(x, None, None) for x in drawn)), finished_B)  # whole, for every process to read
+    finished_B = shard(progress.finished_B, None)
+    return progress, (
+        DrawnTokens(*(shard(x, None, None) for x in drawn)),
+        finished_B,
+    )  # whole, for every process to read
 
 
-def choose(chain: Chain, progress: Progress, requests: Requests, logits_BV):
+def apply_chain(chain: Chain, progress: DecodeState, requests: Requests, logits_BV):
     """Runs the chain: (the links' memories, tokens [B], the logits [B, V] they were drawn from)."""
     history, memories = progress.history, []
     key_B = row_keys(requests.seed_BW, requests.sample_B, requests.start_B + history.length_B)
     for index, link in enumerate(chain.links):
         link_key_B = jax.vmap(lambda key, index=index: jax.random.fold_in(key, index))(key_B)
-        state, logits_BV = link(State(history, progress.memories[index]), logits_BV, link_key_B)
+        state, logits_BV = link(LinkState(history, progress.memories[index]), logits_BV, link_key_B)
         memories.append(state.memory)
     return tuple(memories), chain.strategy(logits_BV, key_B), logits_BV
 
@@ -140,7 +143,7 @@ def log_probability(logits_BV, token_B):
     return jnp.where(chosen_BV, logits_BV, 0).sum(-1) - jax.nn.logsumexp(logits_BV, axis=-1)
 
 
-def appended(history: History, token_B, active_B) -> History:
+def append_token(history: History, token_B, active_B) -> History:
     """The history with one more token in its active rows."""
     here_BS = (jnp.arange(history.tokens_BS.shape[1]) == history.length_B[:, None]) & active_B[:, None]
     return History(
@@ -149,7 +152,7 @@ def appended(history: History, token_B, active_B) -> History:
 
 
 @dataclass
-class Row:
+class SequenceState:
     """A text being written: its ids from the prompt on, and whether more may come."""
 
     ids: list[int]
@@ -164,7 +167,7 @@ class Row:
 
 
 @functools.lru_cache(maxsize=32)
-def programs(structure):
+def jitted_programs(structure):
     """Prefill and decode for sources of this tree structure, which take its leaves: flattening modules takes longer."""
 
     def prefill_leaves(leaves, *given, **static):
@@ -189,13 +192,13 @@ class Generator:
     def __init__(self, model, *, vocab_size: int, context: int, chunk: int = CHUNK):
         self.vocab_size, self.context, self.chunk = vocab_size, context, min(chunk, CHUNK)
         self.leaves, structure = jax.tree.flatten(jax.jit(type(model).for_decoding)(model))
-        self.prefill, self.decode = programs(structure)
+        self.prefill, self.decode = jitted_programs(structure)
 
-    def generate(self, prompts: Sequence[Sequence[int]], **request) -> list[Written]:
+    def generate(self, prompts: Sequence[Sequence[int]], **request) -> list[Completion]:
         """All of what `stream` yields, one Written a row."""
-        rows: list[Written] = []
+        rows: list[Completion] = []
         for pieces in self.stream(prompts, **request):
-            rows = rows or [Written() for _ in pieces]
+            rows = rows or [Completion() for _ in pieces]
             for row, piece in zip(rows, pieces, strict=True):
                 row.tokens += piece.tokens
                 row.log_probabilities += piece.log_probabilities
@@ -212,7 +215,7 @@ class Generator:
         seed: int | Sequence[int] = 0,
         samples: int = 1,
         stop_ids: Sequence[int] = (),
-    ) -> Iterator[list[Written]]:
+    ) -> Iterator[list[Completion]]:
         """Yields what every row wrote since the last time, rows in order of prompt, then sample.
 
         A row's text depends on its prompt, seed (one for all, or one a prompt), sample index and chain alone.
@@ -221,20 +224,20 @@ class Generator:
         self.check(prompts, max_new_tokens, samples)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         rows = [
-            Row(list(prompt), seed, sample, len(prompt) + max_new_tokens)
+            SequenceState(list(prompt), seed, sample, len(prompt) + max_new_tokens)
             for prompt, seed in zip(prompts, seeds, strict=True)
             for sample in range(samples)
         ]
         return self.windows(rows, list(stop_ids), chain)
 
-    def windows(self, rows: list[Row], stop_ids: list[int], chain: Chain) -> Iterator[list[Written]]:
+    def windows(self, rows: list[SequenceState], stop_ids: list[int], chain: Chain) -> Iterator[list[Completion]]:
         """Writes until every row is finished: one window of the context after another, rows at their own pace."""
         while going := [row for row in rows if not row.finish_reason]:
             for pieces in self.dispatches(going, stop_ids, chain):
                 new = {id(row): piece for row, piece in zip(going, pieces, strict=True)}
-                yield [new.get(id(row)) or Written(finish_reason=row.finish_reason) for row in rows]
+                yield [new.get(id(row)) or Completion(finish_reason=row.finish_reason) for row in rows]
 
-    def dispatches(self, rows: list[Row], stop_ids: list[int], chain: Chain) -> Iterator[list[Written]]:
+    def dispatches(self, rows: list[SequenceState], stop_ids: list[int], chain: Chain) -> Iterator[list[Completion]]:
         """Prefill, then decode until all rows are finished or have filled their window."""
         requests, history, finished_B, tokens_BT = self.batch(rows, stop_ids)
         static = {"chain": chain, "vocab_size": self.vocab_size}
@@ -255,12 +258,12 @@ class Generator:
                     row.finish_reason = "length"
                 elif finished_B[index] and room[index]:
                     row.finish_reason = "stop"
-                pieces.append(Written(*columns, finish_reason=row.finish_reason))
+                pieces.append(Completion(*columns, finish_reason=row.finish_reason))
             yield pieces
 
-    def batch(self, rows: list[Row], stop_ids: list[int]):
+    def batch(self, rows: list[SequenceState], stop_ids: list[int]):
         """Rows as arrays of few shapes: rows and prompts padded to powers of two, slots to multiples of SLOTS."""
-        size = math.lcm(power_of_two(len(rows)), shards("batch"))
+        size = math.lcm(power_of_two(len(rows)), shard_count("batch"))
         windows = [row.window(self.context) for row in rows]
         longest = max(map(len, windows))
         read = min(max(power_of_two(longest - 1), 16), self.context) if longest > 1 else 0

@@ -19,7 +19,7 @@ class History(NamedTuple):
     prompt_B: jax.Array
 
 
-class State(NamedTuple):
+class LinkState(NamedTuple):
     """What a link sees besides the logits: the whole history, and the memory it returned at the token before."""
 
     history: History
@@ -33,7 +33,7 @@ class Link(Protocol):
         """The memory before the first new token: any pytree of arrays with rows in front."""
         ...
 
-    def __call__(self, state: State, logits_BV: jax.Array, key_B: jax.Array) -> tuple[State, jax.Array]:
+    def __call__(self, state: LinkState, logits_BV: jax.Array, key_B: jax.Array) -> tuple[LinkState, jax.Array]:
         """float32 logits [B, V] -> logits [B, V]; -inf is never drawn. `key_B` is the row's own for this token."""
         ...
 
@@ -51,7 +51,7 @@ class Temperature(Memoryless):
 
     value: float
 
-    def __call__(self, state: State, logits_BV: jax.Array, key_B: jax.Array) -> tuple[State, jax.Array]:
+    def __call__(self, state: LinkState, logits_BV: jax.Array, key_B: jax.Array) -> tuple[LinkState, jax.Array]:
         return state, logits_BV / self.value
 
 
@@ -61,7 +61,7 @@ class TopK(Memoryless):
 
     k: int
 
-    def __call__(self, state: State, logits_BV: jax.Array, key_B: jax.Array) -> tuple[State, jax.Array]:
+    def __call__(self, state: LinkState, logits_BV: jax.Array, key_B: jax.Array) -> tuple[LinkState, jax.Array]:
         best_BK, ids_BK = jax.lax.top_k(logits_BV, min(self.k, logits_BV.shape[-1]))
         # The last kept, by minimum and maximum: XLA turns a slice of top_k into a sort of the vocabulary, 100 x slower.
         last_B1 = best_BK.min(-1, keepdims=True)
@@ -80,13 +80,13 @@ class TopP(Memoryless):
 
     p: float
 
-    def __call__(self, state: State, logits_BV: jax.Array, key_B: jax.Array) -> tuple[State, jax.Array]:
+    def __call__(self, state: LinkState, logits_BV: jax.Array, key_B: jax.Array) -> tuple[LinkState, jax.Array]:
         if self.p == 1:
             return state, logits_BV
-        return state, jnp.where(nucleus(jax.nn.softmax(logits_BV), self.p), logits_BV, -jnp.inf)
+        return state, jnp.where(nucleus_mask(jax.nn.softmax(logits_BV), self.p), logits_BV, -jnp.inf)
 
 
-def nucleus(probability_BV: jax.Array, p: float) -> jax.Array:
+def nucleus_mask(probability_BV: jax.Array, p: float) -> jax.Array:
     """bool [B, V]: the smallest set of likeliest tokens with mass p or more.
 
     Found by bisection, first of the least probability in it (the bits of positive floats are ordered as the floats
@@ -100,17 +100,19 @@ def nucleus(probability_BV: jax.Array, p: float) -> jax.Array:
     def mass(set_BV):
         return jnp.where(set_BV, probability_BV, 0).sum(-1)
 
-    least_B = greatest(lambda bits_B: mass(bits_BV >= bits_B[:, None]) >= p, 30, probability_BV[:, 0])
+    least_B = bisect_greatest(lambda bits_B: mass(bits_BV >= bits_B[:, None]) >= p, 30, probability_BV[:, 0])
     above_BV, equal_BV = bits_BV > least_B[:, None], bits_BV == least_B[:, None]
 
     def short(id_B):
         return mass(above_BV | (equal_BV & (ids_V < id_B[:, None]))) < p
 
-    last_B = greatest(short, size.bit_length(), probability_BV[:, 0])  # equals below it fall short, with it they do not
+    last_B = bisect_greatest(
+        short, size.bit_length(), probability_BV[:, 0]
+    )  # equals below it fall short, with it they do not
     return above_BV | (equal_BV & (ids_V <= last_B[:, None]))
 
 
-def greatest(holds, bits: int, like_B: jax.Array) -> jax.Array:
+def bisect_greatest(holds, bits: int, like_B: jax.Array) -> jax.Array:
     """Each row's greatest int32 below 2^bits where a predicate that turns from true to false still holds, or 0."""
 
     def body(index, found_B):

@@ -12,7 +12,7 @@ import jax
 class Source(Protocol):
     """A pytree of weights that reads tokens. Caches are pytrees which the decoder passes on unopened."""
 
-    def cache(self, rows: int, slots: int) -> Any:
+    def init_cache(self, rows: int, slots: int) -> Any:
         """An empty memory for `rows` sequences of at most `slots` tokens."""
         ...
 

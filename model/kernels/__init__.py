@@ -14,9 +14,9 @@ from typing import NamedTuple
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from model.kernels import blocks, cudnn, held, megablox, reference, ring, splash
-from model.kernels.reference import Visible
-from model.sharding import shards
+from model.kernels import blocks, cached, cudnn, megablox, reference, ring, splash
+from model.kernels.reference import AttentionMask
+from model.sharding import shard_count
 
 __all__ = ["KERNELS", "Kernel", "KernelError", "Visible", "chosen", "for_cache", "for_rows", "grouped_product"]
 
@@ -37,41 +37,45 @@ class Kernel(NamedTuple):
     attention: Callable
     refusal: Callable = lambda *_: None
     backend: str | None = None
-    above: int = 0
+    longer_than: int = 0
     portable: bool = True
-    names: bool = False
-    short: int = 64
+    names_residuals: bool = False
+    proof_length: int = 64
 
 
 KERNELS = {
     "reference": Kernel(reference.attention),
-    "held": Kernel(held.attention),
-    "ring": Kernel(ring.attention, ring.refusal, names=True),
-    "blocks": Kernel(blocks.attention, blocks.refusal, "cpu", above=blocks.BLOCK, short=2 * blocks.BLOCK),
-    "cudnn": Kernel(cudnn.attention, cudnn.refusal, "gpu", portable=False, short=128),
-    "splash": Kernel(splash.attention, splash.refusal, "tpu", portable=False, short=2 * splash.QUERIES, names=True),
+    "cached": Kernel(cached.attention),
+    "ring": Kernel(ring.attention, ring.refusal, names_residuals=True),
+    "blocks": Kernel(blocks.attention, blocks.refusal, "cpu", longer_than=blocks.BLOCK, proof_length=2 * blocks.BLOCK),
+    "cudnn": Kernel(cudnn.attention, cudnn.refusal, "gpu", portable=False, proof_length=128),
+    "splash": Kernel(
+        splash.attention, splash.refusal, "tpu", portable=False, proof_length=2 * splash.QUERIES, names_residuals=True
+    ),
 }
 
 
 @functools.cache
-def for_rows(name: str) -> Callable:
+def attention_kernel(name: str) -> Callable:
     """The kernel for whole rows, in training and scoring (T == S). It raises KernelError where it is called with what
     the kernel of this name cannot compute."""
 
-    def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, drop=(0.0, None)) -> jax.Array:
-        kernel = KERNELS[chosen(name, query_BNTH, key_BKSH, visible, drop)]
-        context_BNTH = kernel.attention(query_BNTH, key_BKSH, value_BKSH, visible, drop)
-        return context_BNTH if kernel.names else checkpoint_name(context_BNTH, "context")  # twice would be kept twice
+    def attention(query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None)) -> jax.Array:
+        kernel = KERNELS[choose_kernel(name, query_BNTH, key_BKSH, mask, weight_dropout)]
+        context_BNTH = kernel.attention(query_BNTH, key_BKSH, value_BKSH, mask, weight_dropout)
+        return (
+            context_BNTH if kernel.names_residuals else checkpoint_name(context_BNTH, "context")
+        )  # twice would be kept twice
 
     return attention
 
 
-def for_cache(name: str) -> Callable:
+def decoding_kernel(name: str) -> Callable:
     """The kernel for tokens that are read with a memory of those before them."""
-    return KERNELS["held" if name == "held" else "reference"].attention
+    return KERNELS["cached" if name == "cached" else "reference"].attention
 
 
-def chosen(name: str, query_BNTH, key_BKSH, visible: Visible, drop=(0.0, None)) -> str:
+def choose_kernel(name: str, query_BNTH, key_BKSH, mask: AttentionMask, weight_dropout=(0.0, None)) -> str:
     """The name of the kernel that computes these rows. Arrays may be shapes alone.
 
     `auto`: the ring where the mesh splits time, else the one made for this backend; the reference where that cannot
@@ -80,22 +84,24 @@ def chosen(name: str, query_BNTH, key_BKSH, visible: Visible, drop=(0.0, None)) 
     backend = platform()
     if name == "auto":
         length = query_BNTH.shape[2]
-        fits = ["ring"] if shards("time") > 1 else [n for n, k in KERNELS.items() if k.backend == backend]
-        fits = [n for n in fits if length > KERNELS[n].above]
-        return next((n for n in fits if KERNELS[n].refusal(query_BNTH, key_BKSH, visible, drop) is None), "reference")
+        fits = ["ring"] if shard_count("time") > 1 else [n for n, k in KERNELS.items() if k.backend == backend]
+        fits = [n for n in fits if length > KERNELS[n].longer_than]
+        return next(
+            (n for n in fits if KERNELS[n].refusal(query_BNTH, key_BKSH, mask, weight_dropout) is None), "reference"
+        )
     kernel = KERNELS[name]
     if kernel.backend not in (None, backend) and not kernel.portable:
         raise KernelError(f"execution.kernel={name} runs on {kernel.backend} and this is {backend}; auto fits itself")
-    reason = kernel.refusal(query_BNTH, key_BKSH, visible, drop)
+    reason = kernel.refusal(query_BNTH, key_BKSH, mask, weight_dropout)
     if reason is not None:
         raise KernelError(f"execution.kernel={name} {reason}")
     return name
 
 
-def grouped_product(rows_RD: jax.Array, matrices_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+def grouped_matmul(rows_RD: jax.Array, matrices_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
     """[R, F]: each row with its group's matrix, the first sizes[0] with the first. Undefined past the last group,
     forward and backward."""
-    product = megablox.product if platform() == "tpu" else jax.lax.ragged_dot
+    product = megablox.grouped_matmul if platform() == "tpu" else jax.lax.ragged_dot
     return product(rows_RD, matrices_EDF, sizes_E)
 
 

@@ -10,24 +10,24 @@ import jax
 import jax.numpy as jnp
 
 from model.kernels import reference
-from model.kernels.local import dropout_refusal, split_refusal
-from model.kernels.reference import Visible
+from model.kernels.reference import AttentionMask
+from model.kernels.shard_map import dropout_refusal, split_refusal
 
 BLOCK = 256  # queries; rows no longer than this are the reference's
 
 
-def refusal(query_BNTH, key_BKSH, visible: Visible, drop) -> str | None:
+def refusal(query_BNTH, key_BKSH, mask: AttentionMask, weight_dropout) -> str | None:
     """Why blocks cannot compute this, and what to set instead; None where they can."""
-    return split_refusal() or dropout_refusal(drop)
+    return split_refusal() or dropout_refusal(weight_dropout)
 
 
-def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, drop=(0.0, None)) -> jax.Array:
+def attention(query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None)) -> jax.Array:
     """The reference's context; `drop` is refused above."""
     length = query_BNTH.shape[2]
-    mask_B1TS = visible.mask(length)
+    mask_B1TS = mask.dense(length)
     parts = []
     for start in range(0, length, BLOCK):
         end = min(start + BLOCK, length)
         query, key, value = query_BNTH[:, :, start:end], key_BKSH[:, :, :end], value_BKSH[:, :, :end]
-        parts.append(reference.seeing(query, key, value, mask_B1TS[:, :, start:end, :end]))
+        parts.append(reference.masked_attention(query, key, value, mask_B1TS[:, :, start:end, :end]))
     return jnp.concatenate(parts, axis=2)

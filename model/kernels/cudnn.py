@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.kernels.local import KEY, QUERY, SEGMENTS, dropout_refusal, on_each_device, split_refusal
-from model.kernels.reference import Visible
+from model.kernels.reference import AttentionMask
+from model.kernels.shard_map import KEY, QUERY, SEGMENTS, dropout_refusal, shard_map_logical, split_refusal
 
 WIDEST = 128  # features of a head that every supported GPU takes; in multiples of 8
 TYPES = ("bfloat16", "float16")
 
 
-def refusal(query_BNTH, key_BKSH, visible: Visible, drop) -> str | None:
+def refusal(query_BNTH, key_BKSH, mask: AttentionMask, weight_dropout) -> str | None:
     """Why cuDNN cannot compute this, and what to set instead; None where it can."""
     _, _, length, head_width = query_BNTH.shape
     if query_BNTH.dtype not in TYPES:
@@ -24,20 +24,20 @@ def refusal(query_BNTH, key_BKSH, visible: Visible, drop) -> str | None:
         return f"takes head widths up to {WIDEST} that 8 divides, not {head_width}; set execution.kernel=reference"
     if length % 2:
         return f"takes even lengths, not {length}; set execution.kernel=reference"
-    return split_refusal() or dropout_refusal(drop)
+    return split_refusal() or dropout_refusal(weight_dropout)
 
 
 def attention(
-    query_BNTH, key_BKSH, value_BKSH, visible: Visible, drop=(0.0, None), implementation: str = "cudnn"
+    query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None), implementation: str = "cudnn"
 ) -> jax.Array:
     """The reference's context; `drop` is refused above. `implementation` is that of jax.nn.dot_product_attention."""
-    here = functools.partial(on_one_device, implementation)
-    return on_each_device(
-        here, (QUERY, KEY, KEY, SEGMENTS), QUERY, query_BNTH, key_BKSH, value_BKSH, visible.segments_BT
+    here = functools.partial(device_attention, implementation)
+    return shard_map_logical(
+        here, (QUERY, KEY, KEY, SEGMENTS), QUERY, query_BNTH, key_BKSH, value_BKSH, mask.segments_BT
     )
 
 
-def on_one_device(implementation: str, query_BNTH, key_BKSH, value_BKSH, segments_BT) -> jax.Array:
+def device_attention(implementation: str, query_BNTH, key_BKSH, value_BKSH, segments_BT) -> jax.Array:
     """Where documents share a row cuDNN has to read a mask [B, 1, T, S]; without one it skips what causality hides."""
     mask = None
     if segments_BT is not None:

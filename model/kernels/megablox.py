@@ -22,45 +22,47 @@ ROWS = 512  # of a tile, at most
 WIDTH = 2048  # bytes of a tile's row, at most: its sums fit the 16 MiB that a kernel has where no option says more
 
 
-def product(rows_RD, matrices_EDF, sizes_E, interpret: bool = False) -> jax.Array:
+def grouped_matmul(rows_RD, matrices_EDF, sizes_E, interpret: bool = False) -> jax.Array:
     """`jax.lax.ragged_dot`: [R, F], the first sizes[0] rows with the first matrix, and so on; undefined in rows past
     the last group. `interpret` runs the kernels where there is no TPU."""
     count = len(rows_RD)
     rows_RD = jnp.pad(rows_RD, ((0, -count % LANES), (0, 0)))
-    return padded(*varying(rows_RD, matrices_EDF), sizes_E, interpret)[:count]
+    return padded_matmul(*mark_varying(rows_RD, matrices_EDF), sizes_E, interpret)[:count]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def padded(rows_RD, matrices_EDF, sizes_E, interpret: bool) -> jax.Array:
-    sizes = tile(rows_RD, matrices_EDF.shape[2])
-    return library().gmm(rows_RD, matrices_EDF, sizes_E, rows_RD.dtype, sizes, interpret=interpret)
+def padded_matmul(rows_RD, matrices_EDF, sizes_E, interpret: bool) -> jax.Array:
+    sizes = tile_sizes(rows_RD, matrices_EDF.shape[2])
+    return megablox_library().gmm(rows_RD, matrices_EDF, sizes_E, rows_RD.dtype, sizes, interpret=interpret)
 
 
 def forward(rows_RD, matrices_EDF, sizes_E, interpret: bool):
-    return padded(rows_RD, matrices_EDF, sizes_E, interpret), (rows_RD, matrices_EDF, sizes_E)
+    return padded_matmul(rows_RD, matrices_EDF, sizes_E, interpret), (rows_RD, matrices_EDF, sizes_E)
 
 
 def backward(interpret: bool, kept, made_RF):
     """The gradients of the rows, undefined past the last group as the product is, and of the matrices."""
     rows_RD, matrices_EDF, sizes_E = kept
-    sizes = tile(made_RF, rows_RD.shape[1])
-    rows = library().gmm(made_RF, matrices_EDF, sizes_E, rows_RD.dtype, sizes, transpose_rhs=True, interpret=interpret)
-    sizes = tile(rows_RD, made_RF.shape[1])
-    matrices = library().tgmm(rows_RD.T, made_RF, sizes_E, matrices_EDF.dtype, sizes, interpret=interpret)
+    sizes = tile_sizes(made_RF, rows_RD.shape[1])
+    rows = megablox_library().gmm(
+        made_RF, matrices_EDF, sizes_E, rows_RD.dtype, sizes, transpose_rhs=True, interpret=interpret
+    )
+    sizes = tile_sizes(rows_RD, made_RF.shape[1])
+    matrices = megablox_library().tgmm(rows_RD.T, made_RF, sizes_E, matrices_EDF.dtype, sizes, interpret=interpret)
     return rows, matrices, None
 
 
-padded.defvjp(forward, backward)
+padded_matmul.defvjp(forward, backward)
 
 
-def tile(rows_RD: jax.Array, made: int) -> tuple[int, int, int]:
+def tile_sizes(rows_RD: jax.Array, made: int) -> tuple[int, int, int]:
     """How many rows, of how many numbers, are multiplied at once, into how many."""
     count, width = rows_RD.shape
     most = WIDTH // rows_RD.dtype.itemsize
     return math.gcd(count, ROWS), min(width, most), min(made, most)
 
 
-def varying(*arrays: jax.Array) -> list[jax.Array]:
+def mark_varying(*arrays: jax.Array) -> list[jax.Array]:
     """Arrays that differ along the same manual mesh axes: along those of any. Their gradients are summed over what is
     added, as those of JAX's own products are."""
     axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arrays))
@@ -73,14 +75,16 @@ def varying(*arrays: jax.Array) -> list[jax.Array]:
 
 
 @functools.cache
-def library():
+def megablox_library():
     """JAX's megablox, which does not say along which mesh axes its results vary, saying so."""
     megablox = importlib.import_module("jax.experimental.pallas.ops.tpu.megablox.gmm")  # its package hides the module
-    pallas.install(megablox, varying_call)
+    pallas.patch_pallas_call(megablox, varying_pallas_call)
     return megablox
 
 
-def varying_call(pallas_call: Callable, kernel: Callable, *, out_shape: jax.ShapeDtypeStruct, **given) -> Callable:
+def varying_pallas_call(
+    pallas_call: Callable, kernel: Callable, *, out_shape: jax.ShapeDtypeStruct, **given
+) -> Callable:
     """A kernel whose results vary along the mesh axes that the rows do: `jax.shard_map` asks every kernel for it."""
 
     def call(groups, offset, rows, *others):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 
-class Pallas:
+class PatchedPallas:
     """JAX's Pallas with another `pallas_call`: a function of JAX's own and of what that is given."""
 
     def __init__(self, pallas: ModuleType, pallas_call: Callable):
@@ -17,7 +17,7 @@ class Pallas:
         return getattr(self.pallas, name)
 
 
-def install(module: ModuleType, pallas_call: Callable) -> None:
+def patch_pallas_call(module: ModuleType, pallas_call: Callable) -> None:
     """Into a module that knows Pallas as `pl`, once: threads that plan may come here together."""
-    if not isinstance(module.pl, Pallas):
-        module.pl = Pallas(module.pl, pallas_call)
+    if not isinstance(module.pl, PatchedPallas):
+        module.pl = PatchedPallas(module.pl, pallas_call)

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from model.layers import dropout, einsum, precise
-from model.sharding import place, time_order
+from model.layers import at_least_float32, dropout, einsum
+from model.sharding import shard, time_order
 
 
-class Visible(NamedTuple):
+class AttentionMask(NamedTuple):
     """Which keys a query sees: those of its own segment at its own slot or before.
 
     Slots number a row's tokens in reading order: `query_BT`; those of keys lie as time does (sharding.time_order).
@@ -21,49 +21,49 @@ class Visible(NamedTuple):
     query_BT: jax.Array
     segments_BT: jax.Array | None = None
 
-    def mask(self, keys: int) -> jax.Array:
+    def dense(self, keys: int) -> jax.Array:
         """bool [B, 1, T, S]."""
         seen = jnp.asarray(time_order(keys)) <= self.query_BT[:, None, :, None]
         if self.segments_BT is not None:
-            key_segments_BS = place(self.segments_BT, "batch", None)
+            key_segments_BS = shard(self.segments_BT, "batch", None)
             seen &= self.segments_BT[:, None, :, None] == key_segments_BS[:, None, None, :]
         return seen
 
 
-def attention(query_BNTH, key_BKSH, value_BKSH, visible: Visible, drop=(0.0, None)) -> jax.Array:
+def attention(query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None)) -> jax.Array:
     """softmax(query . key) . value over visible keys; softmax in float32 (Vaswani et al. 2017, eq. 1)."""
     # One sequence axis must be whole where every query looks for its keys.
-    key_BKSH, value_BKSH = (place(x, "batch", "kv_heads", None, None) for x in (key_BKSH, value_BKSH))
-    return seeing(query_BNTH, key_BKSH, value_BKSH, visible.mask(key_BKSH.shape[2]), drop)
+    key_BKSH, value_BKSH = (shard(x, "batch", "kv_heads", None, None) for x in (key_BKSH, value_BKSH))
+    return masked_attention(query_BNTH, key_BKSH, value_BKSH, mask.dense(key_BKSH.shape[2]), weight_dropout)
 
 
-def seeing(query_BNTH, key_BKSH, value_BKSH, mask_B1TS, drop=(0.0, None)) -> jax.Array:
+def masked_attention(query_BNTH, key_BKSH, value_BKSH, mask_B1TS, weight_dropout=(0.0, None)) -> jax.Array:
     """`attention` to the keys that a mask shows, keys and values whole on every device."""
     heads, kv_heads = query_BNTH.shape[1], key_BKSH.shape[1]
     if kv_heads == heads:
         scores = einsum("BNTH,BNSH->BNTS", query_BNTH, key_BKSH, "batch", "heads", "time", None)
-        weights = dropout(probabilities(scores, mask_B1TS), *drop).astype(value_BKSH.dtype)
+        weights = dropout(masked_softmax(scores, mask_B1TS), *weight_dropout).astype(value_BKSH.dtype)
         return einsum("BNTS,BNSH->BNTH", weights, value_BKSH, "batch", "heads", "time", None)
-    query_BKGTH = grouped(query_BNTH, kv_heads)
+    query_BKGTH = group_queries(query_BNTH, kv_heads)
     scores = einsum("BKGTH,BKSH->BKGTS", query_BKGTH, key_BKSH, "batch", "kv_heads", None, "time", None)
-    weights = dropout(probabilities(scores, mask_B1TS[:, None]), *drop).astype(value_BKSH.dtype)
+    weights = dropout(masked_softmax(scores, mask_B1TS[:, None]), *weight_dropout).astype(value_BKSH.dtype)
     context = einsum("BKGTS,BKSH->BKGTH", weights, value_BKSH, "batch", "kv_heads", None, "time", None)
-    return merged(context, query_BNTH.shape)
+    return merge_heads(context, query_BNTH.shape)
 
 
-def probabilities(scores: jax.Array, mask: jax.Array) -> jax.Array:
+def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
     """Softmax over the last axis in float32, hidden keys at probability 0."""
-    return jax.nn.softmax(jnp.where(mask, precise(scores), -1e30), axis=-1)
+    return jax.nn.softmax(jnp.where(mask, at_least_float32(scores), -1e30), axis=-1)
 
 
-def grouped(query_BNTH: jax.Array, kv_heads: int) -> jax.Array:
+def group_queries(query_BNTH: jax.Array, kv_heads: int) -> jax.Array:
     """[B, N, T, H] -> [B, K, G, T, H]: query head n belongs to key-value head n // G."""
     rows, heads, length, head_width = query_BNTH.shape
     groups = (rows, kv_heads, heads // kv_heads, length, head_width)
-    return place(query_BNTH.reshape(groups), "batch", "kv_heads", None, "time", None)
+    return shard(query_BNTH.reshape(groups), "batch", "kv_heads", None, "time", None)
 
 
-def merged(context_BKGTH: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def merge_heads(context_BKGTH: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """[B, K, G, T, H] -> [B, N, T, H]."""
     if jax.sharding.get_abstract_mesh().empty:
         return context_BKGTH.reshape(shape)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from model.kernels import pallas
-from model.kernels.local import KEY, QUERY, SEGMENTS, dropout_refusal, on_each_device, split_refusal
-from model.kernels.reference import Visible
+from model.kernels.reference import AttentionMask
+from model.kernels.shard_map import KEY, QUERY, SEGMENTS, dropout_refusal, shard_map_logical, split_refusal
 
 LANES = 128  # of a vector register: the kernel's blocks are multiples
 QUERIES = 512  # of a block, at most
@@ -20,41 +20,41 @@ KEYS = 1024  # of a block, at most, forward: blocks that causality hides are ski
 KEYS_BACKWARD = 1024  # for 256 bytes a head: each block's part of the queries' gradients is written, and summed
 
 
-def refusal(query_BNTH, key_BKSH, visible: Visible, drop) -> str | None:
+def refusal(query_BNTH, key_BKSH, mask: AttentionMask, weight_dropout) -> str | None:
     """Why Splash cannot compute this, and what to set instead; None where it can."""
     length = query_BNTH.shape[2]
     if length % LANES:
         low, high = length - length % LANES, length + LANES - length % LANES
         return f"takes lengths that {LANES} divides, not {length}; {f'{low} and ' if low else ''}{high} are near"
-    return split_refusal() or dropout_refusal(drop)
+    return split_refusal() or dropout_refusal(weight_dropout)
 
 
 def attention(
-    query_BNTH, key_BKSH, value_BKSH, visible: Visible, drop=(0.0, None), interpret: bool = False
+    query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None), interpret: bool = False
 ) -> jax.Array:
     """The reference's context; `drop` is refused above. `interpret` runs the kernel where there is no TPU.
 
     Context and logsumexp bear the name `context` for what decides what to keep (model/schedule.py).
     """
-    here = functools.partial(on_one_device, interpret)
-    return on_each_device(
-        here, (QUERY, KEY, KEY, SEGMENTS), QUERY, query_BNTH, key_BKSH, value_BKSH, visible.segments_BT
+    here = functools.partial(device_attention, interpret)
+    return shard_map_logical(
+        here, (QUERY, KEY, KEY, SEGMENTS), QUERY, query_BNTH, key_BKSH, value_BKSH, mask.segments_BT
     )
 
 
-def on_one_device(interpret: bool, query_BNTH, key_BKSH, value_BKSH, segments_BT) -> jax.Array:
-    splash = library()
+def device_attention(interpret: bool, query_BNTH, key_BKSH, value_BKSH, segments_BT) -> jax.Array:
+    splash = splash_library()
     _, heads, length, head_width = query_BNTH.shape
-    sizes = Sizes.of(length, head_width, query_BNTH.dtype.itemsize)
+    sizes = BlockSizes.of(length, head_width, query_BNTH.dtype.itemsize)
     kernel = splash.make_splash_mha(
         splash.MultiHeadMask([splash.CausalMask((length, length))] * heads),
         block_sizes=splash.BlockSizes(
             block_q=sizes.queries,
             block_kv=sizes.keys,
-            block_kv_compute=sizes.at_once,
+            block_kv_compute=sizes.compute_keys,
             block_q_dkv=sizes.queries,
             block_kv_dkv=sizes.keys_backward,
-            block_kv_dkv_compute=sizes.at_once,
+            block_kv_dkv_compute=sizes.compute_keys,
             use_fused_bwd_kernel=True,
         ),
         head_shards=1,
@@ -66,21 +66,23 @@ def on_one_device(interpret: bool, query_BNTH, key_BKSH, value_BKSH, segments_BT
     return jax.vmap(kernel)(query_BNTH, key_BKSH, value_BKSH, segments)
 
 
-class Sizes(NamedTuple):
+class BlockSizes(NamedTuple):
     """Tokens of blocks: of queries, of keys forward and backward, and of keys that are multiplied at once."""
 
     queries: int
     keys: int
     keys_backward: int
-    at_once: int
+    compute_keys: int
 
     @staticmethod
-    def of(length: int, head_width: int, itemsize: int) -> Sizes:
+    def of(length: int, head_width: int, itemsize: int) -> BlockSizes:
         # A block of keys and its gradients lie in vector memory: wider heads leave room for fewer.
         room = KEYS_BACKWARD * 256 // (itemsize * max(LANES, head_width))
-        queries, keys = divisor(length, QUERIES), divisor(length, KEYS)
-        backward = divisor(length, max(LANES, room))
-        return Sizes(queries, keys, backward, math.gcd(divisor(keys, QUERIES), divisor(backward, QUERIES)))
+        queries, keys = largest_block(length, QUERIES), largest_block(length, KEYS)
+        backward = largest_block(length, max(LANES, room))
+        return BlockSizes(
+            queries, keys, backward, math.gcd(largest_block(keys, QUERIES), largest_block(backward, QUERIES))
+        )
 
     def pairs(self, length: int, backward: bool) -> int:
         """Query-key pairs that are multiplied: those of every block with a pair that causality shows."""
@@ -90,28 +92,28 @@ class Sizes(NamedTuple):
 
 
 @functools.cache
-def library():
+def splash_library():
     """JAX's Splash, which states no costs of its kernels, with them."""
     from jax.experimental.pallas.ops.tpu import splash_attention  # half a second that only a TPU should cost
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
-    pallas.install(splash_attention_kernel, costed_call)
+    pallas.patch_pallas_call(splash_attention_kernel, pallas_call_with_cost)
     return splash_attention
 
 
-def costed_call(pallas_call: Callable, kernel: Callable, *, name: str, **given) -> Callable:
+def pallas_call_with_cost(pallas_call: Callable, kernel: Callable, *, name: str, **given) -> Callable:
     """A kernel of Splash with its costs: else the compiler plans as if it took no time."""
     from jax.experimental.pallas import CostEstimate  # as heavy as Splash, which is there already
 
     def call(*operands):
         stated = CostEstimate(**cost(name, operands, jax.tree.leaves(given["out_shape"])))
         made = pallas_call(kernel, name=name, cost_estimate=stated, **given)(*operands)
-        return summed(*made) if backward(name) else made
+        return sum_query_gradients(*made) if is_backward(name) else made
 
     return call
 
 
-def summed(*made: jax.Array) -> tuple:
+def sum_query_gradients(*made: jax.Array) -> tuple:
     """What the backward kernel made, with the parts [P, N, T, H] of the queries' gradient, one of every block of keys,
     added up: Splash would let XLA reduce them, for 66 ms more of the Llama-2 7B step on v5p (`skald plan`)."""
     *scratch, parts_PNTH, key_NTH, value_NTH = made
@@ -119,7 +121,7 @@ def summed(*made: jax.Array) -> tuple:
     return *scratch, query_NTH[None].astype(parts_PNTH.dtype), key_NTH, value_NTH
 
 
-def backward(name: str) -> bool:
+def is_backward(name: str) -> bool:
     return "dkv" in name
 
 
@@ -127,12 +129,12 @@ def cost(name: str, operands, made) -> dict[str, int]:
     """FLOPs, exponentials and bytes of a kernel of one row: forward two products of every pair, backward five."""
     query_NTH = next(x for x in operands if x is not None and x.ndim == 3 and jnp.issubdtype(x.dtype, jnp.floating))
     heads, length, head_width = query_NTH.shape
-    pairs = heads * Sizes.of(length, head_width, query_NTH.dtype.itemsize).pairs(length, backward(name))
+    pairs = heads * BlockSizes.of(length, head_width, query_NTH.dtype.itemsize).pairs(length, is_backward(name))
     moved = sum(x.size * x.dtype.itemsize for x in (*operands, *made) if x is not None)
-    products = 5 if backward(name) else 2
+    products = 5 if is_backward(name) else 2
     return {"flops": 2 * products * pairs * head_width, "transcendentals": pairs, "bytes_accessed": moved}
 
 
-def divisor(length: int, limit: int) -> int:
+def largest_block(length: int, limit: int) -> int:
     """The largest multiple of LANES up to `limit` that divides `length`."""
     return max(size for size in range(LANES, min(length, limit) + 1, LANES) if length % size == 0)

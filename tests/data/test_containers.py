@@ -80,7 +80,7 @@ BY_NAME = (
 
 def said_of(path: Path) -> str:
     with pytest.raises(DataError) as error:
-        list(sources.documents(Source(str(path))))
+        list(sources.read_documents(Source(str(path))))
     assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
     return str(error.value)
 
@@ -96,7 +96,7 @@ def test_what_libraries_pack_is_refused_whatever_its_name(tmp_path, ending, name
 def test_a_parquet_file_is_read_by_its_name_alone(tmp_path):
     for name in ("a.PARQUET", "a.txt", "a.parquet.gzip"):
         pyarrow.parquet.write_table(TABLE, tmp_path / name)
-    assert [d.text for d in sources.documents(Source(str(tmp_path / "a.PARQUET")))] == TABLE["text"].to_pylist()
+    assert [d.text for d in sources.read_documents(Source(str(tmp_path / "a.PARQUET")))] == TABLE["text"].to_pylist()
     for name in ("a.txt", "a.parquet.gzip"):
         assert "let its name end in .parquet" in said_of(tmp_path / name)
 
@@ -119,7 +119,7 @@ def test_zero_bytes_are_no_text(tmp_path, content):
 def test_endings_that_are_languages_too_hold_text(tmp_path):
     """europarl-v7.pt-en.pt is Portuguese."""
     (tmp_path / "europarl.pt").write_text("Está bem.")
-    assert [d.text for d in sources.documents(Source(str(tmp_path / "europarl.pt")))] == ["Está bem."]
+    assert [d.text for d in sources.read_documents(Source(str(tmp_path / "europarl.pt")))] == ["Está bem."]
 
 
 def test_the_way_to_unpack_works(tmp_path):
@@ -136,4 +136,4 @@ def test_the_way_to_unpack_works(tmp_path):
 @pytest.mark.parametrize("text", ["GGUF is a format", "%PDF-1 begins such files", "{\\rtf, they say", "FEA1 and Obj"])
 def test_a_text_may_begin_with_the_letters_of_another_format(tmp_path, text):
     (tmp_path / "a.txt").write_text(text)
-    assert [d.text for d in sources.documents(Source(str(tmp_path / "a.txt")))] == [text]
+    assert [d.text for d in sources.read_documents(Source(str(tmp_path / "a.txt")))] == [text]

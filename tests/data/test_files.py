@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import DataError
-from data.files import files
+from data.files import list_files
 
 PATTERNS = (
     "**",
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.timeout(60)  # a walk in circles has no end
 
 
 def named(name) -> list[str]:
-    return [str(path) for path in files(str(name))]
+    return [str(path) for path in list_files(str(name))]
 
 
 def below(folder: Path, *names: str) -> list[str]:
@@ -127,7 +127,7 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path, target):
     (tmp_path / "lost.txt").symlink_to(target)
     for name in ("", "*.txt", "lost.txt"):
         with pytest.raises(DataError, match=rf"lost.txt: a link to {target}, where nothing is; .*remove the link"):
-            files(str(tmp_path / name))
+            list_files(str(tmp_path / name))
     assert named(tmp_path / "t*.txt") == below(tmp_path, "text.txt")
 
 
@@ -145,7 +145,7 @@ def test_pipes_are_no_text_and_folders_may_have_endings(tmp_path):
     file(tmp_path / "v1.2.txt" / "text")
     assert named(tmp_path) == below(tmp_path, "v1.2.txt/text")
     with pytest.raises(DataError, match=r"pipe.txt: neither a file nor a folder; write what comes out of it to a file"):
-        files(str(tmp_path / "pipe.txt"))
+        list_files(str(tmp_path / "pipe.txt"))
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
@@ -161,11 +161,11 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "listdir", refusing)
     for name in ("", "**/*.txt", "*/*.txt"):
         with pytest.raises(DataError, match=r"closed: can't be read \(Permission denied\)"):
-            files(str(tmp_path / name))
+            list_files(str(tmp_path / name))
 
 
 def test_a_home_folder_that_is_not_known_is_named():
     with pytest.raises(
         DataError, match=r"~nobody-of-this-name/a.txt: no home folder is known for ~nobody-of-this-name"
     ):
-        files("~nobody-of-this-name/a.txt")
+        list_files("~nobody-of-this-name/a.txt")

@@ -22,7 +22,7 @@ WORDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.samp
 
 
 def documents(path: Path, field: str = "text"):
-    return list(sources.documents(Source(str(path), field)))
+    return list(sources.read_documents(Source(str(path), field)))
 
 
 def texts(path: Path, field: str = "text") -> list[str]:

@@ -15,9 +15,9 @@ from data.config import Data, Source, Span, spans
 from data.config import Tokenizer as Config
 from data.documents import Documents
 from data.errors import DataError
-from data.packing import Concatenate, Windows
-from data.pipeline import cut_rows, open_data
-from data.windows import score_rows
+from data.packing import Concatenate, RandomWindows
+from data.pipeline import cut_rows, open_pipeline
+from data.windows import scoring_rows
 
 
 def numbered(lengths: list[int], shared: bool = False, ended: bool = False) -> Documents:
@@ -36,13 +36,13 @@ LENGTHS = st.integers(1, 12)
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 65, 1000, 4097])
 def test_every_index_comes_once(size):
-    found = permutation.permuted(np.arange(size), size, permutation.key(3, 1))
+    found = permutation.permute(np.arange(size), size, permutation.key(3, 1))
     assert sorted(found.tolist()) == list(range(size))
 
 
 def test_permutations_differ_by_key_and_scatter():
     size, keys = 1000, [permutation.key(seed, epoch) for seed in range(4) for epoch in range(4)]
-    found = np.array([permutation.permuted(np.arange(size), size, key) for key in keys])
+    found = np.array([permutation.permute(np.arange(size), size, key) for key in keys])
     assert len({tuple(row) for row in found}) == len(keys)
     # Neighbours of a random permutation lie size / 3 apart on average, and its fixed points are Poisson(1).
     apart = np.abs(np.diff(found, axis=1)).mean()
@@ -52,7 +52,7 @@ def test_permutations_differ_by_key_and_scatter():
 
 def test_every_order_of_three_is_about_as_frequent():
     counts = collections.Counter(
-        tuple(permutation.permuted(np.arange(3), 3, permutation.key(seed)).tolist()) for seed in range(3000)
+        tuple(permutation.permute(np.arange(3), 3, permutation.key(seed)).tolist()) for seed in range(3000)
     )
     assert len(counts) == 6
     chi_square = sum((count - 500) ** 2 / 500 for count in counts.values())
@@ -67,7 +67,7 @@ def test_an_epoch_reads_every_whole_row_of_the_joined_documents_once(documents, 
     joined = numbered(documents, shared)
     assume(len(joined.tokens) > length)
     packed = Concatenate(joined, length, seed)
-    rows = packed.places(np.arange(packed.per_epoch) + epoch * packed.per_epoch, length)
+    rows = packed.token_indices(np.arange(packed.per_epoch) + epoch * packed.per_epoch, length)
     assert packed.per_epoch == (len(joined.tokens) - 1) // length
     read = rows[:, :-1].ravel()
     assert len(set(read.tolist())) == len(read) == packed.per_epoch * length, "no token is read twice"
@@ -82,7 +82,7 @@ def test_an_epoch_reads_every_whole_row_of_the_joined_documents_once(documents, 
 def test_epochs_and_seeds_take_other_orders():
     joined = numbered([50, 70, 30])
     places = {
-        (seed, epoch): tuple(Concatenate(joined, 4, seed).places(np.arange(37) + epoch * 37, 4)[:, 0].tolist())
+        (seed, epoch): tuple(Concatenate(joined, 4, seed).token_indices(np.arange(37) + epoch * 37, 4)[:, 0].tolist())
         for seed in range(3)
         for epoch in range(3)
     }
@@ -93,7 +93,7 @@ def test_epochs_and_seeds_take_other_orders():
 def test_windows_start_anywhere_alike():
     """nanoGPT's get_batch: torch.randint(len(data) - block_size)."""
     joined, rows = numbered([21]), 30_000
-    starts = Windows(joined, 5, seed=0).places(np.arange(rows), 5)[:, 0]
+    starts = RandomWindows(joined, 5, seed=0).token_indices(np.arange(rows), 5)[:, 0]
     counts = np.bincount(starts)
     assert len(counts) == 16 and counts.min() > 0
     assert ((counts - rows / 16) ** 2 / (rows / 16)).sum() < 44.3  # 15 degrees of freedom, p = 0.0001
@@ -105,7 +105,7 @@ def test_windows_start_anywhere_alike():
 def test_segments_positions_and_weights_say_where_documents_end(documents, length, seed, shared):
     joined = numbered(documents, shared)
     assume(len(joined.tokens) > length)
-    rows = cut_rows(joined, Concatenate(joined, length, seed).places(np.arange(7), length))
+    rows = cut_rows(joined, Concatenate(joined, length, seed).token_indices(np.arange(7), length))
     document = [number for number, size in enumerate([*documents, shared]) for _ in range(size)]
     first = joined.offsets
     for tokens, targets, segments, positions, weights in zip(*rows, strict=True):
@@ -130,7 +130,7 @@ def pipeline(tmp_path_factory):
 
     def opened(batch: int = 12, seed: int = 0, **fields):
         config = Data(Source(str(folder / "a.txt")), Config("bytes"), 16, **fields)
-        return open_data(config, batch, seed, folder / "cache")
+        return open_pipeline(config, batch, seed, folder / "cache")
 
     return opened
 
@@ -164,9 +164,9 @@ def test_a_text_shorter_than_a_row_says_what_would_fit(tmp_path, rows):
     halves = {"rows": rows, "train": Span(0.0, 0.5), "validation": Span(0.5, 1.0)}
     config = Data(Source(str(tmp_path / "a.txt")), Config("bytes"), 5, **halves)
     with pytest.raises(DataError, match=r"a.txt: 5 tokens are fewer than a row of data.length=5 .*data.length=4 would"):
-        open_data(config, 1, 0, tmp_path)
+        open_pipeline(config, 1, 0, tmp_path)
     four = Data(Source(str(tmp_path / "a.txt")), Config("bytes"), 4, **halves)
-    assert open_data(four, 1, 0, tmp_path).rows(0, 0, 1).tokens.shape == (1, 4)
+    assert open_pipeline(four, 1, 0, tmp_path).rows(0, 0, 1).tokens.shape == (1, 4)
 
 
 def test_a_validation_split_without_a_target_is_refused(tmp_path):
@@ -176,7 +176,7 @@ def test_a_validation_split_without_a_target_is_refused(tmp_path):
     sources = Source(str(tmp_path / "train.txt")), Source(str(tmp_path / "one.jsonl"))
     config = Data(sources[0], Config("bytes"), 4, validation=Span(0.5, 1.0), validation_source=sources[1])
     with pytest.raises(DataError, match=r"one.jsonl, data.validation 0.5 to 1: nothing to score.*two tokens"):
-        open_data(config, 1, 0, tmp_path)
+        open_pipeline(config, 1, 0, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -201,12 +201,16 @@ def test_a_validation_file_of_its_own_is_read_whole_and_may_not_be_among_the_tra
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x" * size)
     given = Source(str(tmp_path / "texts")), Config("bytes"), 16
-    opened = open_data(Data(*given, validation_source=Source(str(tmp_path / "apart.txt"))), 4, 0, tmp_path / "cache")
+    opened = open_pipeline(
+        Data(*given, validation_source=Source(str(tmp_path / "apart.txt"))), 4, 0, tmp_path / "cache"
+    )
     assert (opened.train.manifest["tokens"], opened.validation.manifest["tokens"]) == (4500, 700)
     with pytest.raises(
         DataError, match=r"b.txt is in data.source, too, and would be trained on; move it out of .*texts"
     ):
-        open_data(Data(*given, validation_source=Source(str(tmp_path / "texts" / "b.txt"))), 4, 0, tmp_path / "cache")
+        open_pipeline(
+            Data(*given, validation_source=Source(str(tmp_path / "texts" / "b.txt"))), 4, 0, tmp_path / "cache"
+        )
 
 
 # Scoring
@@ -221,7 +225,7 @@ def test_every_target_counts_once_with_all_the_context_its_window_has(documents,
     stride, batch = data.draw(st.integers(1, length)), data.draw(st.integers(1, 4))
     seen: dict[int, int] = {}
     text = []
-    for scored in score_rows(joined, length, stride, batch):
+    for scored in scoring_rows(joined, length, stride, batch):
         assert scored.rows.tokens.shape == scored.text.shape == (batch, length)
         text += scored.rows.targets[scored.text > 0].tolist()
         for tokens, targets, segments, _, weights in zip(*scored.rows, strict=True):
@@ -242,6 +246,6 @@ def test_every_target_counts_once_with_all_the_context_its_window_has(documents,
 
 def test_windows_of_64_are_what_nanogpts_table_counts():
     """Not overlapping: 111,540 tokens are 1,743 windows of 64, the last with what is left over."""
-    batches = list(score_rows(numbered([111_540]), 64, 64, 256))
+    batches = list(scoring_rows(numbered([111_540]), 64, 64, 256))
     assert sum(int(scored.rows.weights.any(1).sum()) for scored in batches) == 1743
     assert sum(scored.rows.weights.sum() for scored in batches) == sum(s.text.sum() for s in batches) == 111_539

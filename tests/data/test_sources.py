@@ -18,8 +18,8 @@ from data.characters import Characters
 from data.config import Source, Span
 from data.config import Tokenizer as Config
 from data.errors import DataError
-from data.store import prepare
-from data.tokenizer import build
+from data.store import open_store
+from data.tokenizer import build_tokenizer
 
 EMBEDDED = Source("embedded:shakespeare")
 ALL = Span(0.0, 1.0)
@@ -35,7 +35,7 @@ class Ended(Bytes):
 
 
 def texts(path, **fields) -> list[str]:
-    return [document.text for document in sources.documents(Source(str(path), **fields))]
+    return [document.text for document in sources.read_documents(Source(str(path), **fields))]
 
 
 def written(folder: Path, files: dict[str, str | bytes]) -> Path:
@@ -47,7 +47,7 @@ def written(folder: Path, files: dict[str, str | bytes]) -> Path:
 
 def test_the_embedded_text_is_karpathys():
     """github.com/karpathy/char-rnn, data/tinyshakespeare/input.txt: 1,115,394 characters."""
-    (text,) = (document.text for document in sources.documents(EMBEDDED))
+    (text,) = (document.text for document in sources.read_documents(EMBEDDED))
     assert len(text) == 1_115_394
     assert text.startswith("First Citizen:\nBefore we proceed any further, hear me speak.")
 
@@ -176,7 +176,7 @@ def test_a_link_is_read_as_its_target_where_its_own_name_does_not_say(tmp_path):
 def test_a_file_that_the_system_does_not_give_is_named_and_not_the_cache(tmp_path):
     """/proc/self/mem opens and fails on reading, for root too."""
     (tmp_path / "a.jsonl").symlink_to("/proc/self/mem")
-    for use in (texts, lambda path: prepare(Source(str(path)), Bytes(), ALL, tmp_path / "cache")):
+    for use in (texts, lambda path: open_store(Source(str(path)), Bytes(), ALL, tmp_path / "cache")):
         with pytest.raises(DataError, match=r"a.jsonl: can't be read \(Input/output error\)"):
             use(tmp_path / "a.jsonl")
 
@@ -185,9 +185,9 @@ def test_a_file_that_the_system_does_not_give_is_named_and_not_the_cache(tmp_pat
 def test_lines_without_text_make_no_vocabulary_and_no_store(tmp_path, content):
     source = Source(str(written(tmp_path, {"a.jsonl": content}) / "a.jsonl"))
     with pytest.raises(DataError, match=r"a.jsonl: no text"):
-        build(Config("characters"), source)
+        build_tokenizer(Config("characters"), source)
     with pytest.raises(DataError, match=r"a.jsonl: no text"):
-        prepare(source, Bytes(), ALL, tmp_path / "cache")
+        open_store(source, Bytes(), ALL, tmp_path / "cache")
 
 
 # The store
@@ -195,10 +195,10 @@ def test_lines_without_text_make_no_vocabulary_and_no_store(tmp_path, content):
 
 def test_the_split_is_nanogpts(tmp_path):
     """data/shakespeare_char/prepare.py prints: train has 1,003,854 tokens, val has 111,540 tokens."""
-    (text,) = (document.text for document in sources.documents(EMBEDDED))
-    words = build(Config("characters"), EMBEDDED)
-    train = prepare(EMBEDDED, words, Span(0.0, 0.9), tmp_path)
-    validation = prepare(EMBEDDED, words, Span(0.9, 1.0), tmp_path)
+    (text,) = (document.text for document in sources.read_documents(EMBEDDED))
+    words = build_tokenizer(Config("characters"), EMBEDDED)
+    train = open_store(EMBEDDED, words, Span(0.0, 0.9), tmp_path)
+    validation = open_store(EMBEDDED, words, Span(0.9, 1.0), tmp_path)
     assert (train.manifest["tokens"], validation.manifest["tokens"]) == (1_003_854, 111_540)
     assert words.decode(train.documents.tokens.tolist()) == text[: int(len(text) * 0.9)]
     assert words.decode(validation.documents.tokens.tolist()) == text[int(len(text) * 0.9) :]
@@ -208,7 +208,7 @@ def test_the_split_is_nanogpts(tmp_path):
 def test_documents_keep_their_borders_and_end_ids(tmp_path):
     given = ["one", "", "zwölf", "x" * 10]
     path = written(tmp_path, {"a.jsonl": "\n".join(json.dumps({"text": text}) for text in given)}) / "a.jsonl"
-    made = prepare(Source(str(path)), Ended(), ALL, tmp_path / "cache").documents
+    made = open_store(Source(str(path)), Ended(), ALL, tmp_path / "cache").documents
     cut = [made.tokens[a:b].tolist() for a, b in made.bounds]
     assert cut == [[257, *text.encode(), 256] for text in given]
     assert made.bytes == len("".join(given).encode())
@@ -220,7 +220,7 @@ def test_large_vocabularies_take_four_bytes(tmp_path):
         vocab_size, start_id, end_id = 100_000, 99_998, 99_999
 
     written(tmp_path, {"a.txt": "x"})
-    made = prepare(Source(str(tmp_path / "a.txt")), Wide(), ALL, tmp_path / "cache").documents
+    made = open_store(Source(str(tmp_path / "a.txt")), Wide(), ALL, tmp_path / "cache").documents
     assert made.tokens.tolist() == [99_998, 120, 99_999] and made.tokens.dtype == np.uint32
 
 
@@ -229,7 +229,7 @@ def test_spans_share_out_every_character_once(tmp_path, parts):
     given = ["0123456789", "abcdefg", "ü", "VWXYZ" * 3]
     path = written(tmp_path, {"a.jsonl": "\n".join(json.dumps({"text": text}) for text in given)}) / "a.jsonl"
     spans = [Span(a, b) for a, b in itertools.pairwise(parts)]
-    found = ["".join(part.text for part in store.cut(Source(str(path)), span)) for span in spans]
+    found = ["".join(part.text for part in store.documents_in_span(Source(str(path)), span)) for span in spans]
     assert "".join(found) == "".join(given)
     total = len("".join(given))
     assert [len(f) for f in found] == [int(total * s.stop) - int(total * s.start) for s in spans]
@@ -238,7 +238,7 @@ def test_spans_share_out_every_character_once(tmp_path, parts):
 def test_an_empty_span_is_refused_and_leaves_nothing(tmp_path):
     written(tmp_path, {"a.txt": "short"})
     with pytest.raises(DataError, match=r"no text between 0.9 and 0.95 of it"):
-        prepare(Source(str(tmp_path / "a.txt")), Bytes(), Span(0.9, 0.95), tmp_path / "cache")
+        open_store(Source(str(tmp_path / "a.txt")), Bytes(), Span(0.9, 0.95), tmp_path / "cache")
     assert list((tmp_path / "cache" / "stores").iterdir()) == []
 
 
@@ -248,7 +248,7 @@ def test_a_store_is_made_once_and_anew_when_anything_changes(tmp_path):
 
     def tokens(words=None, span=ALL, field="text"):
         given = Source(str(path), field)
-        return prepare(given, words or Bytes(), span, tmp_path / "cache", said.append).documents.tokens.tolist()
+        return open_store(given, words or Bytes(), span, tmp_path / "cache", said.append).documents.tokens.tolist()
 
     first = tokens()
     assert tokens() == first and len(said) == 1
@@ -277,7 +277,7 @@ def test_one_content_read_in_several_ways_makes_several_stores(tmp_path):
     for content, expected in CONTENTS.items():
         for ending, text in expected.items():
             source = Source(str(written(tmp_path, {f"a{ending}": content}) / f"a{ending}"))
-            made = prepare(source, Bytes(), ALL, tmp_path / "cache")
+            made = open_store(source, Bytes(), ALL, tmp_path / "cache")
             assert bytes(made.documents.tokens.tolist()).decode() == text, ending
 
 
@@ -291,27 +291,27 @@ def test_a_text_that_changes_while_it_is_read_leaves_no_store(tmp_path):
             return super().encode(text)
 
     with pytest.raises(DataError, match=r"a.txt: changed while it was read; start again"):
-        prepare(Source(str(path)), Slow(), ALL, tmp_path / "cache")
+        open_store(Source(str(path)), Slow(), ALL, tmp_path / "cache")
     assert list((tmp_path / "cache" / "stores").iterdir()) == []
 
 
 def test_a_cache_that_can_not_be_written_is_named(tmp_path):
     written(tmp_path, {"a.txt": "text", "cache": "a file"})
     with pytest.raises(DataError, match=r"cache: can't write the token cache .*SKALD_CACHE"):
-        prepare(Source(str(tmp_path / "a.txt")), Bytes(), ALL, tmp_path / "cache")
+        open_store(Source(str(tmp_path / "a.txt")), Bytes(), ALL, tmp_path / "cache")
 
 
 def test_an_error_in_the_middle_leaves_no_store(tmp_path):
     path = written(tmp_path, {"a.jsonl": '{"text": "fine"}\n{"text": "na\u00efve"}'}) / "a.jsonl"
     for span, place in ((ALL, "a.jsonl:2: .*offset 2"), (Span(0.6, 1.0), "a.jsonl:2 from offset 1: .*offset 1")):
         with pytest.raises(DataError, match=f"{place} is not among"):
-            prepare(Source(str(path)), Characters("finea v"), span, tmp_path / "cache")
+            open_store(Source(str(path)), Characters("finea v"), span, tmp_path / "cache")
     assert list((tmp_path / "cache" / "stores").iterdir()) == []
 
 
 def make_one(path, cache, barrier, results):
     barrier.wait()
-    made = prepare(Source(path), Bytes(), ALL, Path(cache)).documents
+    made = open_store(Source(path), Bytes(), ALL, Path(cache)).documents
     results.put((os.getpid(), int(made.tokens.astype(np.int64).sum()), len(made.tokens)))
 
 

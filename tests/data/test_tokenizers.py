@@ -14,10 +14,10 @@ from data.characters import Characters
 from data.config import Source, Span
 from data.config import Tokenizer as Config
 from data.errors import DataError
-from data.gpt2_bpe import byte_of
+from data.gpt2_bpe import byte_decoder
 from data.readers import Document
-from data.store import prepare
-from data.streaming import GrowingText
+from data.store import open_store
+from data.streaming import IncrementalDecoder
 
 EMBEDDED = Source("embedded:shakespeare")
 ODD = "Tōkyō, naïve café: 東京 👩🏽‍🚀 \n\n  don't  I'll 1999…\ttab\r\n<|endoftext|> x"
@@ -26,7 +26,7 @@ KINDS = ["characters", "bytes", "sentencepiece", "gpt2", "json"]
 
 @pytest.fixture(scope="session")
 def shakespeare() -> str:
-    return next(iter(sources.documents(EMBEDDED))).text
+    return next(iter(sources.read_documents(EMBEDDED))).text
 
 
 @pytest.fixture(scope="session")
@@ -55,12 +55,14 @@ def vocabularies(tmp_path_factory, shakespeare) -> dict[str, str]:
 def words(vocabularies, tmp_path_factory):
     text = tmp_path_factory.mktemp("text") / "text.txt"
     text.write_bytes((ODD + "abcdefghijklmnopqrstuvwxyz ,.!?").encode())
-    return {kind: tokenizer.build(Config(kind, vocabularies.get(kind, "")), Source(str(text))) for kind in KINDS}
+    return {
+        kind: tokenizer.build_tokenizer(Config(kind, vocabularies.get(kind, "")), Source(str(text))) for kind in KINDS
+    }
 
 
 def test_characters_are_nanogpts():
     """data/shakespeare_char: 65 characters, sorted, "hii there" as its prepare.py would encode it."""
-    built = tokenizer.build(Config("characters"), EMBEDDED)
+    built = tokenizer.build_tokenizer(Config("characters"), EMBEDDED)
     assert built.vocab_size == 65
     assert built.alphabet == "\n !$&',-.3:;?" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abcdefghijklmnopqrstuvwxyz"
     assert built.encode("hii there") == [46, 47, 47, 1, 58, 46, 43, 56, 43]
@@ -109,22 +111,24 @@ def test_text_comes_back_and_so_does_the_tokenizer(words, kind):
     assert 0 <= min(ids) <= max(ids) < built.vocab_size
     normalized = ODD if kind != "sentencepiece" else built.processor.normalize(ODD).replace("▁", " ").strip()
     assert built.decode(ids) == normalized
-    again = tokenizer.from_json(built.to_json())
+    again = tokenizer.tokenizer_from_json(built.to_json())
     assert again.encode(ODD) == ids
     fields = ("vocab_size", "start_id", "end_id", "start_prompts")
     assert [getattr(again, name) for name in fields] == [getattr(built, name) for name in fields]
-    assert tokenizer.fingerprint(again) == tokenizer.fingerprint(built)
+    assert tokenizer.tokenizer_fingerprint(again) == tokenizer.tokenizer_fingerprint(built)
 
 
 def test_fingerprints_tell_tokenizers_apart(words):
-    prints = {tokenizer.fingerprint(built) for built in [*words.values(), Characters("ab"), Characters("abc")]}
+    prints = {
+        tokenizer.tokenizer_fingerprint(built) for built in [*words.values(), Characters("ab"), Characters("abc")]
+    }
     assert len(prints) == len(words) + 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sizes", [[1], [2], [7, 1, 3]])
 def test_growing_text_is_the_whole_text_and_never_half_a_character(words, kind, sizes):
-    ids, growing, pieces, place = words[kind].encode(ODD), GrowingText(words[kind]), [], 0
+    ids, growing, pieces, place = words[kind].encode(ODD), IncrementalDecoder(words[kind]), [], 0
     while place < len(ids):
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(growing.push(ids[place : place + size]))
@@ -137,7 +141,7 @@ def test_growing_text_is_the_whole_text_and_never_half_a_character(words, kind, 
 
 
 def test_half_a_character_at_the_end_is_shown_at_last(words):
-    growing = GrowingText(words["bytes"])
+    growing = IncrementalDecoder(words["bytes"])
     assert growing.push(list("é".encode())[:1]) == ""
     assert growing.flush() == "\ufffd"
 
@@ -145,9 +149,9 @@ def test_half_a_character_at_the_end_is_shown_at_last(words):
 @pytest.mark.parametrize("prompt", ["ROMEO:", "a"])
 def test_a_continuation_keeps_its_leading_space(words, prompt):
     """SentencePiece drops a text's first space: what is written after a prompt must not lose its own."""
-    growing = GrowingText(words["sentencepiece"], words["sentencepiece"].encode(prompt))
+    growing = IncrementalDecoder(words["sentencepiece"], words["sentencepiece"].encode(prompt))
     space = next(i for i in range(500) if words["sentencepiece"].processor.id_to_piece(i) == "▁the")
-    assert growing.following([space]) == " the"
+    assert growing.decode_after_prefix([space]) == " the"
     assert growing.push([space]) == " the"
     assert growing.push([space]) == " the"
 
@@ -173,7 +177,7 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, kind, content, par
     if content is not None:
         file.write_text(content)
     with pytest.raises(DataError) as error:
-        tokenizer.build(Config(kind, str(file)), EMBEDDED)
+        tokenizer.build_tokenizer(Config(kind, str(file)), EMBEDDED)
     said = str(error.value)
     assert str(file) in said and "\n" not in said and all(part in said for part in parts), said
 
@@ -184,17 +188,17 @@ def gpt2_files(folder: Path, vocabulary: dict | str, merges: str = "#version: 0.
     return Config("gpt2", str(folder))
 
 
-BYTES = {character: i for i, character in enumerate(byte_of())}
+BYTES = {character: i for i, character in enumerate(byte_decoder())}
 
 
 def test_ids_without_a_token_stay_so_where_gpt2_is_stored(tmp_path):
     """300 names nothing: without it on record, every later id would move down by one."""
     config = gpt2_files(tmp_path, {**BYTES, "th": 256, "extra": 400, "<|endoftext|>": 300}, "t h\n")
-    built = tokenizer.build(config, EMBEDDED)
-    again = tokenizer.from_json(json.loads(json.dumps(built.to_json())))
+    built = tokenizer.build_tokenizer(config, EMBEDDED)
+    again = tokenizer.tokenizer_from_json(json.loads(json.dumps(built.to_json())))
     assert (again.ranks, again.end_id, again.vocab_size) == (built.ranks, 300, 401)
     assert again.encode("the extra") == built.encode("the extra") and again.decode([400, 256]) == "extrath"
-    endless = tokenizer.build(gpt2_files(tmp_path, {**BYTES, "th": 256, "extra": 400}, "t h\n"), EMBEDDED)
+    endless = tokenizer.build_tokenizer(gpt2_files(tmp_path, {**BYTES, "th": 256, "extra": 400}, "t h\n"), EMBEDDED)
     assert endless.end_id == 401, "not an id that is taken"
 
 
@@ -213,7 +217,7 @@ def test_ids_without_a_token_stay_so_where_gpt2_is_stored(tmp_path):
 )
 def test_broken_files_of_gpt2_are_named(tmp_path, vocabulary, merges, parts):
     with pytest.raises(DataError) as error:
-        tokenizer.build(gpt2_files(tmp_path, vocabulary, merges), EMBEDDED)
+        tokenizer.build_tokenizer(gpt2_files(tmp_path, vocabulary, merges), EMBEDDED)
     said = str(error.value)
     assert str(tmp_path) in said and "\n" not in said and all(part in said for part in parts), said
 
@@ -221,7 +225,7 @@ def test_broken_files_of_gpt2_are_named(tmp_path, vocabulary, merges, parts):
 def test_a_json_vocabulary_with_holes_is_as_large_as_its_largest_id(tmp_path):
     model = {"type": "WordLevel", "vocab": {"a": 0, "b": 70_000, "<eos>": 5}, "unk_token": "a"}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
-    built = tokenizer.build(Config("json", str(tmp_path / "tokenizer.json"), end="<eos>"), EMBEDDED)
+    built = tokenizer.build_tokenizer(Config("json", str(tmp_path / "tokenizer.json"), end="<eos>"), EMBEDDED)
     assert (built.vocab_size, built.end_id, built.encode("b")) == (70_001, 5, [70_000])
 
 
@@ -232,7 +236,7 @@ def test_merges_that_are_not_the_vocabularys_are_refused(tmp_path, vocabularies)
             lines[5], lines[6] = lines[6], lines[5]
         (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(DataError, match=r"is not token \d+ of vocab.json"):
-        tokenizer.build(Config("gpt2", str(tmp_path)), EMBEDDED)
+        tokenizer.build_tokenizer(Config("gpt2", str(tmp_path)), EMBEDDED)
 
 
 # How documents begin and end
@@ -282,7 +286,7 @@ def test_documents_begin_and_end_with_what_the_file_marks_or_the_config_names(
     tmp_path, special, ordinary, template, fields, start, end, prompts
 ):
     path = json_file(tmp_path, special, ordinary, template)
-    built = tokenizer.build(Config("json", path, **fields), EMBEDDED)
+    built = tokenizer.build_tokenizer(Config("json", path, **fields), EMBEDDED)
     id_of = tokenizers.Tokenizer.from_file(path).token_to_id
     assert (built.start_id, built.end_id) == (start and id_of(start), end and id_of(end))
     assert built.start_prompts == prompts
@@ -294,16 +298,16 @@ def test_documents_begin_and_end_with_what_the_file_marks_or_the_config_names(
 )
 def test_a_sentencepiece_model_says_itself_what_begins_and_ends(tmp_path, ids, start, end):
     path = pieces(tmp_path, "the cat sat on the mat\n" * 50, vocab_size=13, **ids)
-    built = tokenizer.build(Config("sentencepiece", path), EMBEDDED)
+    built = tokenizer.build_tokenizer(Config("sentencepiece", path), EMBEDDED)
     assert (built.start_id, built.end_id, built.start_prompts) == (start, end, start == 1)
-    named = tokenizer.build(Config("sentencepiece", path, end="t"), EMBEDDED)
+    named = tokenizer.build_tokenizer(Config("sentencepiece", path, end="t"), EMBEDDED)
     assert built.processor.id_to_piece(named.end_id) == "t"
 
 
 @pytest.mark.parametrize("kind", ["json", "sentencepiece", "gpt2", "bytes", "characters"])
 def test_a_token_that_is_none_can_not_be_named(vocabularies, kind):
     with pytest.raises(DataError, match=r"data.tokenizer.(end: '<nothing>' is no token of|start and .end name tokens)"):
-        tokenizer.build(Config(kind, vocabularies.get(kind, ""), end="<nothing>"), EMBEDDED)
+        tokenizer.build_tokenizer(Config(kind, vocabularies.get(kind, ""), end="<nothing>"), EMBEDDED)
 
 
 def pieces(folder: Path, text: str, **options) -> str:
@@ -334,16 +338,16 @@ def test_what_whoever_saved_a_file_had_set_changes_no_tokens(tmp_path, change):
     assert any(
         theirs.encode(text).ids != theirs.encode(text[:30]).ids + theirs.encode(text[30:]).ids for _ in range(20)
     )
-    one, other = (tokenizer.build(Config("json", path), EMBEDDED) for path in (plain, changed))
+    one, other = (tokenizer.build_tokenizer(Config("json", path), EMBEDDED) for path in (plain, changed))
     expected = tokenizers.Tokenizer.from_file(plain).encode(text).ids
     assert all(built.encode(text) == expected for built in (one, other) for _ in range(5))
-    assert tokenizer.fingerprint(one) == tokenizer.fingerprint(other)
+    assert tokenizer.tokenizer_fingerprint(one) == tokenizer.tokenizer_fingerprint(other)
     assert one.notes == () and len(other.notes) == 1 and "not done here" in other.notes[0]
 
 
 def test_an_unknown_character_of_a_sentencepiece_model_is_named(tmp_path):
     path = pieces(tmp_path, "the cat sat on the mat\n" * 50, vocab_size=13)
-    built = tokenizer.build(Config("sentencepiece", path), EMBEDDED)
+    built = tokenizer.build_tokenizer(Config("sentencepiece", path), EMBEDDED)
     assert built.encode("the cat")
     with pytest.raises(DataError, match=r"character 'Ж' \(U\+0416\) at offset 4 is none that the tokenizer knows"):
         built.encode("the Жat")
@@ -361,8 +365,11 @@ def test_characters_that_a_json_file_drops_or_makes_unknown_are_named(tmp_path):
     words.save(str(tmp_path / "words.json"))
     for name, text, said in (("few", "the Zcat", "'Z' .* offset 4"), ("words", "the bat", "'b' .* offset 4")):
         with pytest.raises(DataError, match=f"character {said} is none that the tokenizer knows"):
-            tokenizer.build(Config("json", str(tmp_path / f"{name}.json")), EMBEDDED).encode(text)
-    assert tokenizer.build(Config("json", str(tmp_path / "words.json")), EMBEDDED).encode("the  cat\n") == [0, 2]
+            tokenizer.build_tokenizer(Config("json", str(tmp_path / f"{name}.json")), EMBEDDED).encode(text)
+    assert tokenizer.build_tokenizer(Config("json", str(tmp_path / "words.json")), EMBEDDED).encode("the  cat\n") == [
+        0,
+        2,
+    ]
 
 
 @pytest.mark.parametrize("text", ["é東", "ab", "a東", ""])
@@ -371,31 +378,31 @@ def test_the_first_tokens_bytes_are_what_sentencepiece_itself_counts(tmp_path, t
     path = pieces(
         tmp_path, "abab\n" * 50, vocab_size=262, byte_fallback=True, model_type="char", hard_vocab_limit=False
     )
-    model = tokenizer.build(Config("sentencepiece", path), EMBEDDED)
+    model = tokenizer.build_tokenizer(Config("sentencepiece", path), EMBEDDED)
     shown = [piece for piece in model.processor.encode(text, out_type="proto").pieces if piece.piece != "▁"]
     expected = len(shown[0].surface.encode()) if shown else 0
-    made = tokenizer.build(Config("json", json_file(tmp_path, [])), EMBEDDED)
+    made = tokenizer.build_tokenizer(Config("json", json_file(tmp_path, [])), EMBEDDED)
     assert made.first_bytes(text) == expected
     assert Characters("abé東").first_bytes(text) == len(text[:1].encode())
-    assert tokenizer.build(Config("bytes"), EMBEDDED).first_bytes(text) == bool(text)
+    assert tokenizer.build_tokenizer(Config("bytes"), EMBEDDED).first_bytes(text) == bool(text)
 
 
 def test_text_that_a_tokenizer_changes_is_told_with_its_place_and_counted_as_it_comes_back(tmp_path):
     """SentencePiece's own rules make one space of all white space: newlines are lost, and may not lower bits a byte."""
     path = pieces(tmp_path, "the cat sat on the mat\n" * 50, vocab_size=13)
     config = Config("sentencepiece", path)
-    words = tokenizer.build(config, EMBEDDED)
+    words = tokenizer.build_tokenizer(config, EMBEDDED)
     (tmp_path / "text.txt").write_text("the cat\n\nsat")
     for text, size, change in (
         ("the cat sat", 11, None),
         ("the cat\n\nsat", 11, r"text.txt: '\n\nsat' at offset 7 comes back as ' sat'"),
         (" the cat", 7, r"text.txt: ' the cat' at offset 0 comes back as 'the cat'"),
     ):
-        found = documents.encode(words, Document(text, "text.txt"))
+        found = documents.encode_document(words, Document(text, "text.txt"))
         assert (found.bytes, found.change) == (size, change)
     lines: list[str] = []
     for _ in range(2):  # made, and found in the cache
-        prepare(Source(str(tmp_path / "text.txt")), words, Span(0.0, 1.0), tmp_path / "cache", lines.append)
+        open_store(Source(str(tmp_path / "text.txt")), words, Span(0.0, 1.0), tmp_path / "cache", lines.append)
     assert [line.startswith("the tokenizer does not keep the text as it is") for line in lines] == [False, True, True]
 
 
@@ -411,7 +418,7 @@ def test_text_that_a_tokenizer_changes_is_told_with_its_place_and_counted_as_it_
     ],
 )
 def test_bytes_kept_are_those_of_the_characters_that_came_back(text, back, size):
-    assert documents.kept(text, back) == size
+    assert documents.bytes_kept(text, back) == size
 
 
 def test_a_word_of_known_characters_that_is_unknown_is_named(tmp_path):
@@ -419,7 +426,7 @@ def test_a_word_of_known_characters_that_is_unknown_is_named(tmp_path):
     made = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     made.save(str(tmp_path / "words.json"))
-    words = tokenizer.build(Config("json", str(tmp_path / "words.json")), EMBEDDED)
+    words = tokenizer.build_tokenizer(Config("json", str(tmp_path / "words.json")), EMBEDDED)
     assert words.encode("ab b") == [1, 3, 2]
     with pytest.raises(DataError, match=r"^'ba' at offset 3 is none that the tokenizer knows"):
         words.encode("ab ba")
@@ -428,5 +435,5 @@ def test_a_word_of_known_characters_that_is_unknown_is_named(tmp_path):
 def test_notes_are_said_by_whoever_builds(tmp_path):
     lines: list[str] = []
     path = json_file(tmp_path, ["<mask>"], change=CHANGES["truncation"])
-    tokenizer.build(Config("json", path), EMBEDDED, lines.append)
+    tokenizer.build_tokenizer(Config("json", path), EMBEDDED, lines.append)
     assert ["not done here" in lines[0], "marks no token" in lines[1], len(lines)] == [True, True, 2]

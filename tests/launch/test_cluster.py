@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from launch import cluster
-from launch.cluster import Seat, seat
+from launch.cluster import ProcessSlot, detect
 from train.fields import ConfigError
 
 pytestmark = pytest.mark.timeout(500)
@@ -37,20 +37,20 @@ def test_a_process_alone_has_no_seat():
     batch_step = {k: v for k, v in SLURM.items() if "STEP" not in k and "PROCID" not in k}
     one_task = SLURM | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_STEP_NUM_NODES": "1", "SLURM_PROCID": "0"}
     for environment in ({}, batch_step, one_task, {"OMPI_COMM_WORLD_SIZE": "1"}, {"TPU_WORKER_HOSTNAMES": "localhost"}):
-        assert seat(environment) is None
+        assert detect(environment) is None
     by_hand = {"SKALD_COORDINATOR": "a:1", "SKALD_PROCESSES": "1", "SKALD_PROCESS": "0"}
-    assert seat(by_hand) is None
+    assert detect(by_hand) is None
 
 
 def test_slurm_gives_each_task_its_accelerator_and_a_task_a_node_all_of_them():
-    found = seat(SLURM)
+    found = detect(SLURM)
     assert (found.processes, found.process, found.device) == (8, 5, 1)
     host, port = found.coordinator.split(":")
     assert host == "gpu003" and 61440 <= int(port) <= 65535
-    assert seat(SLURM | {"SLURM_STEP_ID": "1"}).coordinator != found.coordinator, "two runs in one job"
-    assert seat(SLURM | {"CUDA_VISIBLE_DEVICES": "0"}).device is None, "--gpus-per-task shows it one only"
-    assert seat(SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}).device == 1
-    assert seat(SLURM | {"SLURM_STEP_NUM_NODES": "8"}).device is None
+    assert detect(SLURM | {"SLURM_STEP_ID": "1"}).coordinator != found.coordinator, "two runs in one job"
+    assert detect(SLURM | {"CUDA_VISIBLE_DEVICES": "0"}).device is None, "--gpus-per-task shows it one only"
+    assert detect(SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}).device == 1
+    assert detect(SLURM | {"SLURM_STEP_NUM_NODES": "8"}).device is None
 
 
 @pytest.mark.parametrize(
@@ -71,20 +71,20 @@ def test_open_mpi_and_what_is_set_by_hand_stands_first():
     ranks = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_SIZE": "2",
              "OMPI_COMM_WORLD_LOCAL_RANK": "1"}  # fmt: skip
     with pytest.raises(ConfigError, match="SKALD_COORDINATOR=host:port"):
-        seat(ranks)
-    old = seat(ranks | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"})
+        detect(ranks)
+    old = detect(ranks | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"})
     assert (old.method, old.processes, old.process, old.device) == ("ompi", 4, 3, 1)
-    assert seat(ranks | {"SKALD_COORDINATOR": "n1:99"}) == Seat(4, 3, "n1:99", device=1)
+    assert detect(ranks | {"SKALD_COORDINATOR": "n1:99"}) == ProcessSlot(4, 3, "n1:99", device=1)
 
 
 def test_half_a_seat_is_refused_with_what_is_missing():
     whole = {"SKALD_COORDINATOR": "n1:99", "SKALD_PROCESSES": "2", "SKALD_PROCESS": "1"}
-    assert seat(whole) == Seat(2, 1, "n1:99")
+    assert detect(whole) == ProcessSlot(2, 1, "n1:99")
     wrong = [({"SKALD_PROCESS": ""}, "SKALD_PROCESS is not set"), ({"SKALD_COORDINATOR": "n1"}, "host:port"),
              ({"SKALD_PROCESS": "2"}, "go from 0"), ({"SKALD_PROCESSES": "two"}, "go from 0")]  # fmt: skip
     for change, said in wrong:
         with pytest.raises(ConfigError, match=said):
-            seat(whole | change)
+            detect(whole | change)
 
 
 @pytest.fixture
@@ -112,15 +112,17 @@ def test_workers_of_a_tpu(metadata):
     attributes, leads = metadata
     assert cluster.tpu(leads) is None, "no metadata, as on a machine of one's own"
     attributes |= {"worker-network-endpoints": "u:8470:10.0.0.2,u:8470:10.0.0.3", "agent-worker-number": "1"}
-    assert cluster.tpu(leads) == Seat(2, 1, method=None)
+    assert cluster.tpu(leads) == ProcessSlot(2, 1, method=None)
     attributes["tpu-env"] = "TYPE: 'v5e'\nMEGASCALE_NUM_SLICES: '3'\nMEGASCALE_SLICE_ID: '2'\n"
-    assert cluster.tpu(leads) == Seat(6, 5, method=None)
+    assert cluster.tpu(leads) == ProcessSlot(6, 5, method=None)
     attributes["worker-network-endpoints"] = "u:8470:10.0.0.2"
     del attributes["tpu-env"]
     assert cluster.tpu(leads) is None
     pods = {"TPU_WORKER_HOSTNAMES": "a,b,c,d", "TPU_WORKER_ID": "3"}
-    assert cluster.tpu(pods) == Seat(4, 3, method=None)
-    assert cluster.tpu(pods | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}) == Seat(8, 7, method=None)
+    assert cluster.tpu(pods) == ProcessSlot(4, 3, method=None)
+    assert cluster.tpu(pods | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}) == ProcessSlot(
+        8, 7, method=None
+    )
 
 
 # --- templates --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from data.byte_level import Bytes
 from data.characters import Characters
 from launch import configs as listing
 from launch import experiments
-from launch.experiments import load
+from launch.experiments import make_experiment
 from launch.writing import check_samples
 from train import fields
 from train.check import check
@@ -26,7 +26,7 @@ PUBLISHED = {  # parameters: OpenAI's checkpoints; Meta's model cards (7B: 6,738
     "llama:70b": 68_976_648_192,
     "mixtral:8x7b": 46_702_792_704,
 }
-NAMES = [f"{name}:{variant}".removesuffix(":default") for name, variant, _ in listing.every()]
+NAMES = [f"{name}:{variant}".removesuffix(":default") for name, variant, _ in listing.all_configs()]
 
 
 def test_configs_lists_all_with_published_parameter_counts(fresh):
@@ -41,7 +41,7 @@ def test_configs_lists_all_with_published_parameter_counts(fresh):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_is_whole(name):
-    experiment = load(name)
+    experiment = make_experiment(name)
     assert isinstance(experiment, Experiment)
     check(experiment)
     assert fields.from_json(Experiment, fields.to_json(experiment)) == experiment
@@ -75,7 +75,7 @@ def test_a_config_file_that_fails_is_named_with_the_line(tmp_path, code, parts):
     file = tmp_path / "mine.py"
     file.write_text(code)
     with pytest.raises(ConfigError) as error:
-        load(str(file))
+        make_experiment(str(file))
     assert all(part in str(error.value) for part in (str(file), *parts)), error.value
 
 
@@ -102,7 +102,7 @@ def test_a_config_file_that_fails_ends_in_status_2_with_a_traceback_only_for_deb
     ],
 )
 def test_samples_that_could_not_be_written_are_refused(changes, parts):
-    experiment = load("shakespeare")
+    experiment = make_experiment("shakespeare")
     wrong = replace(experiment, evaluation=replace(experiment.evaluation, **changes))
     with pytest.raises(ConfigError) as error:
         check_samples(wrong, Characters("\n aenv"), 64)
@@ -110,7 +110,7 @@ def test_samples_that_could_not_be_written_are_refused(changes, parts):
 
 
 def test_samples_that_can_be_written_or_are_not_asked_for_pass():
-    experiment = load("shakespeare")
+    experiment = make_experiment("shakespeare")
     check_samples(experiment, Bytes(), 64)
     none = {"samples": 0, "sample_tokens": -1, "sampler": "top_q=3", "prompt": ""}
     check_samples(replace(experiment, evaluation=replace(experiment.evaluation, **none)), Bytes(), 64)

@@ -9,7 +9,7 @@ import pytest
 
 from configs import shakespeare
 from launch import experiments
-from launch.curves import WINDOW, means
+from launch.curves import WINDOW, window_means
 
 pytestmark = pytest.mark.timeout(900)
 CURVES = Path(__file__).parents[2] / "configs" / "curves"
@@ -42,7 +42,7 @@ def test_a_fresh_run_begins_on_its_curve(full_speed, tmp_path, name):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 75, err
-    found, expected = means(trained(tmp_path / "run")), committed(name)["seeds"]["0"]["train/loss"]
+    found, expected = window_means(trained(tmp_path / "run")), committed(name)["seeds"]["0"]["train/loss"]
     assert found[0] == pytest.approx(expected[0], abs=0.003)
     assert found[:BEGINNING] == pytest.approx(expected[:BEGINNING], abs=0.03)
 

@@ -146,7 +146,7 @@ def test_a_validation_text_that_can_not_be_read_any_more_is_another_one(run, tmp
 def test_another_validation_text_than_the_runs_is_refused(run):
     from launch.evaluate import validation_documents
 
-    about = json.loads(json.dumps(run.about))
+    about = json.loads(json.dumps(run.metadata))
     about["data"]["validation"]["source"] = "0" * 64  # what a text that has changed since then looks like
     stale = SimpleNamespace(config=run.config, tokenizer=run.tokenizer, name="old", about=about)
     with pytest.raises(DataError, match=r"embedded:shakespeare: not the validation text that old was.*--text FILE"):
@@ -194,10 +194,10 @@ def test_learned_positions_that_were_never_trained_are_not_scored_with(run):
 
 @pytest.mark.parametrize("own, before, expected", [(16, None, 16), (16, 32, 32), (32, 16, 32), (16, 500, 64)])
 def test_the_trained_length_is_the_longer_of_a_runs_rows_and_its_parents(own, before, expected):
-    from launch.experiments import load
+    from launch.experiments import make_experiment
     from launch.train import trained_length
 
-    base = load("shakespeare")
+    base = make_experiment("shakespeare")
     experiment = replace(base, data=replace(base.data, length=own))
     assert trained_length(experiment, before and {"trained_length": before}) == expected
 

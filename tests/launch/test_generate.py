@@ -8,10 +8,10 @@ import pytest
 from data.byte_level import Bytes
 from data.characters import Characters
 from data.errors import DataError
-from data.streaming import GrowingText
+from data.streaming import IncrementalDecoder
 from launch.generate import read_prompts
-from launch.writing import Text, read
-from model.decode.generate import PromptError, Written
+from launch.writing import TextSample, encode_prompt
+from model.decode.generate import Completion, PromptError
 
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]
@@ -69,9 +69,9 @@ def test_a_stop_text_ends_the_text_before_it(skald, trained):
 )
 def test_tokens_end_where_a_stop_text_begins(tokenizer, text, stop, kept):
     ids = tokenizer.encode(text)
-    written = Text("", "", 0, GrowingText(tokenizer))
+    written = TextSample("", "", 0, IncrementalDecoder(tokenizer))
     for piece in (ids[:4], ids[4:]):
-        written.grow(Written(piece, [-float(i) for i in piece]), [stop])
+        written.grow(Completion(piece, [-float(i) for i in piece]), [stop])
     assert (written.text, written.finish_reason) == (text[: text.index(stop)], "stop")
     assert written.tokens == ids[:kept] and written.logprobs == [-float(i) for i in ids[:kept]]
 
@@ -81,8 +81,8 @@ def test_tokens_keep_the_one_that_a_stop_text_begins_in():
         def decode(self, ids):
             return "".join("abcdefgh"[2 * i : 2 * i + 2] for i in ids)
 
-    written = Text("", "", 0, GrowingText(Pairs()))
-    written.grow(Written([0, 1, 2, 3], [-1.0] * 4), ["de"])
+    written = TextSample("", "", 0, IncrementalDecoder(Pairs()))
+    written.grow(Completion([0, 1, 2, 3], [-1.0] * 4), ["de"])
     assert (written.text, written.tokens, len(written.logprobs)) == ("abc", [0, 1], 2)
 
 
@@ -157,9 +157,9 @@ class Marked(Bytes):
 def test_a_prompt_begins_with_the_start_token_where_the_tokenizers_prompts_do(
     start_id, start_prompts, prompt, expected
 ):
-    assert read(prompt, Marked(start_id, start_prompts), 8) == expected
+    assert encode_prompt(prompt, Marked(start_id, start_prompts), 8) == expected
 
 
 def test_an_empty_prompt_needs_a_start_token():
     with pytest.raises(PromptError, match="the prompt is empty, and the tokenizer has no token that begins a text"):
-        read("", Marked(None, False), 8)
+        encode_prompt("", Marked(None, False), 8)

@@ -43,7 +43,7 @@ def test_layers_run_as_they_are_set_and_unrolled_on_a_cpu_where_nothing_is(setti
     e = experiments.resolve("shakespeare", [*settings, "execution.remat=none"], None)
     made = machine.program(e, jax.devices()[:1])
     assert made.experiment.execution.layers == layers
-    text = made.lowered().as_text()
+    text = made.lower().as_text()
     assert (text.count("stablehlo.while") >= 2 + 1) == loops  # and one over the steps of a dispatch
 
 

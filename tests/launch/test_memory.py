@@ -32,7 +32,7 @@ def resident(name):
     return int(line.split()[1]) * 1024
 
 def run():
-    begun = state.create(made)
+    begun = state.create_state(made)
     return begun.model if what == "parameters" else begun
 
 with jax.set_mesh(make_mesh({"data": 4, "tensor": 2})):

@@ -13,10 +13,10 @@ import pytest
 
 from launch import chips, experiments, flags, machine
 from launch.plan import estimate, hlo, products, topology
-from launch.plan.compiled import compiled, used
-from launch.plan.search import ranked
+from launch.plan.compiled import compile_plan, refused_bytes
+from launch.plan.search import rank_candidates
 from model import cost, kernels
-from model.experts import routed
+from model.experts import expert_mlp
 from model.sharding import make_mesh
 from train.program import Program
 
@@ -135,7 +135,7 @@ def test_slices_reduce_inside_first_and_send_each_other_what_is_left():
     ],
 )
 def test_what_was_too_much_is_read_off_the_compilers_refusal(message, gib):
-    assert used(message) == (gib and gib * chips.GIB)
+    assert refused_bytes(message) == (gib and gib * chips.GIB)
 
 
 # Programs that the compiler made for TPUs.
@@ -145,7 +145,7 @@ def test_a_refused_program_says_how_much_it_wanted(tpu):
     one = jax.sharding.SingleDeviceSharding(tpu("v5e:1x1")[0])
     with pytest.raises(jax.errors.JaxRuntimeError) as refused:
         jax.jit(lambda x: x * 2).lower(jax.ShapeDtypeStruct((80_000, 80_000), jnp.float32, sharding=one)).compile()
-    assert used(str(refused.value)) > 80_000 * 80_000 * 4
+    assert refused_bytes(str(refused.value)) > 80_000 * 80_000 * 4
 
 
 def test_splash_states_the_flops_of_the_blocks_that_it_multiplies(tpu):
@@ -154,7 +154,11 @@ def test_splash_states_the_flops_of_the_blocks_that_it_multiplies(tpu):
     with jax.set_mesh(mesh):
         split = jax.NamedSharding(mesh, jax.P("data"))
         x = jax.ShapeDtypeStruct((4, 2, 2048, 128), jnp.bfloat16, sharding=split)
-        context = lambda *given: kernels.for_rows("auto")(*given, kernels.Visible(None)).astype(jnp.float32).sum()  # noqa: E731
+        attention = kernels.attention_kernel("auto")
+
+        def context(*given):
+            return attention(*given, kernels.AttentionMask(None)).astype(jnp.float32).sum()
+
         text = jax.jit(jax.grad(context, (0, 1, 2))).lower(x, x, x).compile().as_text()
     seen = np.tri(2048, dtype=bool).reshape(4, 512, 2, 1024).any((1, 3)).sum() * 512 * 1024
     stated = sorted(int(number) for number in re.findall(r'"cost_estimate":\{"flops":"(\d+)"', text))
@@ -168,7 +172,7 @@ def test_experts_multiply_every_row_once_forward_and_for_each_gradient(name, tpu
     shapes = {"up": (experts, width, hidden), "down": (experts, hidden, width)}
 
     def value(x_BTD, weight_BTK, matrices, chosen_BTK):
-        return jnp.square(routed(x_BTD, chosen_BTK, weight_BTK, matrices, "silu").astype(jnp.float32)).sum()
+        return jnp.square(expert_mlp(x_BTD, chosen_BTK, weight_BTK, matrices, "silu").astype(jnp.float32)).sum()
 
     with jax.set_mesh(make_mesh({"data": 4}, tpu(name))):
         split, whole = (jax.NamedSharding(jax.sharding.get_mesh(), axes) for axes in (jax.P("data"), jax.P()))
@@ -199,9 +203,9 @@ def test_a_sharded_product_has_its_flops_and_its_bytes_on_the_wire(tpu):
 
 
 def test_twice_the_layers_are_twice_the_work(tpu):
-    def spent(layers: int) -> estimate.Spent:
+    def spent(layers: int) -> estimate.StepTime:
         e = experiments.resolve("llama:tiny", [f"model.layers.0.repeats={layers}", "data.length=128"], None)
-        return compiled(e, tpu("v5e:2x2")).spent
+        return compile_plan(e, tpu("v5e:2x2")).spent
 
     two, four, eight = map(spent, (2, 4, 8))
     assert eight.flops - four.flops == pytest.approx(2 * (four.flops - two.flops), rel=0.02)
@@ -214,7 +218,7 @@ def test_each_of_two_slices_gathers_what_one_alone_would(tpu):
     def gathered(slices: int) -> float:
         settings = [f"mesh.replica={slices}", f"batch_size={8 * slices}", "data.length=128"]
         e = experiments.resolve("llama:tiny", settings, None)
-        return compiled(e, tpu("v5e:2x2", slices)).spent.wire["all-gather"]
+        return compile_plan(e, tpu("v5e:2x2", slices)).spent.wire["all-gather"]
 
     assert gathered(2) == pytest.approx(gathered(1), rel=0.01)
 
@@ -229,9 +233,9 @@ def test_memory_by_arithmetic_is_near_the_compilers(remat, microbatches, tpu):
         f"batch_size={64 * microbatches}", f"microbatches={microbatches}",
     ]  # fmt: skip
     devices = tpu("v5e:4x4")
-    plan = compiled(experiments.resolve("llama:1b", settings, None), devices)
+    plan = compile_plan(experiments.resolve("llama:1b", settings, None), devices)
     e = plan.experiment
-    guess = cost.memory(e.model, e.execution, plan.mesh, 64, 2048, accumulates=microbatches > 1)
+    guess = cost.estimate_memory(e.model, e.execution, plan.mesh, 64, 2048, accumulates=microbatches > 1)
     assert plan.fits and guess.total == pytest.approx(plan.peak_bytes, rel=0.2)
     assert guess.parameters == pytest.approx(plan.parameter_bytes, rel=0.01)
     assert guess.optimizer == pytest.approx(plan.optimizer_bytes, rel=0.01)
@@ -241,20 +245,20 @@ def test_what_the_compiler_refuses_is_left_out_with_a_warning_that_names_it(tpu,
     known, unknown = flags.TABLE["v5e"][0], flags.Flag("xla_tpu_no_such_thing", "true", "")
     monkeypatch.setitem(flags.TABLE, "v5e", (known, unknown))
     with pytest.warns(UserWarning, match="xla_tpu_no_such_thing"):
-        assert flags.options(tpu("v5e:2x2")[0]) == {known.name: known.value}
+        assert flags.compiler_options(tpu("v5e:2x2")[0]) == {known.name: known.value}
 
 
 @pytest.mark.parametrize("name", topology.EXAMPLES)
 def test_every_flag_of_a_generation_is_known_to_its_compiler(name, tpu):
     device = tpu(f"{name}:2x2" + "x1" * (topology.AXES[name] - 2))[0]
     assert chips.generation(device.device_kind) == name
-    assert flags.options(device) == {flag.name: flag.value for flag in flags.TABLE[name]}
+    assert flags.compiler_options(device) == {flag.name: flag.value for flag in flags.TABLE[name]}
 
 
 def test_every_way_that_the_search_ranks_can_run(tpu):
     devices = tpu("v5e:2x4", 2)
     e = experiments.resolve("mixtral:tiny", ["batch_size=32", "data.length=128"], None)
-    found = ranked(e, devices)
+    found = rank_candidates(e, devices)
     assert len({candidate.experiment.mesh for candidate in found}) > 10
     assert all(math.prod(vars(candidate.experiment.mesh).values()) == 16 for candidate in found)
     for candidate in found[::40]:
@@ -344,6 +348,6 @@ def test_what_is_said_to_fit_does(skald):
 def test_auto_recomputes_as_little_as_memory_allows():
     e = experiments.resolve("llama:7b", ["data.length=2048", "batch_size=1024", "execution.dtype=bfloat16"], None)
     sizes = {name: tpu.memory for name, tpu in chips.TPUS.items()}
-    assert machine.recomputed(e, 256, sizes["v5e"]) == "save_qkv"
-    assert machine.recomputed(e, 256, sizes["v5p"]) in ("none", "minimal")
-    assert machine.recomputed(dataclasses.replace(e, batch_size=4096), 256, sizes["v5e"]) == "full"
+    assert machine.choose_remat(e, 256, sizes["v5e"]) == "save_qkv"
+    assert machine.choose_remat(e, 256, sizes["v5p"]) in ("none", "minimal")
+    assert machine.choose_remat(dataclasses.replace(e, batch_size=4096), 256, sizes["v5e"]) == "full"

@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from train.checkpoint import CheckpointError, find
+from train.checkpoint import CheckpointError, find_checkpoint
 
 pytestmark = pytest.mark.timeout(400)
 ROOT = Path(__file__).parents[2]
@@ -217,12 +217,12 @@ def test_a_signal_stops_an_evaluation_and_the_same_command_makes_it(skald, tmp_p
     assert process.returncode == 75 and "stopped by SIGTERM at step 20" in err, err
     assert "validation loss" not in err and "eval/loss" not in metrics(folder)[-1]
     with pytest.raises(CheckpointError, match=r"no checkpoint there has a validation loss; .* has @20, @latest"):
-        find(f"{folder}@best")
+        find_checkpoint(f"{folder}@best")
     status, _, err = skald(*given, "--set", "evaluation.rows=1024")
     assert status == 0, err
     lines = metrics(folder)
     assert [line["step"] for line in lines] == list(range(1, 21))
-    assert find(f"{folder}@best").about["scores"]["eval/loss"] == lines[-1]["eval/loss"]
+    assert find_checkpoint(f"{folder}@best").metadata["scores"]["eval/loss"] == lines[-1]["eval/loss"]
 
 
 def test_a_sample_that_a_signal_left_out_is_written_by_the_same_command(skald, trained, copied):
@@ -243,7 +243,7 @@ def test_a_best_evaluation_that_is_not_saved_is_told_before_and_after(skald, cop
     status, _, err = skald("train", skald.config, "--run-dir", copied, *more)
     assert status == 0 and err.count("--set checkpoints.every=6 saves at every evaluation") == 1, err
     last = err.strip().splitlines()[-1]
-    best = find(f"{copied}@best")
+    best = find_checkpoint(f"{copied}@best")
     assert (
         f"0.5000 at step 30, was not saved; @best is step {best.step} ({best.about['scores']['eval/loss']:.4f})" in last
     )
@@ -264,7 +264,7 @@ def test_weights_that_are_no_numbers_are_neither_scored_nor_written_with(skald, 
     status, out, err = skald("train", skald.config, "--run-dir", copied, "--json")
     assert (status, out) == (1, "") and "eval/loss is nan at step 40" in err.strip().splitlines()[-1], err
     assert not json.loads(file.read_text())["scores"] and metrics(copied) == metrics(trained)
-    assert find(f"{copied}@best").step == 20
+    assert find_checkpoint(f"{copied}@best").step == 20
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_written(skald, tmp_path):

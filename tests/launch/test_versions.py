@@ -63,10 +63,10 @@ def test_a_program_that_cannot_be_read_says_which_libtpu_would_do(others, monkey
 )
 def test_a_plan_doubts_a_libtpu_that_its_jax_does_not_name(libtpu, doubted, others):
     others(libtpu)
-    line = versions.written(versions.versions("tpu"))
+    line = versions.format_versions(versions.versions("tpu"))
     assert f"libtpu {libtpu}" in line and "jax 0.10.2" in line
     assert ("made for libtpu 0.0.42.*" in line) == doubted
-    assert versions.written(versions.versions("cpu")) == "jax 0.10.2"
+    assert versions.format_versions(versions.versions("cpu")) == "jax 0.10.2"
 
 
 def test_the_extras_take_their_libtpu_from_jax():
@@ -87,7 +87,7 @@ def test_the_lock_has_the_libtpu_that_each_of_its_jaxes_names():
     assert len(found) == 2
     for jaxes, libtpu in found.values():
         assert libtpu.startswith(f"{NAMED['.'.join(jaxes.split('.')[:3])]}.")
-    assert versions.meant() == f"{NAMED['.'.join(jax.__version__.split('.')[:3])]}.*"
+    assert versions.expected_libtpu() == f"{NAMED['.'.join(jax.__version__.split('.')[:3])]}.*"
 
 
 def test_xla_knows_the_pass_that_drops_barriers():
@@ -95,6 +95,6 @@ def test_xla_knows_the_pass_that_drops_barriers():
     lowered = jax.jit(lambda x: jnp.tanh(jax.lax.optimization_barrier(x * 2)) + 1).lower(jnp.ones((8, 8)))
     texts = [
         lowered.compile(compiler_options={"xla_disable_hlo_passes": name}).as_text()
-        for name in ("none", cpu.DROPS_BARRIERS)
+        for name in ("none", cpu.BARRIER_REMOVAL)
     ]
     assert ["opt-barrier" in text for text in texts] == [False, True]

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from model import config as c
 from model.decode import generate
-from model.decode.chain import Chain, SamplerError, parse, text
+from model.decode.chain import Chain, SamplerError, format_chain, parse_chain
 from model.decode.generate import Generator, PromptError, PromptTooLong
-from model.decode.links import History, State, Temperature, TopK, TopP
+from model.decode.links import History, LinkState, Temperature, TopK, TopP
 from model.decode.strategies import Greedy, Sample, row_keys
 from model.sharding import make_mesh
 from model.transformer import Transformer
 
 pytestmark = pytest.mark.timeout(120)
 VOCAB, PADDED, CONTEXT = 29, 32, 128
-NUCLEUS = parse("temperature=0.9,top_k=20,top_p=0.95")
-GREEDY = parse("greedy")
+NUCLEUS = parse_chain("temperature=0.9,top_k=20,top_p=0.95")
+GREEDY = parse_chain("greedy")
 LINKS = st.lists(
     st.one_of(
         st.floats(0.1, 5).map(Temperature), st.integers(1, 12).map(TopK), st.floats(0.01, 1).map(TopP)
@@ -55,7 +55,7 @@ def applied(links, logits_BV):
     zeros = jnp.zeros(rows, jnp.int32)
     history = History(jnp.zeros((rows, 1), jnp.int32), zeros, zeros)
     for link in links:
-        state = State(history, link.start(history, logits_BV.shape[1]))
+        state = LinkState(history, link.start(history, logits_BV.shape[1]))
         _, logits_BV = link(state, logits_BV, jax.random.split(jax.random.key(0), rows))
     return np.asarray(logits_BV)
 
@@ -142,7 +142,7 @@ def test_links_do_what_hugging_face_does(name, value, link):
 @pytest.mark.parametrize("sampler", ["", "temperature=0.6", "top_k=4", "temperature=1.5,top_p=0.8"])
 def test_draws_follow_the_distribution(sampler):
     logits_V, draws = np.array([0.3, -1.0, 2.0, 1.9, 0.0, -3.0, 1.0]), 20_000
-    logits_BV = applied(parse(sampler).links, np.tile(logits_V, (draws, 1)))
+    logits_BV = applied(parse_chain(sampler).links, np.tile(logits_V, (draws, 1)))
     key_B = row_keys(jnp.tile(jnp.array([0, 7], jnp.uint32), (draws, 1)), jnp.arange(draws), jnp.zeros(draws, int))
     counts = np.bincount(jax.jit(Sample())(logits_BV, key_B), minlength=len(logits_V))
     expected = draws * softmax64(logits_BV[0])
@@ -167,7 +167,7 @@ def test_the_likeliest_token_of_equals_is_the_lowest():
 
 def test_text_and_its_probabilities_are_those_of_the_model_read_without_a_cache(writer):
     """A slow decoder written here: the whole text is read again for every token."""
-    whole, chain = model(), parse("temperature=0.8,top_k=9")
+    whole, chain = model(), parse_chain("temperature=0.8,top_k=9")
     (row,) = writer.generate([prompt(5)], chain=chain, max_new_tokens=12, seed=2**40 + 3)
     read = jax.jit(lambda model, x: model.logits(model.hidden(x)))
     tokens = np.zeros((1, 32), np.int32)
@@ -206,7 +206,7 @@ def test_the_size_of_a_dispatch_changes_no_text(writer, chunk):
 
 def test_the_same_seed_writes_the_same_and_another_seed_or_sample_does_not(writer):
     def texts(**given):
-        request = {"chain": parse(""), "max_new_tokens": 20, **given}
+        request = {"chain": parse_chain(""), "max_new_tokens": 20, **given}
         return [row.tokens for row in writer.generate([prompt(4)], **request)]
 
     one, two = texts(seed=1, samples=2)
@@ -214,14 +214,14 @@ def test_the_same_seed_writes_the_same_and_another_seed_or_sample_does_not(write
     assert texts(seed=1) == [one]
     assert texts(seed=2) != [one]
     assert texts(seed=1 + 2**32) != [one]
-    both = writer.generate([prompt(4)] * 2, chain=parse(""), max_new_tokens=20, seed=[2, 1])
+    both = writer.generate([prompt(4)] * 2, chain=parse_chain(""), max_new_tokens=20, seed=[2, 1])
     assert [row.tokens for row in both] == [*texts(seed=2), one]
 
 
 def test_padding_of_the_vocabulary_is_never_drawn():
     uniform = jax.tree.map(jnp.zeros_like, model())
     rows = Generator(uniform, vocab_size=3, context=CONTEXT).generate(
-        [[0]], chain=parse(""), max_new_tokens=100, samples=4
+        [[0]], chain=parse_chain(""), max_new_tokens=100, samples=4
     )
     assert {token for row in rows for token in row.tokens} == {0, 1, 2}
     np.testing.assert_allclose(rows[0].log_probabilities, -np.log(3), atol=1e-5)
@@ -253,7 +253,7 @@ def test_a_text_may_fill_the_context_to_its_last_token(writer):
 
 def test_a_text_that_outgrows_the_context_goes_on_from_its_newest_half(writer):
     """Against a slow decoder that reads, for every token, what is left of the text after each cut."""
-    short, chain, context = Generator(model(), vocab_size=VOCAB, context=16), parse("top_k=9"), 16
+    short, chain, context = Generator(model(), vocab_size=VOCAB, context=16), parse_chain("top_k=9"), 16
     prompts = [prompt(15), prompt(3), prompt(9)]
     rows = short.generate(prompts, chain=chain, max_new_tokens=30, seed=4)
     read = jax.jit(lambda model, x: model.logits(model.hidden(x)))
@@ -298,7 +298,7 @@ def compilations():
 
 
 def test_two_programs_serve_every_prompt_of_a_bucket(writer, compilations):
-    chain = parse("temperature=0.77,top_p=0.9")  # of this test alone, so that nothing is compiled yet
+    chain = parse_chain("temperature=0.77,top_p=0.9")  # of this test alone, so that nothing is compiled yet
     writer.generate([prompt(20)], chain=chain, max_new_tokens=5)
     assert len(compilations) == 2
     for length, new, seed, stops in ((18, 31, 2**50, []), (33, 9, 7, [3]), (30, 17, 1, [1, 2, 3, 4])):
@@ -311,13 +311,13 @@ def test_two_programs_serve_every_prompt_of_a_bucket(writer, compilations):
 
 
 @pytest.mark.parametrize("rows, turned", [(1, True), (8, True), (8, False)])
-def test_a_decoding_step_copies_no_weight_and_a_batch_no_memory(rows, turned):
+def test_a_decoding_step_copies_no_weight_and_a_batch_no_memory(rows, transposed):
     """Read off the compiled program, whose sizes no other array has."""
     block = c.Block(c.Attention(4, 4, 24), c.MLP(200))
     config = c.Model(160, 96, 512, (c.Stack((block,), 2),), positions=c.Learned(), init=c.Init(residual=0.1))
-    made = jax.jit(lambda: Transformer(config, jax.random.key(0), c.Execution(turned=turned)))()
+    made = jax.jit(lambda: Transformer(config, jax.random.key(0), c.Execution(transposed=transposed)))()
     writer = Generator(made, vocab_size=160, context=512)
-    texts = [generate.Row([1, 2, 3], seed=0, sample=0, limit=253) for _ in range(rows)]
+    texts = [generate.SequenceState([1, 2, 3], seed=0, sample=0, limit=253) for _ in range(rows)]
     requests, history, finished_B, tokens_BT = writer.batch(texts, [])
     static = {"chain": GREEDY, "vocab_size": 160}
     progress = writer.prefill(writer.leaves, tokens_BT, history, finished_B, slots=256, **static)
@@ -345,14 +345,14 @@ def test_a_decoding_step_copies_no_weight_and_a_batch_no_memory(rows, turned):
     ],
 )
 def test_a_chain_is_read_and_written_in_its_order(given, canonical):
-    assert text(parse(given)) == canonical
-    assert parse(canonical) == parse(given)
+    assert format_chain(parse_chain(given)) == canonical
+    assert parse_chain(canonical) == parse_chain(given)
 
 
 @given(LINKS, st.booleans())
 def test_canonical_text_reads_back_as_the_same_chain(links, greedy):
     chain = Chain(tuple(links), Greedy() if greedy else Sample())
-    assert parse(text(chain)) == chain
+    assert parse_chain(format_chain(chain)) == chain
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_canonical_text_reads_back_as_the_same_chain(links, greedy):
 )
 def test_a_chain_that_can_not_be_read_says_why_in_one_line(sampler, parts):
     with pytest.raises(SamplerError) as error:
-        parse(sampler)
+        parse_chain(sampler)
     said = str(error.value)
     assert "\n" not in said and repr(sampler) in said
     assert all(part in said for part in parts), said

@@ -11,8 +11,8 @@ from jax.experimental import topologies
 
 from model import config as c
 from model import kernels
-from model.kernels import KernelError, Visible, blocks, cudnn, proof, reference, ring, splash
-from model.sharding import make_mesh, place, time_order
+from model.kernels import AttentionMask, KernelError, blocks, cudnn, proof, reference, ring, splash
+from model.sharding import make_mesh, shard, time_order
 from model.transformer import Transformer
 
 pytestmark = [
@@ -83,12 +83,12 @@ def program(attention, dtype=jnp.float32):
 
     def run(query, key, value, slope, segments):
         query, key, value, slope = (x.astype(dtype) for x in (query, key, value, slope))
-        query, slope = (place(x, "batch", "heads", "time", None) for x in (query, slope))
-        key, value = (place(x, "batch", "kv_heads", "time", None) for x in (key, value))
-        segments = None if segments is None else place(segments, "batch", "time")
+        query, slope = (shard(x, "batch", "heads", "time", None) for x in (query, slope))
+        key, value = (shard(x, "batch", "kv_heads", "time", None) for x in (key, value))
+        segments = None if segments is None else shard(segments, "batch", "time")
         slots_T = jnp.asarray(time_order(query.shape[2]), jnp.int32)
-        slots = place(jnp.broadcast_to(slots_T, (query.shape[0], query.shape[2])), "batch", "time")
-        context, back = jax.vjp(lambda *given: attention(*given, Visible(slots, segments)), query, key, value)
+        slots = shard(jnp.broadcast_to(slots_T, (query.shape[0], query.shape[2])), "batch", "time")
+        context, back = jax.vjp(lambda *given: attention(*given, AttentionMask(slots, segments)), query, key, value)
         return context, *back(slope)
 
     return run
@@ -110,10 +110,10 @@ def assert_near(found: list, expected: list, limit: float):
 
 
 EVERYWHERE = {
-    "reference": kernels.for_rows("reference"),
-    "held": kernels.for_rows("held"),
-    "ring": kernels.for_rows("ring"),
-    "blocks": kernels.for_rows("blocks"),
+    "reference": kernels.attention_kernel("reference"),
+    "cached": kernels.attention_kernel("cached"),
+    "ring": kernels.attention_kernel("ring"),
+    "blocks": kernels.attention_kernel("blocks"),
     "splash": functools.partial(splash.attention, interpret=True),  # as on a TPU, in Python
     "cudnn": functools.partial(cudnn.attention, implementation="xla"),  # the same arguments, another backend of jax.nn
 }
@@ -145,7 +145,7 @@ def test_the_ring_computes_the_formula_on_every_mesh(sizes, block, documents, mo
     monkeypatch.setattr(ring, "LARGEST", block)
     monkeypatch.setattr(ring, "SMALLEST", min(block, ring.SMALLEST))
     given = rows(documents=documents)
-    assert_near(computed(kernels.for_rows("ring"), given, sizes), numpy_attention(given), 1e-6)
+    assert_near(computed(kernels.attention_kernel("ring"), given, sizes), numpy_attention(given), 1e-6)
 
 
 def test_the_ring_sums_in_float32_whatever_it_is_given():
@@ -170,11 +170,11 @@ def test_each_device_computes_as_many_blocks_as_every_other_and_none_that_is_hid
             return computed.at[held[0], pairs[:, 0], pairs[:, 1]].add(1), ()
 
         nothing = jnp.zeros((count, blocks, blocks), int)
-        return ring.round_the_ring(visit, ("context",), blocks, device, nothing, ())[0][None]
+        return ring.ring_loop(visit, ("context",), blocks, device, nothing, ())[0][None]
 
     with jax.set_mesh(make_mesh({"context": count, "data": 2})):
         slots = time_order(count * blocks).reshape(count, blocks)
-        devices = place(jnp.arange(count), "time")
+        devices = shard(jnp.arange(count), "time")
         spec = jax.P("context")
         found = jax.jit(jax.shard_map(work, in_specs=spec, out_specs=spec, check_vma=False))(devices)
     needed = slots[None, :, None, :] <= slots[:, None, :, None]  # key's device and block, query's device and block
@@ -188,8 +188,8 @@ MINIMAL = jax.checkpoint_policies.save_only_these_names("query", "key", "value",
 def remade(attention, policy):
     """The kernel in a layer whose results are made again for the backward pass, but for those that the policy keeps."""
 
-    def once_more(query, key, value, visible):
-        return jax.checkpoint(lambda *given: attention(*given, visible), policy=policy)(query, key, value)
+    def once_more(query, key, value, mask):
+        return jax.checkpoint(lambda *given: attention(*given, mask), policy=policy)(query, key, value)
 
     return once_more
 
@@ -222,16 +222,16 @@ def test_the_scores_of_a_long_row_are_never_held_whole():
 
 def test_a_length_that_has_no_block_is_refused_with_those_that_have():
     with jax.set_mesh(make_mesh({"context": 8})), pytest.raises(KernelError) as error:
-        jax.eval_shape(program(kernels.for_rows("ring")), *arrays(rows(16 * 1031)), None)
+        jax.eval_shape(program(kernels.attention_kernel("ring")), *arrays(rows(16 * 1031)), None)
     assert_one_line(error, "execution.kernel=ring", "16496", "context=8", "2048")
 
 
 def test_the_ring_refuses_to_drop_weights_and_auto_gathers_the_row_instead():
-    given, drop = rows(), (0.5, jax.random.key(0))
+    given, weight_dropout = rows(), (0.5, jax.random.key(0))
     with jax.set_mesh(make_mesh({"context": 8})):
         with pytest.raises(KernelError) as error:
-            kernels.chosen("ring", given.query_BNTH, given.key_BKSH, None, drop)
-        assert kernels.chosen("auto", given.query_BNTH, given.key_BKSH, None, drop) == "reference"
+            kernels.choose_kernel("ring", given.query_BNTH, given.key_BKSH, None, weight_dropout)
+        assert kernels.choose_kernel("auto", given.query_BNTH, given.key_BKSH, None, weight_dropout) == "reference"
     assert_one_line(error, "execution.kernel=ring", "dropout", "reference")
 
 
@@ -296,7 +296,7 @@ def test_kernels_of_whole_rows_refuse_split_time_and_dropout(kernel):
 def test_a_kernel_of_another_backend_is_refused_by_name(name, backend):
     given = rows(128)
     with pytest.raises(KernelError) as error:
-        jax.eval_shape(program(kernels.for_rows(name)), *arrays(given), None)
+        jax.eval_shape(program(kernels.attention_kernel(name)), *arrays(given), None)
     assert_one_line(error, f"execution.kernel={name}", backend, "cpu", "auto")
 
 
@@ -328,7 +328,7 @@ def kernels_compiled(attention, given: Rows, dtype) -> int:
 @pytest.mark.parametrize("topology, sizes, given, dtype", TPUS.values(), ids=TPUS)
 def test_auto_compiles_splash_for_tpus_that_are_not_here(topology, sizes, given, dtype, tpu_devices):
     with jax.set_mesh(make_mesh(sizes, tpu_devices(topology))):
-        assert kernels_compiled(kernels.for_rows("auto"), given, dtype) == 2
+        assert kernels_compiled(kernels.attention_kernel("auto"), given, dtype) == 2
 
 
 def test_splash_on_tpu_runs_forward_once_where_its_context_is_kept_by_name(tpu_devices):
@@ -346,16 +346,16 @@ def test_splash_on_tpu_runs_forward_once_where_its_context_is_kept_by_name(tpu_d
 def test_auto_is_the_ring_where_the_mesh_splits_time():
     given = rows()
     with jax.set_mesh(make_mesh({"context": 2, "data": 4})):
-        assert kernels.chosen("auto", given.query_BNTH, given.key_BKSH, None) == "ring"
+        assert kernels.choose_kernel("auto", given.query_BNTH, given.key_BKSH, None) == "ring"
 
 
 @pytest.mark.parametrize("length, expected", [(64, "reference"), (256, "reference"), (257, "blocks"), (2048, "blocks")])
 def test_auto_on_cpu_is_blocks_for_rows_longer_than_one_of_them(length, expected):
     query = key = jax.ShapeDtypeStruct((8, 4, length, 64), jnp.float32)
-    assert kernels.chosen("auto", query, key, None) == expected
-    assert kernels.chosen("auto", query, key, None, (0.5, jax.random.key(0))) == "reference"
+    assert kernels.choose_kernel("auto", query, key, None) == expected
+    assert kernels.choose_kernel("auto", query, key, None, (0.5, jax.random.key(0))) == "reference"
     with jax.set_mesh(make_mesh({"data": 8})):
-        assert kernels.chosen("auto", query, key, None) == expected
+        assert kernels.choose_kernel("auto", query, key, None) == expected
 
 
 @pytest.mark.parametrize("backend, name, dtype", [("gpu", "cudnn", jnp.bfloat16), ("tpu", "splash", jnp.float32)])
@@ -363,7 +363,7 @@ def test_auto_on_other_backends_is_their_kernel_where_it_takes_the_rows(backend,
     monkeypatch.setattr(kernels, "platform", lambda: backend)
     for length, expected in ((256, name), (65, "reference")):
         query = key = jax.ShapeDtypeStruct((8, 4, length, 64), dtype)
-        assert kernels.chosen("auto", query, key, None) == expected
+        assert kernels.choose_kernel("auto", query, key, None) == expected
 
 
 @pytest.mark.parametrize(
@@ -387,7 +387,7 @@ def test_a_model_on_a_mesh_that_splits_time_has_the_same_gradients(sizes, layers
         model = jax.jit(lambda: Transformer(config, jax.random.key(0), execution))()
 
         def loss(model, tokens_BT, segments_BT):
-            tokens_BT, segments_BT = (place(x, "batch", "time") for x in (tokens_BT, segments_BT))
+            tokens_BT, segments_BT = (shard(x, "batch", "time") for x in (tokens_BT, segments_BT))
             return (model.hidden(tokens_BT, segments_BT) ** 3).mean()
 
         return jax.jit(jax.value_and_grad(loss))(model, tokens[:, order], segments[:, order])
@@ -421,9 +421,9 @@ def test_kernels_of_other_backends_prove_themselves_where_they_run_here(name, mo
 
 
 WRONG = {
-    "no documents": (lambda visible: visible._replace(segments_BT=None), 1.0, "see each other"),
-    "a wrong scale": (lambda visible: visible, 1.1, "context is off"),
-    "the next token": (lambda visible: visible._replace(query_BT=visible.query_BT + 1), 1.0, "off"),
+    "no documents": (lambda mask: mask._replace(segments_BT=None), 1.0, "see each other"),
+    "a wrong scale": (lambda mask: mask, 1.1, "context is off"),
+    "the next token": (lambda mask: mask._replace(query_BT=mask.query_BT + 1), 1.0, "off"),
 }
 
 
@@ -431,8 +431,8 @@ WRONG = {
 @pytest.mark.parametrize("sizes", [{}, {"data": 4, "tensor": 2}, {"context": 4, "tensor": 2}], ids=str)
 @pytest.mark.parametrize("change, factor, found", WRONG.values(), ids=WRONG)
 def test_a_kernel_that_computes_something_else_is_refused(change, factor, found, sizes, dtype, monkeypatch):
-    def wrong(query, key, value, visible, drop=(0.0, None)):
-        return reference.attention(query * factor, key, value, change(visible), drop)
+    def wrong(query, key, value, mask, weight_dropout=(0.0, None)):
+        return reference.attention(query * factor, key, value, change(mask), weight_dropout)
 
     monkeypatch.setitem(kernels.KERNELS, "other", kernels.Kernel(wrong))
     with jax.set_mesh(make_mesh(sizes, jax.devices()[:1] if not sizes else None)), pytest.raises(KernelError) as error:
@@ -441,8 +441,8 @@ def test_a_kernel_that_computes_something_else_is_refused(change, factor, found,
 
 
 def test_a_kernel_with_wrong_gradients_is_refused(monkeypatch):
-    def wrong(query, key, value, visible, drop=(0.0, None)):
-        return reference.attention(query, jax.lax.stop_gradient(key), value, visible, drop)
+    def wrong(query, key, value, mask, weight_dropout=(0.0, None)):
+        return reference.attention(query, jax.lax.stop_gradient(key), value, mask, weight_dropout)
 
     monkeypatch.setitem(kernels.KERNELS, "other", kernels.Kernel(wrong))
     with pytest.raises(KernelError) as error:

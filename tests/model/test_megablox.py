@@ -23,7 +23,7 @@ def test_each_row_is_multiplied_with_its_groups_matrix(count, sizes):
     within, group = sum(sizes), np.repeat(np.arange(4), sizes)
     rows[within:] = slope[within:] = np.nan  # undefined there, and nothing may come of it
     sizes_E = jnp.array(sizes, jnp.int32)
-    product = lambda rows, matrices: megablox.product(rows, matrices, sizes_E, interpret=True)  # noqa: E731
+    product = lambda rows, matrices: megablox.grouped_matmul(rows, matrices, sizes_E, interpret=True)  # noqa: E731
     found, transpose = jax.vjp(product, *(jnp.asarray(x, jnp.float32) for x in (rows, matrices)))
     rows_slope, matrices_slope = transpose(jnp.asarray(slope, jnp.float32))
     wanted = np.zeros_like(matrices)

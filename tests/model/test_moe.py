@@ -16,12 +16,12 @@ from jax.sharding import NamedSharding
 
 from model import config as c
 from model import experts
-from model.kernels import Visible, megablox
-from model.layers import Declare, gathered
+from model.forward_pass import ForwardPass
+from model.kernels import AttentionMask, megablox
+from model.layers import ParameterFactory, gather_parameters
 from model.mlp import ACTIVATIONS
 from model.moe import MoE
-from model.reading import Reading
-from model.sharding import ShardingError, make_mesh, place, spec
+from model.sharding import ShardingError, make_mesh, partition_spec, shard
 from model.transformer import Transformer
 
 pytestmark = pytest.mark.timeout(120)
@@ -51,12 +51,12 @@ def float64():
 
 def built(config: c.MoE, seed: int = 0) -> MoE:
     """A layer whose every parameter is random, in float64, at rest on the current mesh."""
-    module = MoE(config, WIDTH, Declare(jax.random.key(0), c.Init()))
+    module = MoE(config, WIDTH, ParameterFactory(jax.random.key(0), c.Init()))
     noise = np.random.default_rng(seed)
 
     def filled(parameter: nnx.Param) -> nnx.Param:
         shape = parameter[...].shape
-        value, at_rest = noise.standard_normal(shape) / 2, spec(parameter.axes, shape, "storage")
+        value, at_rest = noise.standard_normal(shape) / 2, partition_spec(parameter.axes, shape, "storage")
         return parameter.replace(jnp.asarray(value) if at_rest is None else put(value, at_rest))
 
     return jax.tree.map(filled, module, is_leaf=lambda x: isinstance(x, nnx.Param))
@@ -70,16 +70,18 @@ def given(seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((ROWS, LENGTH, WIDTH))
 
 
-def reading(segments_BT=None) -> Reading:
-    slots_BT = place(jnp.broadcast_to(jnp.arange(LENGTH), (ROWS, LENGTH)), "batch", "time")
+def forward_pass(segments_BT=None) -> ForwardPass:
+    slots_BT = shard(jnp.broadcast_to(jnp.arange(LENGTH), (ROWS, LENGTH)), "batch", "time")
     if segments_BT is not None:
-        segments_BT = place(jnp.asarray(segments_BT), "batch", "time")
-    return Reading(slots_BT, Visible(slots_BT, segments_BT), (), lambda *_: None, ())
+        segments_BT = shard(jnp.asarray(segments_BT), "batch", "time")
+    return ForwardPass(slots_BT, AttentionMask(slots_BT, segments_BT), (), lambda *_: None, ())
 
 
 @jax.jit
 def applied(module: MoE, x_BTD, segments_BT=None):
-    return gathered(module, jnp.float64)(place(jnp.asarray(x_BTD), "batch", "time", None), reading(segments_BT))
+    return gather_parameters(module, jnp.float64)(
+        shard(jnp.asarray(x_BTD), "batch", "time", None), forward_pass(segments_BT)
+    )
 
 
 def weights_of(module: MoE) -> dict[str, np.ndarray]:
@@ -162,11 +164,11 @@ def dense_moe(chosen_BTK, module: MoE, x_BTD):
         out_BTD += module.shared(x_BTD, None)[0]
     load_BE, even = mask_BTE.mean(1) / config.active, 1 / config.experts
     mean_BE = (scores_BTE / scores_BTE.sum(-1, keepdims=True)).mean(1)
-    penalty_B = config.balance_loss * config.experts * (load_BE * mean_BE).sum(-1)
-    penalty_B += config.router_z_loss * (jax.nn.logsumexp(logits_BTE, axis=-1) ** 2).mean(-1)
+    auxiliary_loss_B = config.balance_loss * config.experts * (load_BE * mean_BE).sum(-1)
+    auxiliary_loss_B += config.router_z_loss * (jax.nn.logsumexp(logits_BTE, axis=-1) ** 2).mean(-1)
     if config.balance_rate:
-        penalty_B += (load_BE - even) @ weights["bias"]
-    return out_BTD, penalty_B
+        auxiliary_loss_B += (load_BE - even) @ weights["bias"]
+    return out_BTD, auxiliary_loss_B
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -176,8 +178,10 @@ def value_and_gradients(function, module: MoE, x_BTD):
     weigh_BTD, weigh_B = noise.standard_normal((ROWS, LENGTH, WIDTH)), noise.standard_normal(ROWS)
 
     def value(module, x_BTD):
-        out_BTD, penalty_B = function(module, x_BTD)
-        return (out_BTD * place(weigh_BTD, "batch", "time", None)).sum() + (penalty_B * place(weigh_B, "batch")).sum()
+        out_BTD, auxiliary_loss_B = function(module, x_BTD)
+        return (out_BTD * shard(weigh_BTD, "batch", "time", None)).sum() + (
+            auxiliary_loss_B * shard(weigh_B, "batch")
+        ).sum()
 
     return jax.value_and_grad(value, argnums=(0, 1))(module, x_BTD)
 
@@ -223,7 +227,9 @@ def test_every_mesh_computes_the_same(sizes, alone):
     x = given()
     with jax.set_mesh(make_mesh(sizes)):
         module = built(ALL_ON)
-        found = value_and_gradients(applied, module, put(x, spec(("batch", "time", None), x.shape, "compute")))
+        found = value_and_gradients(
+            applied, module, put(x, partition_spec(("batch", "time", None), x.shape, "compute"))
+        )
         for parameter, gradient in zip(jax.tree.leaves(module), jax.tree.leaves(found[1][0]), strict=True):
             assert gradient.sharding == parameter.sharding
     assert_close(alone, found)
@@ -246,14 +252,14 @@ class Megablox:
 @pytest.mark.parametrize("name", ["expert, data, tensor", "replica, context, data"])
 def test_gradients_written_out_for_tpus_are_summed_over_every_mesh(name, alone, monkeypatch):
     monkeypatch.setattr(megablox, "library", lambda: Megablox)
-    monkeypatch.setattr(experts, "grouped_product", megablox.product)
+    monkeypatch.setattr(experts, "grouped_product", megablox.grouped_matmul)
 
     def applied_there(module, x_BTD):  # a function of its own: what JAX keeps of `applied` has another product
         return applied.__wrapped__(module, x_BTD)
 
     x = given()
     with jax.set_mesh(make_mesh(MESHES[name])):
-        x = put(x, spec(("batch", "time", None), x.shape, "compute"))
+        x = put(x, partition_spec(("batch", "time", None), x.shape, "compute"))
         assert_close(alone, value_and_gradients(applied_there, built(ALL_ON), x))
 
 
@@ -389,8 +395,8 @@ def products(remat: str) -> int:
     tokens_BT = np.zeros((ROWS, LENGTH), np.int32)
 
     def loss(model):
-        stream = model.stream(tokens_BT)
-        return stream.x_BTD.sum() + stream.penalty_B.sum()
+        stream = model.residual_stream(tokens_BT)
+        return stream.x_BTD.sum() + stream.auxiliary_loss_B.sum()
 
     model = jax.eval_shape(lambda: Transformer(config, jax.random.key(0), c.Execution(remat=remat)))
     return str(jax.make_jaxpr(jax.grad(loss))(model)).count("ragged_dot_general[")

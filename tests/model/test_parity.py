@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model import config as c
-from model.decode.chain import parse
+from model.decode.chain import parse_chain
 from model.decode.generate import Generator
 from model.transformer import Transformer
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.timeout(120)
 def gpt2(width: int, heads: int):
     """A random GPT-2 and our config of the same function."""
     sizes = {"n_embd": width, "n_head": heads, "n_layer": LAYERS, "n_positions": CONTEXT, "vocab_size": VOCAB}
-    drop = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 0, "eos_token_id": None}
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **drop))
+    weight_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 0, "eos_token_id": None}
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **weight_dropout))
     norm = c.Norm("layer", bias=True)
     attention = c.Attention(heads, heads, width // heads, bias=True, output_bias=True)
     block = c.Block(attention, c.MLP(4 * width, "gelu_tanh", bias=True), norm)
@@ -177,7 +177,7 @@ def test_greedy_text_is_that_of_hugging_face(both):
     theirs, ours, _ = both
     prompts = [tokens(1, length)[0].tolist() for length in (1, 9, 20)]
     found = Generator(ours, vocab_size=VOCAB, context=CONTEXT).generate(
-        prompts, chain=parse("greedy"), max_new_tokens=20
+        prompts, chain=parse_chain("greedy"), max_new_tokens=20
     )
     for prompt, row in zip(prompts, found, strict=True):
         mask = torch.ones(1, len(prompt), dtype=torch.long)

@@ -12,7 +12,7 @@ from qwix._src.core.dot_general_qt import DotGeneralQtConfig, dot_general_qt  # 
 
 from model import attention, layers, mlp, quantized
 from model import config as c
-from model.sharding import make_mesh, spec, time_order
+from model.sharding import make_mesh, partition_spec, time_order
 from model.transformer import Transformer
 
 pytestmark = pytest.mark.timeout(180)
@@ -75,7 +75,7 @@ def loss_and_gradients(execution: c.Execution, config: c.Model = MODEL):
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (16, 17)).astype(np.int32)
     tokens, targets = (rows[:, time_order(16)] for rows in (tokens[:, :-1], tokens[:, 1:]))
     if not jax.sharding.get_abstract_mesh().empty:
-        rows = jax.NamedSharding(jax.sharding.get_mesh(), spec(("batch", "time"), tokens.shape, "compute"))
+        rows = jax.NamedSharding(jax.sharding.get_mesh(), partition_spec(("batch", "time"), tokens.shape, "compute"))
         tokens, targets = jax.device_put((tokens, targets), rows)
     model = jax.jit(lambda: Transformer(config, jax.random.key(0), execution))()
 
@@ -168,9 +168,9 @@ def test_plain_products_load_no_qwix():
 
 
 @pytest.mark.parametrize("name, turned", [("int8", True), ("fp8", False)])
-def test_a_decoder_reads_as_training_does(name, turned):
+def test_a_decoder_reads_as_training_does(name, transposed):
     """Token after token through the cache: a token's scales are its own, whatever is read with it."""
-    model = jax.jit(lambda: Transformer(MODEL, jax.random.key(0), c.Execution(matmul=name, turned=turned)))()
+    model = jax.jit(lambda: Transformer(MODEL, jax.random.key(0), c.Execution(matmul=name, transposed=transposed)))()
     tokens = np.random.default_rng(0).integers(0, 64, (2, 12)).astype(np.int32)
     expected = jax.jit(lambda m, x: m.logits(m.hidden(x)))(model, tokens)
     reader, read = jax.jit(type(model).for_decoding)(model), jax.jit(lambda m, x, cache: m(x, cache))

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from model import config as c
 from model import schedule
-from model.kernels import Visible
+from model.forward_pass import ForwardPass, ResidualStream
+from model.kernels import AttentionMask
 from model.layers import dropout
-from model.reading import Reading, Stream
-from model.sharding import ShardingError, make_mesh, place
+from model.sharding import ShardingError, make_mesh, shard
 from model.transformer import Transformer
 
 pytestmark = pytest.mark.timeout(200)
@@ -123,10 +123,10 @@ def test_no_two_draws_of_a_pass_share_a_key(monkeypatch):
 def test_what_is_dropped_does_not_depend_on_how_an_array_is_split(sizes):
     """Else the devices of an axis, each with the same key, would drop the same places of their parts."""
     x = np.ones((ROWS, 4, LENGTH, 6), np.float32)
-    drop = jax.jit(lambda x: dropout(place(x, "batch", "heads", "time", None), 0.5, jax.random.key(7)))
-    expected = np.asarray(drop(x))
+    weight_dropout = jax.jit(lambda x: dropout(shard(x, "batch", "heads", "time", None), 0.5, jax.random.key(7)))
+    expected = np.asarray(weight_dropout(x))
     with jax.set_mesh(make_mesh(sizes)):
-        found = drop(x)
+        found = weight_dropout(x)
         assert found.addressable_shards[0].data.size == x.size // 8
         np.testing.assert_array_equal(found, expected)
 
@@ -146,16 +146,16 @@ def different(rows: np.ndarray) -> bool:
 
 def scaled_and_dropped(scales_L: jax.Array, execution: c.Execution) -> jax.Array:
     """[B, T, D]: ones through layers that do nothing but scale and drop."""
-    x_BTD = place(jnp.ones((ROWS, LENGTH, WIDTH)), "batch", "time", None)
-    slots_BT = place(jnp.zeros((ROWS, LENGTH), jnp.int32), "batch", "time")
+    x_BTD = shard(jnp.ones((ROWS, LENGTH, WIDTH)), "batch", "time", None)
+    slots_BT = shard(jnp.zeros((ROWS, LENGTH), jnp.int32), "batch", "time")
 
-    def repeat(stream, reading, scale, key):
+    def repeat(stream, forward_pass, scale, key):
         return stream._replace(x_BTD=dropout(stream.x_BTD * scale, 0.5, key))
 
-    reading = Reading(slots_BT, Visible(slots_BT), (), None, ())
-    stream = Stream(x_BTD, place(jnp.zeros(ROWS), "batch"))
+    forward_pass = ForwardPass(slots_BT, AttentionMask(slots_BT), (), None, ())
+    stream = ResidualStream(x_BTD, shard(jnp.zeros(ROWS), "batch"))
     keys = jax.random.split(jax.random.key(7), len(scales_L))
-    return schedule.run(repeat, stream, reading, scales_L, keys, execution).x_BTD
+    return schedule.run_layers(repeat, stream, forward_pass, scales_L, keys, execution).x_BTD
 
 
 @pytest.mark.parametrize(
@@ -212,12 +212,12 @@ def test_the_pipeline_takes_as_many_microbatches_as_it_is_told():
 def test_microbatches_divide_the_rows_and_a_wrong_number_is_told_those_that_do(rows, count):
     with jax.set_mesh(make_mesh({"stage": count, "data": 8 // count})):
         whole = rows * 8 // count
-        chosen = schedule.microbatches(whole, c.Execution())
+        chosen = schedule.microbatch_count(whole, c.Execution())
         assert rows % chosen == 0 and (chosen <= 4 * count)
         assert chosen == 1 or count > 1
         if count > 1:
             with pytest.raises(ShardingError, match=rf"those that do: 1, .*{rows}" if rows > 1 else "do: 1"):
-                schedule.microbatches(whole, c.Execution(stage_microbatches=rows + 1))
+                schedule.microbatch_count(whole, c.Execution(stage_microbatches=rows + 1))
 
 
 def test_the_bubble_is_the_idle_share_of_a_stages_ticks():
@@ -225,4 +225,4 @@ def test_the_bubble_is_the_idle_share_of_a_stages_ticks():
     for parts, count in ((1, 4), (8, 4), (3, 2), (5, 1)):
         ticks = parts + count - 1
         busy = sum(0 <= tick - stage < parts for tick in range(ticks) for stage in range(count))
-        assert schedule.bubble(parts, count) == pytest.approx(1 - busy / (ticks * count))
+        assert schedule.bubble_share(parts, count) == pytest.approx(1 - busy / (ticks * count))

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from model import config as c
 from model import sharding
-from model.sharding import ShardingError, make_mesh, place, shards, spec
+from model.sharding import ShardingError, make_mesh, partition_spec, shard, shard_count
 from model.transformer import Transformer
 
 pytestmark = [
@@ -44,7 +44,7 @@ def loss_and_gradients(config: c.Model, execution: c.Execution):
     """Builds the model where the current mesh wants it, and differentiates its loss on sixteen rows."""
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (16, 17)).astype(np.int32)
     if not jax.sharding.get_abstract_mesh().empty:
-        rows = NamedSharding(jax.sharding.get_mesh(), spec(("batch", None), tokens.shape, "compute"))
+        rows = NamedSharding(jax.sharding.get_mesh(), partition_spec(("batch", None), tokens.shape, "compute"))
         tokens = jax.device_put(tokens, rows)
     model = jax.jit(lambda: Transformer(config, jax.random.key(0), execution))()
 
@@ -101,25 +101,25 @@ def test_no_parameter_is_ever_whole_where_the_mesh_splits_it():
 
 def test_without_a_mesh_every_function_is_the_identity():
     x = jnp.ones((3, 5))
-    assert spec(("batch", "width"), (3, 5), "compute") is None
-    assert place(x, "batch", "width") is x
-    assert shards("batch") == 1
+    assert partition_spec(("batch", "width"), (3, 5), "compute") is None
+    assert shard(x, "batch", "width") is x
+    assert shard_count("batch") == 1
 
 
 def test_a_batch_is_split_over_replicas_and_data():
     with jax.set_mesh(make_mesh({"replica": 2, "data": 2, "tensor": 2})):
-        assert (shards("batch"), shards("vocab"), shards("width")) == (4, 2, 1)
+        assert (shard_count("batch"), shard_count("vocab"), shard_count("width")) == (4, 2, 1)
 
 
 def test_a_size_that_does_not_divide_is_named_with_the_nearest_that_do():
     with jax.set_mesh(make_mesh({"tensor": 4, "data": 2})), pytest.raises(ShardingError) as error:
-        spec(("width", "heads"), (16, 6), "storage")
+        partition_spec(("width", "heads"), (16, 6), "storage")
     assert_one_line(error, "heads", "6", "tensor=4", "4 and 8")
 
 
 def test_a_size_below_its_mesh_axis_is_told_only_what_exists():
     with jax.set_mesh(make_mesh({"tensor": 8})), pytest.raises(ShardingError) as error:
-        spec(("heads",), (3,), "storage")
+        partition_spec(("heads",), (3,), "storage")
     assert_one_line(error, "3", "8")
     assert "0" not in str(error.value)
 
@@ -132,7 +132,7 @@ def test_a_model_whose_heads_do_not_divide_is_refused_as_it_is_built():
 
 def test_two_axes_of_one_array_may_not_claim_one_mesh_axis():
     with jax.set_mesh(make_mesh({"tensor": 8})), pytest.raises(ShardingError) as error:
-        spec(("heads", "feed_forward"), (8, 8), "compute")
+        partition_spec(("heads", "feed_forward"), (8, 8), "compute")
     assert_one_line(error, "heads", "feed_forward", "tensor", "twice")
 
 
@@ -179,9 +179,9 @@ def test_every_token_finds_the_one_before_it_however_time_lies(count):
     first = np.random.default_rng(1).standard_normal((4, 1, 3)).astype(np.float32)
     with by_name({"context": count, "replica": 1, "tensor": 0}):
         order = sharding.time_order(32)
-        laid = place(jnp.asarray(x[:, order]), "batch", "time", None)
+        laid = shard(jnp.asarray(x[:, order]), "batch", "time", None)
         for given_first in (first, None):
-            found = np.asarray(jax.jit(sharding.before)(laid, given_first))
+            found = np.asarray(jax.jit(sharding.shift_right)(laid, given_first))
             start = np.zeros_like(first) if given_first is None else first
             np.testing.assert_array_equal(found[:, np.argsort(order)], np.concatenate([start, x[:, :-1]], axis=1))
 
@@ -194,10 +194,10 @@ def test_what_is_split_on_each_device_is_joined_as_it_was(count, parts, size, ax
     shape[axis] = count * parts * size
     x = np.arange(np.prod(shape)).reshape(shape)
     with by_name({mesh_axis: count, "replica": 1, "tensor": 0}):
-        laid = place(jnp.asarray(x), *(name if i == axis else None for i in (0, 1)))
-        apart = jax.jit(lambda x: sharding.split(x, axis, parts, name))(laid)
-        back = jax.jit(lambda x: sharding.joined(x, axis, name))(apart)
-        assert sharding.lying(apart)[1:] == sharding.lying(laid) == sharding.lying(back)
+        laid = shard(jnp.asarray(x), *(name if i == axis else None for i in (0, 1)))
+        apart = jax.jit(lambda x: sharding.split_within_shards(x, axis, parts, name))(laid)
+        back = jax.jit(lambda x: sharding.join_within_shards(x, axis, name))(apart)
+        assert sharding.partition_of(apart)[1:] == sharding.partition_of(laid) == sharding.partition_of(back)
     np.testing.assert_array_equal(back, x)
     pieces = np.split(x, count, axis)  # what each device had
     np.testing.assert_array_equal(apart[0], np.concatenate([np.split(p, parts, axis)[0] for p in pieces], axis))
@@ -205,7 +205,7 @@ def test_what_is_split_on_each_device_is_joined_as_it_was(count, parts, size, ax
 
 def test_parts_that_do_not_divide_are_refused():
     with by_name({"context": 4}), pytest.raises(ShardingError) as error:
-        sharding.check_parts("time", 32, 3)
+        sharding.check_chunks("time", 32, 3)
     assert_one_line(error, "time", "32", "3 parts", "4 shards", "24 and 36", "or 2 parts")
 
 
@@ -216,7 +216,7 @@ def test_gradients_are_summed_inside_a_slice_before_their_pieces_cross_to_the_ne
         model = jax.jit(lambda: Transformer(UNTIED, jax.random.key(0), execution))()
         tokens = jax.device_put(
             np.ones((16, 8), np.int32),
-            NamedSharding(jax.sharding.get_mesh(), spec(("batch", None), (16, 8), "compute")),
+            NamedSharding(jax.sharding.get_mesh(), partition_spec(("batch", None), (16, 8), "compute")),
         )
         program = jax.jit(jax.grad(lambda model: jnp.square(model.hidden(tokens)[..., ::2]).sum())).lower(model)
     sums = collectives(program.compile().as_text(), "all-reduce")

@@ -50,10 +50,10 @@ def logits(model, tokens_BT, segments_BT=None, positions_BT=None, key=None):
 @jax.jit
 @jax.value_and_grad
 def loss_and_gradients(model, tokens_BT, key=None):
-    stream = model.stream(tokens_BT, key=key)
+    stream = model.residual_stream(tokens_BT, key=key)
     log_probability = jax.nn.log_softmax(model.logits(stream.x_BTD))
     loss = -jnp.take_along_axis(log_probability[:, :-1], tokens_BT[:, 1:, None], axis=-1).mean()
-    return loss + stream.penalty_B.mean()
+    return loss + stream.auxiliary_loss_B.mean()
 
 
 # One block written out in NumPy, float64, one document, one row at a time.
@@ -185,13 +185,13 @@ LAID_OUT = ["mixture of experts", "two kinds of block", "gated, untied, normed a
 
 
 @pytest.mark.parametrize("name, turned", [*((name, None) for name in FEATURES), *((name, True) for name in LAID_OUT)])
-def test_reading_in_ragged_chunks_through_the_cache_gives_the_same_logits(name, turned):
-    kernel = "held" if turned else "reference"  # as launch/cpu has both
-    model, given = built(FEATURES[name], turned=bool(turned), kernel=kernel), tokens()
+def test_reading_in_ragged_chunks_through_the_cache_gives_the_same_logits(name, transposed):
+    kernel = "cached" if transposed else "reference"  # as launch/cpu has both
+    model, given = built(FEATURES[name], transposed=bool(transposed), kernel=kernel), tokens()
     expected = np.asarray(logits(model, given))
-    reader = model if turned is None else jax.jit(type(model).for_decoding)(model)
+    reader = model if transposed is None else jax.jit(type(model).for_decoding)(model)
     read = jax.jit(lambda model, x, cache, count: model(x, cache, count))
-    cache, lengths = jax.jit(lambda model: model.cache(3, CONTEXT + 8))(reader), np.zeros(3, int)
+    cache, lengths = jax.jit(lambda model: model.init_cache(3, CONTEXT + 8))(reader), np.zeros(3, int)
     for counts in ([8, 0, 3], [1, 8, 0], [5, 3, 8], [0, 1, 1]):
         chunk = np.full((3, 8), 7, np.int32)  # what stands after the real tokens must not matter
         for row, count in enumerate(counts):

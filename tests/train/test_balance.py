@@ -12,7 +12,7 @@ from flax import nnx
 from configs import mixtral
 from model import cost
 from model.config import MoE, blocks
-from model.layers import Balance
+from model.layers import BalancingBias
 from train import config as c
 from train import optimizer, state, step
 from train.check import check
@@ -33,18 +33,18 @@ def parameters(tree) -> list[nnx.Param]:
 
 
 def biases(tree) -> list[np.ndarray]:
-    return [np.asarray(p[...]) for p in parameters(tree) if isinstance(p, Balance)]
+    return [np.asarray(p[...]) for p in parameters(tree) if isinstance(p, BalancingBias)]
 
 
 @jax.jit
 def gradient_of(made, rows):
-    return step.gradients(experiment(), made, rows, None)[1]
+    return step.loss_and_gradient(experiment(), made, rows, None)[1]
 
 
 @pytest.fixture(scope="module")
 def begun():
     """The first state, its rows, and the gradient of their loss."""
-    made, rows = jax.jit(lambda: state.create(experiment()))(), tiny.one_step(tiny.rows(1))
+    made, rows = jax.jit(lambda: state.create_state(experiment()))(), tiny.one_step(tiny.rows(1))
     return made, rows, gradient_of(made, rows)
 
 
@@ -53,7 +53,7 @@ def test_every_rule_trains_the_experts_and_moves_each_bias_by_its_rate_against_t
     """Whatever the rule, its rate and its clipping."""
     first, rows, gradient = begun
     e = experiment(rule)
-    made, losses = jax.jit(lambda: state.create(e))(), []
+    made, losses = jax.jit(lambda: state.create_state(e))(), []
     run = jax.jit(lambda s, r: step.train_step(e, s, r))
     for number in range(10):
         made, metrics = run(made, rows)
@@ -76,20 +76,20 @@ def test_biases_count_neither_in_clipping_nor_in_the_metric(begun):
     made, noise = begun[0], np.random.default_rng(0)
 
     def filled(p: nnx.Param, load: float) -> nnx.Param:
-        values = load * noise.standard_normal(p[...].shape) if isinstance(p, Balance) else np.ones(p[...].shape)
+        values = load * noise.standard_normal(p[...].shape) if isinstance(p, BalancingBias) else np.ones(p[...].shape)
         return p.replace(jnp.asarray(values, jnp.float32))
 
     light, heavy = (
         jax.tree.map(lambda p, x=x: filled(p, x), made.model, is_leaf=optimizer.is_parameter) for x in (1, 1e6)
     )
-    expected = np.sqrt(sum(p[...].size for p in parameters(made.model) if not isinstance(p, Balance)))
-    assert float(optimizer.norm(heavy)) == pytest.approx(expected, rel=1e-6)
+    expected = np.sqrt(sum(p[...].size for p in parameters(made.model) if not isinstance(p, BalancingBias)))
+    assert float(optimizer.gradient_norm(heavy)) == pytest.approx(expected, rel=1e-6)
     rule = c.AdamW(0.0, 0.0, epsilon=1e6, weight_decay=0.0)  # its update shows how large the clipped gradient was
-    transform = optimizer.make(experiment(rule).optimizer, 10)
+    transform = optimizer.make_optimizer(experiment(rule).optimizer, 10)
     update = jax.jit(lambda g: transform.update(g, transform.init(made.model), made.model)[0])
     moved = [update(g) for g in (light, heavy)]
     for one, other in zip(*map(parameters, moved), strict=True):
-        if not isinstance(one, Balance):
+        if not isinstance(one, BalancingBias):
             np.testing.assert_array_equal(one[...], other[...])
             assert np.abs(one[...]).max() > 0
 
@@ -105,7 +105,9 @@ def test_loss_free_balancing_evens_a_skewed_load(begun):
     skew = jnp.asarray([1.0, 1.0, 0.0, 0.0])
 
     def changed(tree, change):
-        return jax.tree.map(lambda p: change(p) if isinstance(p, Balance) else p, tree, is_leaf=optimizer.is_parameter)
+        return jax.tree.map(
+            lambda p: change(p) if isinstance(p, BalancingBias) else p, tree, is_leaf=optimizer.is_parameter
+        )
 
     made = made._replace(model=changed(made.model, lambda p: p.replace(p[...] + skew)))
     run = jax.jit(lambda s, r: step.train_step(experiment(), s, r))
@@ -122,7 +124,7 @@ def test_loss_free_balancing_evens_a_skewed_load(begun):
 def test_muon_makes_each_experts_own_matrix_orthogonal(begun):
     made, noise = begun[0], np.random.default_rng(0)
     gradient = jax.tree.map(lambda x: jnp.asarray(noise.standard_normal(x.shape), jnp.float32), made.model)
-    transform = optimizer.make(c.Optimizer(0.01, c.Muon(), c.Schedule("constant"), clip=None), 10)
+    transform = optimizer.make_optimizer(c.Optimizer(0.01, c.Muon(), c.Schedule("constant"), clip=None), 10)
     updates = jax.jit(lambda g: transform.update(g, transform.init(made.model), made.model)[0])(gradient)
     seen = 0
     for given, update in zip(parameters(gradient), parameters(updates), strict=True):

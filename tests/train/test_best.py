@@ -7,13 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
+from train.listeners.evaluation_model import BestCheckpoint
 
 from train.check import check
-from train.checkpoint import CheckpointError, Keep, find, ranked
+from train.checkpoint import CheckpointError, PreservationPolicy, find_checkpoint, rank_by_loss
 from train.events import Ended, Evaluated, Measured, Started
 from train.fields import ConfigError
-from train.listeners.best import Best
-from train.listeners.finite import finite
+from train.listeners.finite import check_finite
 from train.run import RunError
 
 NAN = math.nan
@@ -42,18 +42,18 @@ def run_folder(folder, losses: dict):
 )
 def test_what_is_kept_and_what_is_found_are_ranked_alike_and_no_nan_is_in_it(tmp_path, losses, order):
     run = run_folder(tmp_path, losses)
-    assert ranked(losses) == order
+    assert rank_by_loss(losses) == order
     there = [SimpleNamespace(step=step) for step in losses]
     for best in (0, 1, 2):
-        kept = Keep(run, 1, best).should_preserve(there, context=None)
+        kept = PreservationPolicy(run, 1, best).should_preserve(there, context=None)
         assert {c.step for c, keep in zip(there, kept, strict=True) if keep} == {max(losses), *order[:best]}
     if order:
-        assert find(f"{run}@best").step == order[0]
+        assert find_checkpoint(f"{run}@best").step == order[0]
     else:
         with pytest.raises(
             CheckpointError, match=r"no checkpoint there has a validation loss; .* has @10, @20, @latest"
         ):
-            find(f"{run}@best")
+            find_checkpoint(f"{run}@best")
 
 
 def fake(folder, steps: int, evaluated: int, saved: int, keep_best: int = 1):
@@ -75,21 +75,21 @@ def test_cadences_that_do_not_meet_are_told_once_with_one_that_does(tmp_path, st
     for evaluated in range(1, 70):
         for saved in range(1, 70):
             lines = []
-            Best(lines.append)(fake(tmp_path, steps, evaluated, saved), Started(0))
+            BestCheckpoint(lines.append)(fake(tmp_path, steps, evaluated, saved), Started(0))
             assert len(lines) == bool(unsaved(steps, evaluated, saved)), (evaluated, saved)
             for line in lines:
                 instead = int(line.partition("--set checkpoints.every=")[2].split()[0])
                 assert not unsaved(steps, evaluated, instead), line
     lines = []
-    Best(lines.append)(fake(tmp_path, steps, 3, 2, keep_best=0), Started(0))
-    Best(lines.append)(fake(tmp_path, steps, 3, 2), Started(steps))
+    BestCheckpoint(lines.append)(fake(tmp_path, steps, 3, 2, keep_best=0), Started(0))
+    BestCheckpoint(lines.append)(fake(tmp_path, steps, 3, 2), Started(steps))
     assert not lines, "nothing is kept as the best, or nothing is left to do"
 
 
 @pytest.mark.parametrize("evaluated, saved, instead", [(30, 50, 30), (1000, 300, 250), (101, 50, 101), (100, 15, 20)])
 def test_the_cadence_that_is_named_is_near_to_what_was_asked(tmp_path, evaluated, saved, instead):
     lines = []
-    Best(lines.append)(fake(tmp_path, 5000, evaluated, saved), Started(0))
+    BestCheckpoint(lines.append)(fake(tmp_path, 5000, evaluated, saved), Started(0))
     assert f"--set checkpoints.every={instead} " in lines[0]
 
 
@@ -104,7 +104,7 @@ def test_at_the_end_a_best_evaluation_that_was_not_saved_is_named(tmp_path):
         lines = []
         written = [{"step": s} | ({"eval/loss": losses[s]} if s in losses else {}) for s in range(1, 41)]
         (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
-        Best(lines.append)(run, Ended(40, "done"))
+        BestCheckpoint(lines.append)(run, Ended(40, "done"))
         assert len(lines) == len(said) and all(map(str.__contains__, lines, said)), lines
 
 
@@ -112,11 +112,11 @@ def test_at_the_end_a_best_evaluation_that_was_not_saved_is_named(tmp_path):
 def test_a_figure_that_is_no_number_stops_the_run_whichever_it_is(tmp_path, bad):
     run = SimpleNamespace(folder=tmp_path)
     good = {"step": 3, "train/loss": 2.0, "grad_norm": 1.0, "rate": 0.1}
-    finite(run, Measured([good]))
-    finite(run, Evaluated(3, {"eval/loss": 2.0}))
+    check_finite(run, Measured([good]))
+    check_finite(run, Evaluated(3, {"eval/loss": 2.0}))
     for event in (Evaluated(3, {"eval/loss": bad}), *(Measured([good, good | {n: bad}]) for n in good if n != "step")):
         with pytest.raises(RunError, match=rf"is {bad} at step 3; the checkpoints before it are whole"):
-            finite(run, event)
+            check_finite(run, event)
 
 
 @pytest.mark.parametrize("bad", [NAN, math.inf])

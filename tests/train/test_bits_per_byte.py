@@ -13,12 +13,12 @@ import tokenizers
 from data import tokenizer
 from data.config import Source, Span
 from data.config import Tokenizer as Config
-from data.documents import join
-from data.sources import documents
-from data.store import prepare
-from data.windows import score_rows
+from data.documents import tokenize_documents
+from data.sources import read_documents
+from data.store import open_store
+from data.windows import scoring_rows
 from model.transformer import Transformer
-from train.evaluate import score, scores
+from train.evaluate import metrics, score_model
 
 LENGTH, LARGEST = 24, 600
 TEXTS = [
@@ -82,9 +82,9 @@ def losses(model, rows: list[list[int]]) -> list[np.ndarray]:
 def test_bits_a_byte_are_those_of_a_sum_over_documents(monkeypatch, folder, model, kind):
     monkeypatch.chdir(folder)
     source = Source("texts.jsonl")
-    words = tokenizer.build(KINDS[kind], source)
-    stored = prepare(source, words, Span(0.0, 1.0), folder / "cache").documents
-    found = scores(score(model, score_rows(stored, LENGTH, LENGTH, 256)), stored.bytes)
+    words = tokenizer.build_tokenizer(KINDS[kind], source)
+    stored = open_store(source, words, Span(0.0, 1.0), folder / "cache").documents
+    found = metrics(score_model(model, scoring_rows(stored, LENGTH, LENGTH, 256)), stored.bytes)
     nats, tokens, bits, size = 0.0, 0, 0.0, 0
     encoded = [words.encode(text) for text in TEXTS]
     before = [] if words.start_id is None else [words.start_id]
@@ -98,6 +98,6 @@ def test_bits_a_byte_are_those_of_a_sum_over_documents(monkeypatch, folder, mode
     assert (found["tokens"], found["bytes"]) == (tokens, size)
     assert found["loss"] == pytest.approx(nats / tokens, rel=1e-6)
     assert found["bits_per_byte"] == pytest.approx(bits / size, rel=1e-6)
-    joined, change = join(words, documents(source))
+    joined, change = tokenize_documents(words, read_documents(source))
     assert change is None and joined.bytes == size
     assert joined.tokens.tolist() == stored.tokens.tolist() and joined.bounds.tolist() == stored.bounds.tolist()

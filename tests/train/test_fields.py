@@ -33,7 +33,7 @@ def lowered(experiment: Experiment) -> str:
     """The program of a run's birth and its first step."""
 
     def program(rows):
-        return step.train_step(experiment, state.create(experiment), rows)
+        return step.train_step(experiment, state.create_state(experiment), rows)
 
     return jax.jit(program).lower(tiny.one_step(tiny.rows(1, experiment.microbatches))).as_text()
 
@@ -64,12 +64,12 @@ def test_seed_steps_and_microbatches_matter():
 def test_a_config_comes_back_from_json_and_differs_where_it_was_changed():
     made = tiny.experiment(optimizer=c.Optimizer(0.01, c.Muon()))
     assert fields.from_json(Experiment, fields.to_json(made)) == made
-    other = fields.replaced(fields.replaced(made, "optimizer.rule.adam.beta2", "0.5"), "model.width", "64")
+    other = fields.replace_at(fields.replace_at(made, "optimizer.rule.adam.beta2", "0.5"), "model.width", "64")
     assert fields.differences(made, made) == []
     assert fields.differences(made, other) == [("model.width", 32, 64), ("optimizer.rule.adam.beta2", 0.95, 0.5)]
-    assert fields.replaced(made, "optimizer.rule", "lion").optimizer.rule == c.Lion()
-    assert fields.replaced(made, "optimizer.clip", "None").optimizer.clip is None
-    deeper = fields.replaced(made, "model.layers.0.pattern.0.mixer.heads", "8")
+    assert fields.replace_at(made, "optimizer.rule", "lion").optimizer.rule == c.Lion()
+    assert fields.replace_at(made, "optimizer.clip", "None").optimizer.clip is None
+    deeper = fields.replace_at(made, "model.layers.0.pattern.0.mixer.heads", "8")
     assert deeper.model.layers[0].pattern[0].mixer.heads == 8
 
 
@@ -77,17 +77,17 @@ def test_a_config_comes_back_from_json_and_differs_where_it_was_changed():
     "text", ["2024", "1.50", "true", "null", "None", "[1]", "NaN", "9" * 5000, "a.txt"], ids=lambda text: text[:6]
 )
 def test_a_text_field_takes_a_persons_text_as_it_stands(text):
-    assert fields.replaced(tiny.experiment(), "data.source.path", text).data.source.path == text
-    assert fields.replaced(tiny.experiment(), "data.source.path", '"quoted"').data.source.path == "quoted"
+    assert fields.replace_at(tiny.experiment(), "data.source.path", text).data.source.path == text
+    assert fields.replace_at(tiny.experiment(), "data.source.path", '"quoted"').data.source.path == "quoted"
 
 
 def test_a_field_below_a_null_one_makes_what_holds_it():
     made = tiny.experiment()
     assert made.data.validation_source is None
-    assert fields.replaced(made, "data.validation_source.path", "2024").data.validation_source == Source("2024")
+    assert fields.replace_at(made, "data.validation_source.path", "2024").data.validation_source == Source("2024")
     block = replace(tiny.BLOCK, mixer=replace(tiny.BLOCK.mixer, query_key_norm=None))
     path = "model.layers.0.pattern.0.mixer.query_key_norm.epsilon"
-    other = fields.replaced(tiny.experiment(block), path, "0.5")
+    other = fields.replace_at(tiny.experiment(block), path, "0.5")
     assert other.model.layers[0].pattern[0].mixer.query_key_norm == Norm(epsilon=0.5)
 
 
@@ -101,12 +101,12 @@ def test_a_field_below_a_null_one_makes_what_holds_it():
 )
 def test_a_field_below_a_null_one_that_can_not_be_made_says_how_to_set_it(path, parts):
     with pytest.raises(fields.ConfigError) as error:
-        fields.replaced(tiny.experiment(), path, "x")
+        fields.replace_at(tiny.experiment(), path, "x")
     whole = path.rpartition(".")[0]
     assert all(part in str(error.value) for part in (f"--set {path}: {whole} is null", *parts)), error.value
 
 
 def test_the_way_to_set_a_null_field_that_is_told_works():
-    made = fields.replaced(tiny.experiment(), "data.validation_source", '{"is": "Source", "path": "v.txt"}')
+    made = fields.replace_at(tiny.experiment(), "data.validation_source", '{"is": "Source", "path": "v.txt"}')
     assert made.data.validation_source == Source("v.txt")
-    assert fields.replaced(made, "model.positions", '{"is": "Learned"}').model.positions is not None
+    assert fields.replace_at(made, "model.positions", '{"is": "Learned"}').model.positions is not None

@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from data.documents import Documents
-from data.windows import score_rows
+from data.windows import scoring_rows
 from model.sharding import make_mesh
 from train import evaluate, in_flight, state
 from train.loop import train
@@ -39,17 +39,17 @@ class Watched:
 
 def batches(count: int):
     tokens = np.random.default_rng(0).integers(0, tiny.VOCAB, count * 8 * 16 + 1).astype(np.int32)
-    return score_rows(Documents(tokens, np.array([0, len(tokens)]), len(tokens), False, False), 16, 16, 8)
+    return scoring_rows(Documents(tokens, np.array([0, len(tokens)]), len(tokens), False, False), 16, 16, 8)
 
 
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs several CPU devices")
 def test_no_batch_of_an_evaluation_waits_behind_another(monkeypatch):
     made = tiny.experiment()
     with jax.set_mesh(make_mesh({"data": 2}, jax.devices()[:2])):
-        model = jax.jit(lambda: state.create(made).model)()
+        model = jax.jit(lambda: state.create_state(made).model)()
         watched = Watched(evaluate.batch_sums)
         monkeypatch.setattr(evaluate, "batch_sums", watched)
-        tokens = evaluate.score(model, batches(20)).tokens
+        tokens = evaluate.score_model(model, batches(20)).tokens
     assert tokens == 20 * 8 * 16 and len(watched.results) == 20
     assert watched.most == in_flight.limit() - 1 == 0
 
@@ -88,7 +88,7 @@ e = replace(shakespeare.quick(), execution=Execution())
 tokens = np.random.default_rng(0).integers(0, 65, 1200 * 8 * 16 + 1).astype(np.int32)
 for count in (1, 2):
     with jax.set_mesh(make_mesh({"data": count}, jax.devices()[:count])):
-        model = jax.jit(lambda: state.create(e).model)()
+        model = jax.jit(lambda: state.create_state(e).model)()
         documents = Documents(tokens, np.array([0, len(tokens)]), len(tokens), False, False)
         print(*score(model, score_rows(documents, 16, 16, 8)))
 """

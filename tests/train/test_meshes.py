@@ -55,15 +55,15 @@ def trained(made: config.Experiment, seed: int = 0) -> dict:
         source = lambda step, start, stop: jax.tree.map(lambda x: x[step, 0, start:stop], made_rows)  # noqa: E731
         made_rows, rows = rows, None
         rows = feed.training_rows(source, 0, STEPS, 1, ROWS, tiny.LENGTH)
-    transform = optimizer.make(made.optimizer, made.steps)
+    transform = optimizer.make_optimizer(made.optimizer, made.steps)
 
     def one(now, rows):
-        value, gradient = step.gradients(made, now, rows, None)
+        value, gradient = step.loss_and_gradient(made, now, rows, None)
         updates, memory = transform.update(gradient, now.optimizer, now.model)
         model = optax.apply_updates(now.model, updates)
-        return state.State(now.step + 1, model, memory, None), (value, gradient)
+        return state.TrainState(now.step + 1, model, memory, None), (value, gradient)
 
-    begun = jax.block_until_ready(jax.jit(lambda: jax.tree.map(wide, state.create(made)))())
+    begun = jax.block_until_ready(jax.jit(lambda: jax.tree.map(wide, state.create_state(made)))())
     end, (losses, gradients) = jax.jit(lambda begun, rows: jax.lax.scan(one, begun, rows))(begun, rows)
     return jax.tree.map(np.asarray, {"losses": losses, "gradients": gradients, "weights": end.model})
 
@@ -98,12 +98,12 @@ def test_ten_steps_on_any_mesh_are_those_of_one_device(kind, sizes):
 @pytest.mark.parametrize("sizes", [{"stage": 2, "expert": 2, "tensor": 2}, {"data": 2, "context": 2, "tensor": 2}])
 def test_adafactor_is_the_same_on_any_mesh_and_its_means_lie_where_their_matrices_do(sizes):
     made = replace(experiment("moe"), optimizer=config.Optimizer(1e-3, config.Adafactor()))
-    transform = optimizer.make(made.optimizer, made.steps)
-    shapes = jax.eval_shape(lambda: state.create(made)).model
+    transform = optimizer.make_optimizer(made.optimizer, made.steps)
+    shapes = jax.eval_shape(lambda: state.create_state(made)).model
     given = [np.random.default_rng(i).standard_normal(x.shape) for i, x in enumerate(jax.tree.leaves(shapes))]
 
     def updated():
-        begun = jax.jit(lambda: jax.tree.map(wide, state.create(made)))()
+        begun = jax.jit(lambda: jax.tree.map(wide, state.create_state(made)))()
         places = [x.sharding for x in jax.tree.leaves(begun.model)]
         slopes = jax.tree.unflatten(jax.tree.structure(begun.model), jax.device_put(given, places))
         return jax.jit(transform.update)(slopes, begun.optimizer, begun.model)

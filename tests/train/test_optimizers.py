@@ -16,8 +16,8 @@ from model.transformer import Transformer
 from train import config as c
 from train import optimizer, state
 from train.adafactor import scale_by_adafactor
-from train.muon import orthogonalised
-from train.schedule import rate
+from train.learning_rate import learning_rate
+from train.muon import orthogonalize
 
 STEPS, RATE = 5, 0.01
 BLOCK = replace(tiny.BLOCK, feed_forward=MLP(64, gated=True, bias=True), norm=Norm("layer"))
@@ -40,7 +40,7 @@ def gradients(model, step: int):
 
 def trained(model, settings: c.Optimizer, steps: int = STEPS):
     """The model after `steps` updates with those gradients."""
-    transform = optimizer.make(settings, steps)
+    transform = optimizer.make_optimizer(settings, steps)
     memory = transform.init(model)
     update = jax.jit(transform.update)
     for step in range(steps):
@@ -139,7 +139,7 @@ def test_adafactor_factors_large_matrices():
     """Shazeer & Stern 2018, algorithm 4 without its own rate: rows and columns of the mean square are kept."""
     random = np.random.default_rng(0)
     matrix = nnx.Param(jnp.asarray(random.standard_normal((130, 140), np.float32)), axes=("width", "ff"), inputs=1)
-    transform = optimizer.make(settings(c.Adafactor(decay=0.8)), STEPS)
+    transform = optimizer.make_optimizer(settings(c.Adafactor(decay=0.8)), STEPS)
     memory, weight = transform.init(matrix), np.asarray(matrix[...], np.float64)
     assert max(x.size for x in jax.tree.leaves(memory)) <= 140
     rows, columns = np.zeros(130), np.zeros(140)
@@ -194,7 +194,7 @@ def test_adafactor_leaves_alone_what_has_no_gradient_beside_what_has_a_large_one
 
 def as_matrix(parameter: nnx.Param, layer: int, value) -> np.ndarray:
     value = np.asarray(value[layer], np.float64)
-    return value.reshape(int(np.prod(value.shape[: parameter.inputs])), -1)
+    return value.reshape(int(np.prod(value.shape[: parameter.input_axes])), -1)
 
 
 def test_muon_orthogonalises_each_layers_matrices_and_adamw_does_the_rest(model):
@@ -230,10 +230,10 @@ def quintic(values: np.ndarray) -> np.ndarray:
 def test_newton_schulz_is_a_polynomial_of_the_singular_values():
     random = np.random.default_rng(0)
     stack = random.standard_normal((3, 24, 40))
-    found = np.asarray(orthogonalised(jnp.asarray(stack, jnp.float32), 5), np.float64)
-    for matrix, turned in zip(stack, found, strict=True):
+    found = np.asarray(orthogonalize(jnp.asarray(stack, jnp.float32), 5), np.float64)
+    for matrix, transposed in zip(stack, found, strict=True):
         u, values, v = np.linalg.svd(matrix, full_matrices=False)
-        np.testing.assert_allclose(turned, u * quintic(values) @ v, atol=2e-5)
+        np.testing.assert_allclose(transposed, u * quintic(values) @ v, atol=2e-5)
 
 
 def test_muons_momentum_and_decay(model):
@@ -246,8 +246,8 @@ def test_muons_momentum_and_decay(model):
     for step in range(2):
         g = np.asarray(jax.tree.leaves(gradients(model, step))[index], np.float64)
         momentum = 0.9 * momentum + g
-        turned = orthogonalised(jnp.asarray(0.9 * momentum + g, jnp.float32), rule.iterations)
-        weight = weight - RATE * (np.asarray(turned, np.float64) * max(1, 32 / 64) ** 0.5 + 0.2 * weight)
+        transposed = orthogonalize(jnp.asarray(0.9 * momentum + g, jnp.float32), rule.iterations)
+        weight = weight - RATE * (np.asarray(transposed, np.float64) * max(1, 32 / 64) ** 0.5 + 0.2 * weight)
     assert tiny.relative(np.asarray(found[index][...], np.float64), weight) < 1e-4
 
 
@@ -261,7 +261,7 @@ def test_cosine_is_nanogpts(step):
         expected = 1e-3 * (step + 1) / 101
     else:
         expected = 1e-4 + 0.5 * (1 + math.cos(math.pi * (step - 100) / 1900)) * 9e-4
-    found = rate(c.Schedule("cosine", warmup=100, final=0.1), 1e-3, 2000, step)
+    found = learning_rate(c.Schedule("cosine", warmup=100, final=0.1), 1e-3, 2000, step)
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
@@ -277,7 +277,7 @@ def test_cosine_is_nanogpts(step):
 )
 def test_other_shapes(schedule, shares):
     for step, share in shares.items():
-        assert float(rate(schedule, 2.0, 100, step)) == pytest.approx(2 * share, rel=1e-5), step
+        assert float(learning_rate(schedule, 2.0, 100, step)) == pytest.approx(2 * share, rel=1e-5), step
 
 
 def test_the_rate_reaches_the_weights(model):
@@ -293,5 +293,5 @@ def test_the_rate_reaches_the_weights(model):
 def test_every_rule_has_a_state_that_is_born_where_its_parameters_are():
     for rule in (c.AdamW(), c.Muon(), c.Lion(), c.Adafactor()):
         made = tiny.experiment(optimizer=c.Optimizer(0.01, rule, average=0.9))
-        shapes = jax.eval_shape(lambda made=made: state.create(made))
+        shapes = jax.eval_shape(lambda made=made: state.create_state(made))
         assert shapes.average is not None and jax.tree.leaves(shapes.optimizer)

@@ -125,6 +125,6 @@ def test_of_several_processes_all_stop_at_the_batch_at_which_they_hear_of_it(pro
         done += 1
         assert len(set(pair)) == 1
         if pair[0] == 4:
-            processes[1].received(runs[1], signal.SIGTERM)
+            processes[1].on_signal(runs[1], signal.SIGTERM)
     assert [run.stop for run in runs] == ["SIGTERM", "SIGTERM"]
     assert done - 4 <= 2, "batch 4 was the fifth"

@@ -37,7 +37,7 @@ def losses(**execution) -> np.ndarray:
     one, column = np.ones_like(taken[..., 1:]), np.broadcast_to(np.arange(LENGTH, dtype=np.int32), taken[..., 1:].shape)
     rows = Rows(taken[..., :-1], taken[..., 1:], one, column, one.astype(np.float32))
     made = experiment(**execution)
-    begun = jax.jit(lambda: state.create(made))()
+    begun = jax.jit(lambda: state.create_state(made))()
     _, metrics = jax.jit(functools.partial(step.train_steps, made))(begun, rows)
     return np.convolve(metrics["train/loss"], np.full(20, 1 / 20), "valid")
 
@@ -110,7 +110,7 @@ def read(feed_forward: c.MLP | c.MoE):
     made = tiny.experiment(replace(EVERYTHING, feed_forward=feed_forward), z_loss=1e-3)
     model = replace(made.model, dropout=0.1, positions=c.Learned(), embedding_norm=c.Norm())
     made = replace(made, model=model, execution=c.Execution(dtype="bfloat16", kernel="reference"))
-    begun = jax.eval_shape(lambda: state.create(made))
+    begun = jax.eval_shape(lambda: state.create_state(made))
     run = functools.partial(step.train_step, made)
     return jax.make_jaxpr(run, return_shape=True)(begun, tiny.one_step(tiny.rows(1, 2)))
 

@@ -14,7 +14,7 @@ import tiny
 
 from data.documents import Documents
 from data.rows import Rows
-from data.windows import score_rows
+from data.windows import scoring_rows
 from model import config as c_model
 from model.sharding import make_mesh
 from train import config as c
@@ -24,7 +24,7 @@ from train.checkpoint import Checkpoints
 
 def stepped(experiment, rows: Rows, steps: int = 1):
     """(state, metrics) after `steps` dispatches of one step on rows [M, B, T]."""
-    made = jax.jit(lambda: state.create(experiment))()
+    made = jax.jit(lambda: state.create_state(experiment))()
     run = jax.jit(lambda s, r: step.train_step(experiment, s, r))
     for _ in range(steps):
         made, metrics = run(made, rows)
@@ -44,14 +44,14 @@ def test_token_losses_in_float64():
 
 
 def test_only_weighted_targets_count():
-    made = jax.jit(lambda: state.create(tiny.experiment()))()
+    made = jax.jit(lambda: state.create_state(tiny.experiment()))()
     rows = jax.tree.map(lambda x: x[0], tiny.one_step(tiny.rows(1)))
-    total, weight, _ = loss.summed(made.model, rows)
+    total, weight, _ = loss.sum_losses(made.model, rows)
     each, _ = loss.token_losses(made.model.logits(made.model.hidden(*rows[:1], *rows[2:4])), rows.targets)
     assert weight == rows.weights.sum()
     np.testing.assert_allclose(total, np.asarray(each)[rows.weights > 0].sum(), rtol=1e-5)
     other = rows._replace(targets=np.where(rows.weights > 0, rows.targets, 0))
-    np.testing.assert_allclose(loss.summed(made.model, other)[0], total, rtol=1e-6)
+    np.testing.assert_allclose(loss.sum_losses(made.model, other)[0], total, rtol=1e-6)
 
 
 def with_chunks(chunks: int, dtype: str = "float32"):
@@ -61,11 +61,11 @@ def with_chunks(chunks: int, dtype: str = "float32"):
 
 
 def test_the_loss_in_chunks_is_the_loss_at_once():
-    rows, begun = tiny.one_step(tiny.rows(1)), jax.jit(lambda: state.create(with_chunks(1)))()
+    rows, begun = tiny.one_step(tiny.rows(1)), jax.jit(lambda: state.create_state(with_chunks(1)))()
     found = {}
     for chunks in (1, 4):
-        made = jax.jit(lambda: state.create(with_chunks(chunks)))()  # noqa: B023
-        found[chunks] = jax.jit(lambda s, r: step.gradients(with_chunks(1), s, r, None))(made, rows)
+        made = jax.jit(lambda: state.create_state(with_chunks(chunks)))()  # noqa: B023
+        found[chunks] = jax.jit(lambda s, r: step.loss_and_gradient(with_chunks(1), s, r, None))(made, rows)
     assert tiny.distance(found[4], found[1]) < 1e-5
     assert tiny.distance(begun.model, made.model) == 0
 
@@ -80,8 +80,8 @@ def test_in_chunks_the_logits_are_never_whole(sizes):
             rows = feed.training_rows(source, 0, 1, 1, tiny.BATCH, tiny.LENGTH)
         largest = {}
         for chunks in (1, 4):
-            begun = jax.jit(lambda: state.create(with_chunks(chunks, "bfloat16")))()  # noqa: B023
-            run = jax.jit(lambda s, r: step.gradients(made, s, r, None))
+            begun = jax.jit(lambda: state.create_state(with_chunks(chunks, "bfloat16")))()  # noqa: B023
+            run = jax.jit(lambda s, r: step.loss_and_gradient(made, s, r, None))
             text = run.lower(begun, tiny.one_step(rows)).compile().as_text()
             shapes = re.findall(r"(?:f32|bf16)\[(\d+),(\d+),(\d+)\]", text)
             vocab = 88 // sizes.get("tensor", 1)
@@ -91,22 +91,22 @@ def test_in_chunks_the_logits_are_never_whole(sizes):
 
 def test_the_z_loss_is_the_mean_square_of_logsumexp_and_no_part_of_the_metric():
     """Its gradient by differences in float64: along one direction in the embedding."""
-    rows, made = tiny.one_step(tiny.rows(1)), jax.jit(lambda: state.create(tiny.experiment()))()
+    rows, made = tiny.one_step(tiny.rows(1)), jax.jit(lambda: state.create_state(tiny.experiment()))()
     one = jax.tree.map(lambda x: x[0], rows)
     logits = np.asarray(made.model.logits(made.model.hidden(one.tokens, one.segments, one.positions)), np.float64)
     squares = np.log(np.exp(logits).sum(-1)) ** 2 * one.weights
-    sums = loss.summed(made.model, one, z_loss=0.5)
+    sums = loss.sum_losses(made.model, one, z_loss=0.5)
     np.testing.assert_allclose(sums.added, 0.5 * squares.sum(), rtol=1e-5)
-    plain, found = (step.gradients(replace(tiny.experiment(), z_loss=z), made, rows, None) for z in (0.0, 0.5))
+    plain, found = (step.loss_and_gradient(replace(tiny.experiment(), z_loss=z), made, rows, None) for z in (0.0, 0.5))
     assert plain[0] == found[0] and tiny.distance(plain[1], found[1]) > 0.1
 
 
 def test_documents_in_one_row_do_not_see_each_other():
-    made = jax.jit(lambda: state.create(tiny.experiment()))()
+    made = jax.jit(lambda: state.create_state(tiny.experiment()))()
     rows = jax.tree.map(lambda x: x[0], tiny.one_step(tiny.rows(1)))
     first = rows._replace(weights=(rows.segments == 1).astype(np.float32))
     second = first._replace(tokens=np.where(rows.segments == 1, rows.tokens, (rows.tokens + 1) % tiny.VOCAB))
-    np.testing.assert_allclose(loss.summed(made.model, first)[0], loss.summed(made.model, second)[0], rtol=1e-6)
+    np.testing.assert_allclose(loss.sum_losses(made.model, first)[0], loss.sum_losses(made.model, second)[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("microbatches", [2, 8])
@@ -115,15 +115,15 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(microbatches):
     whole = tiny.one_step(tiny.rows(1))
     whole = whole._replace(weights=whole.weights * (np.arange(tiny.BATCH)[:, None] % 3 > 0))
     parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, tiny.LENGTH), whole)
-    made = jax.jit(lambda: state.create(tiny.experiment()))()
-    run = jax.jit(lambda rows: step.gradients(tiny.experiment(), made, rows, None))
+    made = jax.jit(lambda: state.create_state(tiny.experiment()))()
+    run = jax.jit(lambda rows: step.loss_and_gradient(tiny.experiment(), made, rows, None))
     one, many = run(whole), run(parts)
     assert tiny.distance(many, one) < 1e-5
 
 
 def test_several_steps_in_a_dispatch_are_the_steps_one_by_one():
     made, rows = tiny.experiment(optimizer=c.Optimizer(0.01, average=0.9)), tiny.rows(4)
-    one = many = jax.jit(lambda: state.create(made))()
+    one = many = jax.jit(lambda: state.create_state(made))()
     each = []
     for index in range(4):
         one, metrics = jax.jit(lambda s, r: step.train_step(made, s, r))(one, jax.tree.map(lambda x: x[index], rows))  # noqa: B023
@@ -144,7 +144,7 @@ def normalised_sum(weights: list[list[np.ndarray]], decay: float) -> list[np.nda
 def test_the_average_is_the_normalised_sum_over_the_updates_weights(decay):
     """Of every update from the first to the fiftieth; nothing of what it was before."""
     weights = np.random.default_rng(0).standard_normal((50, 1, 100))
-    average, add = [jnp.ones(100)], jax.jit(lambda average, now, t: step.averaged(average, now, decay, t))
+    average, add = [jnp.ones(100)], jax.jit(lambda average, now, t: step.update_average(average, now, decay, t))
     for t in range(1, len(weights) + 1):
         average = add(average, [jnp.asarray(weights[t - 1, 0], jnp.float32)], jnp.int32(t))
         assert tiny.distance(average, normalised_sum(list(weights[:t]), decay)) < 2e-6
@@ -154,7 +154,7 @@ def test_a_restart_changes_nothing_in_the_average(tmp_path):
     """Steps of a run that goes on from its checkpoint half way, against the sum over the weights of all of them."""
     made = tiny.experiment(optimizer=c.Optimizer(0.01, average=0.9999))
     run = jax.jit(lambda s, r: step.train_step(made, s, r)[0])
-    now, rows, seen = jax.jit(lambda: state.create(made))(), tiny.rows(4), []
+    now, rows, seen = jax.jit(lambda: state.create_state(made))(), tiny.rows(4), []
     for index in range(4):
         if index == 2:
             saved = Checkpoints(tmp_path, keep_last=1, keep_best=0)
@@ -165,14 +165,14 @@ def test_a_restart_changes_nothing_in_the_average(tmp_path):
         now = run(now, jax.tree.map(lambda x: x[index], rows))  # noqa: B023
         seen.append([np.asarray(x, np.float64) for x in jax.tree.leaves(now.model)])
         assert tiny.distance(now.average, normalised_sum(seen, 0.9999)) < 1e-6
-    assert now.best is now.average and now._replace(average=None).best is now.model
+    assert now.evaluation_model is now.average and now._replace(average=None).evaluation_model is now.model
 
 
 def test_a_step_says_its_loss_norm_and_rate():
     made, rows = tiny.experiment(optimizer=c.Optimizer(0.01, schedule=c.Schedule("linear", warmup=3))), tiny.rows(1)
-    begun = jax.jit(lambda: state.create(made))()
+    begun = jax.jit(lambda: state.create_state(made))()
     _, metrics = jax.jit(lambda s, r: step.train_step(made, s, r))(begun, tiny.one_step(rows))
-    value, gradient = step.gradients(made, begun, tiny.one_step(rows), None)
+    value, gradient = step.loss_and_gradient(made, begun, tiny.one_step(rows), None)
     squares = sum((np.asarray(g, np.float64) ** 2).sum() for g in jax.tree.leaves(gradient))
     assert float(metrics["train/loss"]) == pytest.approx(float(value), rel=1e-5)
     assert float(metrics["grad_norm"]) == pytest.approx(squares**0.5, rel=1e-5)
@@ -181,7 +181,7 @@ def test_a_step_says_its_loss_norm_and_rate():
 
 def test_rows_without_a_counted_target_change_nothing_but_decay():
     made = tiny.experiment(optimizer=c.Optimizer(0.01, c.AdamW(weight_decay=0.0)))
-    begun = jax.jit(lambda: state.create(made))()
+    begun = jax.jit(lambda: state.create_state(made))()
     rows = tiny.one_step(tiny.rows(1))
     after, metrics = stepped(made, rows._replace(weights=np.zeros_like(rows.weights)))
     assert float(metrics["train/loss"]) == 0.0
@@ -191,28 +191,28 @@ def test_rows_without_a_counted_target_change_nothing_but_decay():
 def test_dropout_differs_by_step_and_seed_and_is_off_in_evaluation():
     block = replace(tiny.BLOCK, dropout=0.3)
     made, rows = tiny.experiment(block, optimizer=c.Optimizer(0.0)), tiny.one_step(tiny.rows(1))
-    assert step.drops(made) and not step.drops(tiny.experiment())
-    begun = jax.jit(lambda: state.create(made))()
+    assert step.uses_dropout(made) and not step.uses_dropout(tiny.experiment())
+    begun = jax.jit(lambda: state.create_state(made))()
     run = jax.jit(lambda s, r: step.train_step(made, s, r)[1]["train/loss"])
     again = begun._replace(step=begun.step + 1)
     assert run(begun, rows) == run(begun, rows) != run(again, rows)
     other = replace(made, seed=1)
     assert run(begun, rows) != jax.jit(lambda s, r: step.train_step(other, s, r)[1]["train/loss"])(begun, rows)
     one_row = jax.tree.map(lambda x: x[0], rows)
-    assert loss.summed(begun.model, one_row)[0] == loss.summed(begun.model, one_row)[0]
+    assert loss.sum_losses(begun.model, one_row)[0] == loss.sum_losses(begun.model, one_row)[0]
 
 
 def test_accumulated_microbatches_draw_their_own_dropout():
     """The same rows twice in a batch: with one mask for both, the gradient would be that of one."""
     block = replace(tiny.BLOCK, dropout=0.5)
-    made = jax.jit(lambda: state.create(tiny.experiment(block)))()
+    made = jax.jit(lambda: state.create_state(tiny.experiment(block)))()
     half = jax.tree.map(lambda x: x[:, :4], tiny.one_step(tiny.rows(1)))
     twice = jax.tree.map(lambda x: np.concatenate([x, x]), half)
-    run = jax.jit(functools.partial(step.gradients, tiny.experiment(block)))
+    run = jax.jit(functools.partial(step.loss_and_gradient, tiny.experiment(block)))
     one, _ = run(made, half, jax.random.key(0))
     both, _ = run(made, twice, jax.random.key(0))
     keys = jax.random.split(jax.random.key(0))
-    each = [loss.summed(made.model, jax.tree.map(lambda x: x[0], half), key)[0] for key in keys]
+    each = [loss.sum_losses(made.model, jax.tree.map(lambda x: x[0], half), key)[0] for key in keys]
     assert each[0] != each[1]
     np.testing.assert_allclose(both, sum(each) / (2 * half.weights.sum()), rtol=1e-5)
     assert one != both
@@ -249,10 +249,10 @@ def test_bfloat16_is_near_float32():
 
 def test_scoring_sums_every_token_once():
     """Against each row's loss by itself, in float64."""
-    made = jax.jit(lambda: state.create(tiny.experiment()))()
+    made = jax.jit(lambda: state.create_state(tiny.experiment()))()
     tokens = np.random.default_rng(0).integers(0, tiny.VOCAB, 75)
     documents = Documents(tokens, np.array([0, 75]), 74, shared=False, ended=True)
-    found = evaluate.score(made.model, score_rows(documents, 16, 16, 3))
+    found = evaluate.score_model(made.model, scoring_rows(documents, 16, 16, 3))
     assert found.tokens == 74
     total = 0.0
     for start in range(0, 74, 16):
@@ -266,14 +266,16 @@ def test_scoring_sums_every_token_once():
 
 
 def test_scores_by_hand():
-    found = evaluate.scores(evaluate.Score(nats=600.0, tokens=300, text_nats=500.0), 1000)
+    found = evaluate.metrics(evaluate.LossSums(nats=600.0, tokens=300, text_nats=500.0), 1000)
     assert found["bits_per_byte"] == pytest.approx(500.0 / np.log(2) / 1000)
     assert found["perplexity"] == pytest.approx(np.exp(2.0))
     assert (found["loss"], found["tokens"], found["bytes"]) == (2.0, 300, 1000)
 
 
 def test_a_window_that_the_chunks_do_not_divide_is_scored_in_fewer():
-    made = jax.jit(lambda: state.create(with_chunks(8)))()
+    made = jax.jit(lambda: state.create_state(with_chunks(8)))()
     rows = jax.tree.map(lambda x: x[0, :, :15], tiny.one_step(tiny.rows(1)))  # fifteen tokens: in five parts
-    plain = jax.jit(lambda: state.create(with_chunks(1)))()
-    np.testing.assert_allclose(loss.summed(made.model, rows).loss, loss.summed(plain.model, rows).loss, rtol=1e-6)
+    plain = jax.jit(lambda: state.create_state(with_chunks(1)))()
+    np.testing.assert_allclose(
+        loss.sum_losses(made.model, rows).loss, loss.sum_losses(plain.model, rows).loss, rtol=1e-6
+    )

@@ -19,7 +19,7 @@ PLAIN_EVERY = 10.0  # seconds between plain lines of training progress
 BAR = 28
 
 
-class ConsoleLines:
+class ConsoleProgress:
     """Progress (step, loss, tokens/s, utilization, time left), evaluations, samples, checkpoints.
 
     `utilization`: from tokens a second to the share of the devices' peak, or to None where that is not known.
@@ -57,7 +57,7 @@ class ConsoleLines:
             return
         self.say(
             f"{run.experiment.name}: steps {step} to {run.experiment.steps} on {devices.size} "
-            f"{devices.flat[0].device_kind} device{'s' if devices.size > 1 else ''}{meshed(run)}, "
+            f"{devices.flat[0].device_kind} device{'s' if devices.size > 1 else ''}{describe_mesh(run)}, "
             f"into {escape(str(run.folder))}"
         )
         self.printed = 0.0  # the first loss is shown at once
@@ -76,7 +76,7 @@ class ConsoleLines:
         if self.speed:
             used = self.utilization(self.speed)
             figures += f"  {self.speed:,.0f} tokens/s" + (f"  MFU {used:.1%}" if used else "")
-            figures += f"  {clock((e.steps - step) * tokens / self.speed)} left"
+            figures += f"  {format_duration((e.steps - step) * tokens / self.speed)} left"
         if self.live:
             done = round(BAR * step / e.steps)
             bar = f"[cyan]{'━' * done}[/][dim]{'━' * (BAR - done)}[/]"
@@ -94,19 +94,19 @@ class ConsoleLines:
         self.console.print(line, soft_wrap=True)
 
 
-def meshed(run: Run) -> str:
+def describe_mesh(run: Run) -> str:
     """The mesh, and what a pipeline's stages wait for each other; nothing where only rows are split."""
     axes = {axis: size for axis, size in run.mesh.shape.items() if size > 1}
     if not axes.keys() - {"replica", "data"}:
         return ""
     text = " x ".join(f"{axis}={size}" for axis, size in axes.items())
     if "stage" in axes:
-        parts = run.program.pipelined()
-        text += f"; {parts} microbatches in the pipeline, bubble {schedule.bubble(parts, axes['stage']):.0%}"
+        parts = run.program.pipeline_microbatches()
+        text += f"; {parts} microbatches in the pipeline, bubble {schedule.bubble_share(parts, axes['stage']):.0%}"
     return f" ({text})"
 
 
-def clock(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from data.windows import score_rows
-from model.schedule import rows_together
-from train.evaluate import scores, sums, total
+from data.windows import scoring_rows
+from model.schedule import row_multiple
+from train.evaluate import add_up, metrics, sums_by_batch
 from train.events import Evaluated, Event, Paused
 from train.run import Run
 
@@ -16,13 +16,13 @@ def evaluation(run: Run, event: Event) -> None:
     if event.step % e.evaluation.every and event.step < e.steps:
         return
     documents, length = run.data.validation.documents, e.data.length
-    least = rows_together(e.execution)
+    least = row_multiple(e.execution)
     rows = -(-e.evaluation.rows // least) * least
-    batches = score_rows(documents, length, length, rows)
-    each = list(run.until_stopped(sums(run.state.best, batches)))
+    batches = scoring_rows(documents, length, length, rows)
+    each = list(run.until_stopped(sums_by_batch(run.state.evaluation_model, batches)))
     if run.stop:  # the same step is evaluated when the run goes on
         return
-    found = scores(total(each), documents.bytes)
+    found = metrics(add_up(each), documents.bytes)
     values = {f"eval/{name}": found[name] for name in ("loss", "perplexity", "bits_per_byte")}
     run.scores[event.step] = values
-    run.tell(Evaluated(event.step, values))
+    run.emit(Evaluated(event.step, values))

@@ -8,17 +8,17 @@ from train.events import Evaluated, Event, Measured
 from train.run import Run, RunError
 
 
-def finite(run: Run, event: Event) -> None:
+def check_finite(run: Run, event: Event) -> None:
     """Raises RunError at the first figure of a step or an evaluation that is infinite or not a number."""
     match event:
         case Measured(steps):
             for values in steps:
-                check(run, values["step"], values)
+                check_values(run, values["step"], values)
         case Evaluated(step, values):
-            check(run, step, values)
+            check_values(run, step, values)
 
 
-def check(run: Run, step: int, values: dict) -> None:
+def check_values(run: Run, step: int, values: dict) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise RunError(

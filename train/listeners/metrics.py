@@ -10,26 +10,28 @@ from train.events import Ended, Evaluated, Event, Measured, Paused, Started
 from train.run import Run, RunError
 
 
-class Metrics:
+class MetricsFile:
     """Steps are held back until their evaluation is known, so that a step is one line.
 
     `peak`: the devices' peak FLOP/s together, or None where it is not known.
     """
 
     def __init__(self, file: Path, peak: float | None):
-        self.file, self.peak, self.held = file, peak, {}
+        self.file, self.peak, self.pending = file, peak, {}
 
     def __call__(self, run: Run, event: Event) -> None:
         match event:
             case Started(step):
-                keep_until(self.file, step)
+                truncate_after(self.file, step)
             case Measured(steps):
                 self.flush()
-                self.held = {values["step"]: self.line(run, values) for values in steps}
-            case Evaluated(step, values) if step in self.held:
-                self.held[step].update(values)
+                self.pending = {values["step"]: self.line(run, values) for values in steps}
+            case Evaluated(step, values) if step in self.pending:
+                self.pending[step].update(values)
             case Evaluated(step, values):  # its line was written before a signal stopped the run there
-                rewrite(self.file, [line | values if line["step"] == step else line for line in read(self.file)])
+                rewrite_lines(
+                    self.file, [line | values if line["step"] == step else line for line in read_metrics(self.file)]
+                )
             case Paused() | Ended():
                 self.flush()
 
@@ -45,14 +47,14 @@ class Metrics:
         return line
 
     def flush(self) -> None:
-        if not self.held:
+        if not self.pending:
             return
         with self.file.open("a") as out:
-            out.writelines(json.dumps(line) + "\n" for line in self.held.values())
-        self.held = {}
+            out.writelines(json.dumps(line) + "\n" for line in self.pending.values())
+        self.pending = {}
 
 
-def read(file: Path) -> list[dict]:
+def read_metrics(file: Path) -> list[dict]:
     """All whole lines; a torn last one is left out."""
     lines = file.read_text().split("\n") if file.is_file() else []
     try:
@@ -64,13 +66,13 @@ def read(file: Path) -> list[dict]:
     return found
 
 
-def keep_until(file: Path, step: int) -> None:
+def truncate_after(file: Path, step: int) -> None:
     """Drops the lines after `step`, and a torn one: the run goes on from there."""
     if file.is_file():
-        rewrite(file, [line for line in read(file) if line["step"] <= step])
+        rewrite_lines(file, [line for line in read_metrics(file) if line["step"] <= step])
 
 
-def rewrite(file: Path, lines: list[dict]) -> None:
+def rewrite_lines(file: Path, lines: list[dict]) -> None:
     beside = file.with_suffix(".rewritten")
     beside.write_text("".join(json.dumps(line) + "\n" for line in lines))
     beside.replace(file)

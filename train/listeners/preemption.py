@@ -36,23 +36,23 @@ class Preemption:
         match event:
             case Started():
                 for number in (signal.SIGINT, signal.SIGTERM):
-                    self.before[number] = signal.signal(number, lambda number, _: self.received(run, number))
+                    self.before[number] = signal.signal(number, lambda number, _: self.on_signal(run, number))
             case Measured() | Advanced() if jax.process_count() > 1:
-                self.answers.append(self.highest(self.everywhere(run)))
+                self.answers.append(self.highest(self.signal_on_devices(run)))
                 if len(self.answers) >= in_flight.limit() and (number := int(in_flight.fetch(self.answers.pop(0)))):
                     run.stop = signal.Signals(number).name
             case Ended():
                 for number, handler in self.before.items():
                     signal.signal(number, handler)
 
-    def received(self, run: Run, number: int) -> None:
+    def on_signal(self, run: Run, number: int) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = number
         if jax.process_count() == 1:
             run.stop = signal.Signals(number).name
 
-    def everywhere(self, run: Run) -> jax.Array:
+    def signal_on_devices(self, run: Run) -> jax.Array:
         """int32 [devices]: on each the signal that its process received."""
         lies = NamedSharding(run.mesh, PartitionSpec(run.mesh.axis_names))
         asked = np.full(1, self.asked, np.int32)

@@ -24,7 +24,9 @@ class Samples:
             return
         match event:
             case Started(step):  # a signal may have come between an evaluation and its sample
-                self.missing = step in run.scores and not processes.agreed(lambda: self.file(step).is_file())
+                self.missing = step in run.scores and not processes.broadcast_from_first(
+                    lambda: self.file(step).is_file()
+                )
             case Paused(step) if self.missing:
                 self.sample(run, step)
                 self.missing = False
@@ -32,15 +34,15 @@ class Samples:
                 self.sample(run, step)
 
     def sample(self, run: Run, step: int) -> None:
-        *_, texts = run.until_stopped(self.write(run.state.best, run.experiment))
+        *_, texts = run.until_stopped(self.write(run.state.evaluation_model, run.experiment))
         if run.stop:  # written when the run goes on
             return
-        if processes.number() == 0:
+        if processes.index() == 0:
             self.folder.mkdir(exist_ok=True)
             beside = self.folder / f"{step}.written"
             beside.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
             beside.replace(self.file(step))
-        run.tell(Sampled(step, texts[0]))
+        run.emit(Sampled(step, texts[0]))
 
     def file(self, step: int) -> Path:
         return self.folder / f"{step}.txt"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from train.config import Schedule
 
 
-def rate(schedule: Schedule, peak: float, steps: int, step):
+def learning_rate(schedule: Schedule, peak: float, steps: int, step):
     """The rate of update number `step` (from 0) of `steps`, traceable in `step`.
 
     The first warm-up update already moves: rate peak / (warmup + 1), as in nanoGPT. Cosine: Loshchilov & Hutter 2017.
