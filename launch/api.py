@@ -5,16 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 
-from launch import machine
+from launch.machine import setup
 
-machine.prepare()  # before JAX is imported, here or below
+setup.prepare()  # before JAX is imported, here or below
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from launch import evaluate, generate  # noqa: E402
-from launch.checkpointed import LoadedCheckpoint  # noqa: E402
-from launch.writing import SAMPLER, TextGenerator  # noqa: E402
+from launch.inference.checkpoint import LoadedCheckpoint  # noqa: E402
+from launch.inference.scoring import evaluate  # noqa: E402
+from launch.inference.text import SAMPLER, TextGenerator  # noqa: E402
 from model.decode.generate import PromptError, PromptTooLong  # noqa: E402
 
 
@@ -38,7 +38,7 @@ class LoadedRun(LoadedCheckpoint):
         """Samples with the keys of `skald generate --json`. Raises PromptError, SamplerError, DataError."""
         texts = self.writer.write([prompt], sampler=sampler, max_new_tokens=max_new_tokens, seed=seed,
                                   samples=num_samples, stops=[stop] if isinstance(stop, str) else stop)  # fmt: skip
-        return [generate.sample_to_json(text, logprobs=True) for text in texts]
+        return [text.to_json(logprobs=True) for text in texts]
 
     def evaluate(
         self,
@@ -48,7 +48,7 @@ class LoadedRun(LoadedCheckpoint):
         field: str | None = None,
     ) -> dict:
         """The keys of `skald evaluate --json`, over the validation split or the text file named."""
-        return evaluate.evaluate(self, text, window, stride, field)
+        return evaluate(self, text, window, stride, field)
 
     def logits(self, tokens) -> np.ndarray:
         """int [B, T] -> float32 [B, T, V]: of each token's successor, for the tokenizer's V ids.

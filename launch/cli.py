@@ -14,7 +14,10 @@ import traceback
 import warnings
 from importlib import metadata
 
-from launch import VERSION, cluster, experiments, machine
+from launch import VERSION, experiments
+from launch.cluster import join
+from launch.cluster.slots import detect
+from launch.machine import setup
 
 COMMANDS = {
     "configs": ("list every config with its parameters", "skald configs"),
@@ -131,10 +134,10 @@ def main(argv: list[str] | None = None) -> int:
             name = arguments.config or BENCH_DEFAULTS[arguments.what]
             arguments.experiment = experiments.resolve(name, arguments.set, arguments.seed)
         trains = arguments.command in ("train", "plan") or getattr(arguments, "what", "") == "train"
-        here = cluster.detect(os.environ) if arguments.command == "train" else None
+        here = detect(os.environ) if arguments.command == "train" else None
         elsewhere = bool(getattr(arguments, "topology", None))
-        machine.prepare(arguments.experiment if trains else None, here, elsewhere)  # and only now JAX is imported
-        return importlib.import_module(f"launch.{arguments.command}").command(arguments)
+        setup.prepare(arguments.experiment if trains else None, here, elsewhere)  # and only now JAX is imported
+        return importlib.import_module(f"launch.commands.{arguments.command}").main(arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `skald generate … | head`
         return 0
@@ -152,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def report_end(status: int, line: str) -> int:
     """Says why the work ended, and returns its exit status. Where others share the work, all end with it."""
-    cluster.fail(status, line)
+    join.fail(status, line)
     if status != 130:  # who pressed Ctrl-C knows
         print(f"skald: {line}", file=sys.stderr)
     return status

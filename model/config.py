@@ -155,16 +155,20 @@ class Model:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the same function is computed: changes speed, memory and rounding, never parameters or their names.
+    """How the model is computed. A change here changes speed, memory and rounding, never the parameters or their names.
 
-    `dtype`: of activations and of the weights as used, parameters stay float32; `auto` is settled before a model is
-    built (launch/machine.py): float32 on CPU, bfloat16 elsewhere. `matmul`: in what precision weights are multiplied.
-    `layers`: `scan` compiles one layer per stack, `unroll` all of them; `auto` is settled like dtype: `unroll` on CPU,
-    `scan` elsewhere. `stage_microbatches`: into how many parts a
-    batch is cut on its way through mesh.stage stages; 0: as many as divide it, up to four a stage. `remat`: what the
-    backward pass recomputes (model/schedule.py); `auto` is settled like dtype: as little as memory allows. `kernel`:
-    what computes attention, `auto` picks by backend and mesh (model/kernels). `loss_chunks`: a row's logits are made in
-    so many parts, one after another, and never held whole. `turned`: a decoder keeps matrices with their outputs first.
+    `auto` leaves a choice to launch/machine/auto.py, which makes it before a model is built.
+
+    - `dtype`: of activations, and of weights as they are multiplied; parameters are kept in float32. `auto`: float32 on
+      CPU, bfloat16 elsewhere.
+    - `layers`: `scan` compiles one layer of a stack, `unroll` all of them. `auto`: `unroll` on CPU, `scan` elsewhere.
+    - `remat`: what the backward pass recomputes (model/schedule.py). `auto`: as little as memory allows.
+    - `kernel`: the program that computes attention (model/kernels). `auto`: by backend and mesh.
+    - `matmul`: the precision in which activations and weights are multiplied.
+    - `loss_chunks`: a row's logits are computed in this many parts, one after another, and never held whole.
+    - `stage_microbatches`: parts of a batch on its way through the pipeline of mesh.stage stages. 0: as many as divide
+      the batch, up to four a stage.
+    - `transposed`: a decoder keeps its weights as [outputs, inputs].
     """
 
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"

@@ -1,7 +1,7 @@
 """A connection from every process of a run to process 0: one that fails, or dies, ends all of them at once.
 
 JAX's own heartbeat notices a death after a minute, and aborts with a stack trace; a collective waits for ever. These
-connections are closed by the kernel when either end dies, however it died. launch/cluster.py
+connections are closed by the kernel when either end dies, however it died. launch/cluster/join.py
 connects them, launch/cli.py says what failed.
 """
 

@@ -1,4 +1,4 @@
-"""One trainer holds a run at a time: a locked file in its folder, with an attempt number. launch/train.py takes it."""
+"""One trainer holds a run at a time: a locked file in its folder, with an attempt number. `skald train` takes it."""
 
 from __future__ import annotations
 

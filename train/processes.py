@@ -1,6 +1,6 @@
 """What the processes of one run agree on, besides arrays: process 0 decides, and all hear it.
 
-It goes through the coordination service that jax.distributed starts in process 0 (launch/cluster.py joins it). JAX has
+It goes through the coordination service that jax.distributed starts in process 0 (launch/cluster/join.py). JAX has
 no public name for its client, which every version of our bounds has. A process alone talks to nobody.
 """
 

@@ -1,4 +1,4 @@
-"""One training run: its program, folder, data, state, listeners. launch/train.py opens it, train/loop.py drives it."""
+"""One training run: its program, folder, data, state, listeners. `skald train` opens it, train/loop.py drives it."""
 
 from __future__ import annotations
 

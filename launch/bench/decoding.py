@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch import machine
+from launch.machine.auto import decoding_execution
 from model.decode.chain import parse_chain
 from model.decode.generate import Generator
 from model.transformer import Transformer, abstract_model
@@ -31,7 +31,7 @@ def prompts(vocab_size: int, batch: int) -> list[list[int]]:
 def task(experiment: Experiment, batch: int):
     """A function that writes NEW tokens for each of `batch` prompts and returns tokens a second, prefill included."""
     model = experiment.model
-    execution = machine.decoding_execution(replace(experiment.execution, dtype="float32"))
+    execution = decoding_execution(replace(experiment.execution, dtype="float32"))
     made = jax.jit(lambda: Transformer(model, jax.random.key(0), execution))()
     generator = Generator(made, vocab_size=model.vocab_size, context=model.context)
     del made

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from launch import machine
+from launch.machine.detection import cores
 
 PROMPT, NEW, SECONDS = 32, 128, 4.0  # as launch/bench/decoding.py and training.py
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
@@ -98,7 +98,7 @@ def main() -> None:
         install = "python3 -m pip --python .venv/bin/python install torch transformers"  # .venv holds no pip
         print(f"error: {error.name} is not installed here; {install}", flush=True)
         return
-    torch.set_num_threads(machine.cores())
+    torch.set_num_threads(cores())
     transformers.logging.set_verbosity_error()
     try:
         once = {"train": training, "decode": decoding}[what](experiment, **case)

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from data.pipeline import open_pipeline
-from launch import machine
+from launch.machine.auto import make_program
+from launch.machine.detection import cache_folder
 from model import cost
 from train.check import check, check_vocabulary
 from train.config import Experiment
@@ -30,9 +31,9 @@ def task(experiment: Experiment, batch: int):
     e = replace(experiment, batch_size=batch, steps=10**9)  # no pause falls into a run
     e = replace(e, evaluation=replace(e.evaluation, every=10**9), checkpoints=replace(e.checkpoints, every=10**9))
     check(e)
-    data = open_pipeline(e.data, e.batch_size, e.seed, machine.cache())
+    data = open_pipeline(e.data, e.batch_size, e.seed, cache_folder())
     check_vocabulary(e, data.tokenizer.vocab_size)
-    run = Run(machine.program(e), Path(), data)
+    run = Run(make_program(e), Path(), data)
     run.state = run.create_state()
     size = [2 * run.next_count()]
 

@@ -1,6 +1,6 @@
 """One config compiled for one set of devices, and what the compiler says of it: memory, work, time.
 
-launch/plan/__init__.py prints it, launch/plan/search.py compares several.
+launch/plan/page.py prints it, launch/plan/search.py compares several.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import jax
 
-from launch import chips, machine
+from launch.machine import auto, chips
 from launch.plan import estimate, products
 from launch.plan.estimate import Machine, StepTime
 from launch.plan.versions import program_text, versions
@@ -76,7 +76,7 @@ class Plan:
 def compile_plan(experiment: Experiment, devices: list) -> Plan:
     """Compiles the step that `train` would run on these devices. Raises ShardingError and KernelError as it would, and
     UnreadableProgram."""
-    program = machine.program(experiment, devices)
+    program = auto.make_program(experiment, devices)
     program.check_fits()
     start = time.perf_counter()
     lowered = program.lower()

@@ -3,7 +3,7 @@
 An estimate. What it assumes: a fusion or a copy takes the cycles that the compiler's cost model gives it; a Pallas
 kernel half of the device's peak; what moves between memories or devices while something is computed costs no more than
 its own time, and only what is not there yet when it is needed is waited for; links carry one collective at a time, at
-their full rate. launch/plan/__init__.py prints it, launch/plan/search.py ranks by it.
+their full rate. launch/plan/page.py prints it, launch/plan/search.py ranks by it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from launch.chips import TPU
+from launch.machine.chips import TPU
 from launch.plan import hlo, products
 from launch.plan.hlo import DEVICE, HOST, Instruction, Program
 

@@ -1,7 +1,7 @@
 """Which mesh, how many microbatches and which remat policy are fastest on given devices: all are weighed by arithmetic,
 the few best are compiled.
 
-launch/plan/__init__.py asks for both, `ranked` alone where a config does not fit.
+launch/plan/page.py asks for both, `ranked` alone where a config does not fit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from launch import chips, machine
+from launch.machine import auto, chips
+from launch.machine.detection import cores
 from launch.plan.compiled import Plan, compile_plan
 from model import config as c
 from model import cost
@@ -49,10 +50,10 @@ def rank_candidates(experiment: Experiment, devices: list) -> list[Candidate]:
     tpu = chips.TPUS.get(chips.generation(devices[0].device_kind) or "")
     if tpu is None:
         raise ConfigError("--search ranks by what links of a TPU carry; name one with --topology")
-    room = machine.ROOM * tpu.memory
+    room = auto.ROOM * tpu.memory
     axes = sum(len(set(places)) > 1 for places in zip(*(device.coords for device in devices), strict=True))
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    found, kept = [], machine.optimizer_numbers(experiment)
+    found, kept = [], auto.optimizer_numbers(experiment)
     for e in all_ways(experiment, len(devices), slices):
         size = cost.estimate_memory(
             e.model, e.execution, vars(e.mesh), e.batch_size // e.microbatches, e.data.length,
@@ -65,7 +66,7 @@ def rank_candidates(experiment: Experiment, devices: list) -> list[Candidate]:
 
 def all_ways(experiment: Experiment, devices: int, slices: int) -> Iterator[Experiment]:
     """Every mesh whose sizes divide what they split, with every number of microbatches and remat policy."""
-    execution = machine.resolve_auto(experiment.execution, "tpu")
+    execution = auto.resolve_auto(experiment.execution, "tpu")
     for mesh in possible_meshes(experiment, devices, slices):
         over = mesh.replica * mesh.data * mesh.expert
         rows = experiment.batch_size // over
@@ -172,12 +173,12 @@ def search(experiment: Experiment, devices: list, say: Callable[[str], None]) ->
         say(f"  {format_settings(candidate.settings)}: {plan.peak_bytes / chips.GIB:.2f} GiB, {timed}")
         return plan
 
-    cores = min(COMPILED, machine.cores())
-    with ThreadPoolExecutor(cores) as pool:
+    together = min(COMPILED, cores())
+    with ThreadPoolExecutor(together) as pool:
         while waiting and len(found) < COMPILED and (not found or time.monotonic() - started + took < SECONDS):
-            before, some = time.monotonic(), min(cores, COMPILED - len(found))
-            together, waiting = waiting[:some], waiting[some:]
-            plans = zip(together, pool.map(attempt, together), strict=True)
+            before, some = time.monotonic(), min(together, COMPILED - len(found))
+            started_now, waiting = waiting[:some], waiting[some:]
+            plans = zip(started_now, pool.map(attempt, started_now), strict=True)
             found += [(candidate, plan) for candidate, plan in plans if plan]
             took = time.monotonic() - before
     if not found:

@@ -1,6 +1,6 @@
 """TPU topologies by name (v5p:4x4x4), through the compiler of the `libtpu` wheel: no TPU is needed.
 
-launch/machine.py prepares the environment before JAX is imported; launch/plan/compiled.py compiles for the devices.
+launch/machine/setup.py sets what it needs before JAX is imported; launch/plan/compiled.py compiles for the devices.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import jax
 from jax.experimental import topologies
 
-from launch.chips import TPUS
+from launch.machine.chips import TPUS
 from train.fields import ConfigError
 
 AXES = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}

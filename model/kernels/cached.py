@@ -1,7 +1,7 @@
 """The reference behind a barrier, for a decoder on CPU: keys and values are read where the cache holds them.
 
 XLA's CPU compiler fuses the cache's update with what reads it, and then copies the whole cache first, at every token.
-launch/cpu asks for it; the numbers are the reference's.
+launch/machine/cpu asks for it; the numbers are the reference's.
 """
 
 from __future__ import annotations

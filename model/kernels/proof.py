@@ -1,6 +1,6 @@
 """A test at the start of a run: its attention kernel, on its mesh and in its number format, against the formula.
 
-launch/train.py calls `prove` before the first step: a kernel that lets documents see each other trains, and well.
+`skald train` calls `prove` before the first step: a kernel that lets documents see each other trains, and well.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from launch import cluster
-from launch.cluster import ProcessSlot, detect
+from launch.cluster import slots
+from launch.cluster.slots import ProcessSlot, detect
 from train.fields import ConfigError
 
 pytestmark = pytest.mark.timeout(500)
@@ -64,7 +64,7 @@ def test_slurm_gives_each_task_its_accelerator_and_a_task_a_node_all_of_them():
     ],
 )
 def test_the_first_host_of_a_node_list(nodes, first):
-    assert cluster.first_host(nodes) == first
+    assert slots.first_host(nodes) == first
 
 
 def test_open_mpi_and_what_is_set_by_hand_stands_first():
@@ -110,19 +110,17 @@ def metadata():
 
 def test_workers_of_a_tpu(metadata):
     attributes, leads = metadata
-    assert cluster.tpu(leads) is None, "no metadata, as on a machine of one's own"
+    assert slots.tpu(leads) is None, "no metadata, as on a machine of one's own"
     attributes |= {"worker-network-endpoints": "u:8470:10.0.0.2,u:8470:10.0.0.3", "agent-worker-number": "1"}
-    assert cluster.tpu(leads) == ProcessSlot(2, 1, method=None)
+    assert slots.tpu(leads) == ProcessSlot(2, 1, method=None)
     attributes["tpu-env"] = "TYPE: 'v5e'\nMEGASCALE_NUM_SLICES: '3'\nMEGASCALE_SLICE_ID: '2'\n"
-    assert cluster.tpu(leads) == ProcessSlot(6, 5, method=None)
+    assert slots.tpu(leads) == ProcessSlot(6, 5, method=None)
     attributes["worker-network-endpoints"] = "u:8470:10.0.0.2"
     del attributes["tpu-env"]
-    assert cluster.tpu(leads) is None
+    assert slots.tpu(leads) is None
     pods = {"TPU_WORKER_HOSTNAMES": "a,b,c,d", "TPU_WORKER_ID": "3"}
-    assert cluster.tpu(pods) == ProcessSlot(4, 3, method=None)
-    assert cluster.tpu(pods | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}) == ProcessSlot(
-        8, 7, method=None
-    )
+    assert slots.tpu(pods) == ProcessSlot(4, 3, method=None)
+    assert slots.tpu(pods | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}) == ProcessSlot(8, 7, method=None)
 
 
 # --- templates --------------------------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ import pytest
 
 from data.byte_level import Bytes
 from data.characters import Characters
-from launch import configs as listing
 from launch import experiments
+from launch.commands import configs as listing
 from launch.experiments import make_experiment
-from launch.writing import check_samples
+from launch.inference.text import check_samples
 from train import fields
 from train.check import check
 from train.config import Experiment

@@ -9,7 +9,7 @@ import pytest
 
 from configs import shakespeare
 from launch import experiments
-from launch.curves import WINDOW, window_means
+from launch.bench.curves import WINDOW, window_means
 
 pytestmark = pytest.mark.timeout(900)
 CURVES = Path(__file__).parents[2] / "configs" / "curves"

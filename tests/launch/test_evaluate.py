@@ -106,7 +106,7 @@ def test_a_text_without_a_token_to_predict_is_refused(run, tmp_path, name, conte
 
 def test_records_are_read_by_the_field_named_or_by_the_runs_own(skald, run, tmp_path):
     """Against the same text under the run's own field; the run was trained with `text`."""
-    from launch.evaluate import evaluate
+    from launch.inference.scoring import evaluate
 
     words = ["First Citizen:\nWe are accounted", "poor citizens,"]
     for name, field in (("own.jsonl", "text"), ("other.jsonl", "body")):
@@ -135,7 +135,7 @@ def test_advice_on_fields_can_be_taken_where_it_is_given(run, tmp_path):
 
 def test_a_validation_text_that_can_not_be_read_any_more_is_another_one(run, tmp_path):
     """Not `set data.source.field`: a checkpoint's config can't be set."""
-    from launch.evaluate import evaluate
+    from launch.inference.scoring import evaluate
 
     (tmp_path / "a.jsonl").write_text('{"body": "x"}')
     config = replace(run.config, data=replace(run.config.data, validation_source=Source(str(tmp_path / "a.jsonl"))))
@@ -144,7 +144,7 @@ def test_a_validation_text_that_can_not_be_read_any_more_is_another_one(run, tmp
 
 
 def test_another_validation_text_than_the_runs_is_refused(run):
-    from launch.evaluate import validation_documents
+    from launch.inference.scoring import validation_documents
 
     about = json.loads(json.dumps(run.metadata))
     about["data"]["validation"]["source"] = "0" * 64  # what a text that has changed since then looks like
@@ -194,8 +194,8 @@ def test_learned_positions_that_were_never_trained_are_not_scored_with(run):
 
 @pytest.mark.parametrize("own, before, expected", [(16, None, 16), (16, 32, 32), (32, 16, 32), (16, 500, 64)])
 def test_the_trained_length_is_the_longer_of_a_runs_rows_and_its_parents(own, before, expected):
+    from launch.commands.train import trained_length
     from launch.experiments import make_experiment
-    from launch.train import trained_length
 
     base = make_experiment("shakespeare")
     experiment = replace(base, data=replace(base.data, length=own))

@@ -9,8 +9,8 @@ from data.byte_level import Bytes
 from data.characters import Characters
 from data.errors import DataError
 from data.streaming import IncrementalDecoder
-from launch.generate import read_prompts
-from launch.writing import TextSample, encode_prompt
+from launch.commands.generate import read_prompts
+from launch.inference.text import TextSample, encode_prompt
 from model.decode.generate import Completion, PromptError
 
 pytestmark = pytest.mark.timeout(300)

@@ -3,7 +3,8 @@
 import jax
 import pytest
 
-from launch import experiments, machine
+from launch import experiments
+from launch.machine import auto
 
 WIDTH, LAYERS, VOCAB, CONTEXT = 768, 12, 50257, 1024  # GPT-2 small, Radford et al. 2019
 TABLES = (VOCAB + CONTEXT) * WIDTH
@@ -32,16 +33,16 @@ def test_what_the_optimizer_keeps_of_gpt2_is_what_its_shapes_say(rule, kept):
     """Against the paper's shapes, to the few counters that there are."""
     e = experiments.resolve("gpt2:small", [f"optimizer.rule={rule}"], None)
     parameters = TABLES + MATRICES + VECTORS
-    assert machine.optimizer_numbers(e) * parameters == pytest.approx(kept, abs=4)
+    assert auto.optimizer_numbers(e) * parameters == pytest.approx(kept, abs=4)
     averaged = experiments.resolve("gpt2:small", [f"optimizer.rule={rule}", "optimizer.average=0.9"], None)
-    assert machine.optimizer_numbers(averaged) * parameters == pytest.approx(kept + parameters, abs=4)
+    assert auto.optimizer_numbers(averaged) * parameters == pytest.approx(kept + parameters, abs=4)
 
 
 @pytest.mark.parametrize("settings, layers, loops", [([], "unroll", False), (["execution.layers=scan"], "scan", True)])
 def test_layers_run_as_they_are_set_and_unrolled_on_a_cpu_where_nothing_is(settings, layers, loops):
     """Seen in the program: a loop over four layers forward, and one backward."""
     e = experiments.resolve("shakespeare", [*settings, "execution.remat=none"], None)
-    made = machine.program(e, jax.devices()[:1])
+    made = auto.make_program(e, jax.devices()[:1])
     assert made.experiment.execution.layers == layers
     text = made.lower().as_text()
     assert (text.count("stablehlo.while") >= 2 + 1) == loops  # and one over the steps of a dispatch
@@ -49,11 +50,11 @@ def test_layers_run_as_they_are_set_and_unrolled_on_a_cpu_where_nothing_is(setti
 
 def test_what_is_set_is_obeyed_and_what_is_open_is_chosen():
     one = jax.devices()[0]
-    open_ones = machine.fitted(experiments.resolve("shakespeare", [], None), one, 2)
+    open_ones = auto.resolve(experiments.resolve("shakespeare", [], None), one, 2)
     assert (open_ones.mesh.replica, open_ones.mesh.data, open_ones.steps_per_dispatch) == (0, 1, 10)
     settings = {
         "mesh.data": 2, "steps_per_dispatch": 3, "execution.dtype": "bfloat16", "execution.layers": "scan",
         "execution.remat": "full", "execution.kernel": "reference", "execution.loss_chunks": 2,
     }  # fmt: skip
     asked = experiments.resolve("shakespeare", [f"{path}={value}" for path, value in settings.items()], None)
-    assert machine.fitted(asked, one, 2) == asked
+    assert auto.resolve(asked, one, 2) == asked

@@ -15,14 +15,14 @@ import sys
 from dataclasses import replace
 from model import config as c
 from configs import llama
-from launch import machine
+from launch.machine import setup
 
 what, width = sys.argv[1], int(sys.argv[2])
 blocks = tuple(
     c.Block(c.Attention(8, 8, width // 8), c.MLP(3 * width + 64 * kind, gated=True)) for kind in range(4)
 )
 made = replace(llama.tiny(), model=c.Model(2048, width, 128, (c.Stack(blocks, 3),)))
-machine.prepare(made)
+setup.prepare(made)
 import jax
 from model.sharding import make_mesh
 from train import state

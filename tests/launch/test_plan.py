@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import chips, experiments, flags, machine
+from launch import experiments
+from launch.machine import auto, chips, flags, setup
 from launch.plan import estimate, hlo, products, topology
 from launch.plan.compiled import compile_plan, refused_bytes
 from launch.plan.search import rank_candidates
@@ -28,7 +29,7 @@ V5E = chips.TPUS["v5e"]
 def tpu(monkeypatch, no_cache):
     """A function from a topology's name to its devices, which need not exist."""
     pytest.importorskip("libtpu", reason="needs libtpu (the extra `plan`), which compiles for a TPU without one")
-    for name, value in machine.NO_TPU.items():
+    for name, value in setup.NO_TPU.items():
         monkeypatch.setenv(name, value)
     return topology.devices
 
@@ -348,6 +349,6 @@ def test_what_is_said_to_fit_does(skald):
 def test_auto_recomputes_as_little_as_memory_allows():
     e = experiments.resolve("llama:7b", ["data.length=2048", "batch_size=1024", "execution.dtype=bfloat16"], None)
     sizes = {name: tpu.memory for name, tpu in chips.TPUS.items()}
-    assert machine.choose_remat(e, 256, sizes["v5e"]) == "save_qkv"
-    assert machine.choose_remat(e, 256, sizes["v5p"]) in ("none", "minimal")
-    assert machine.choose_remat(dataclasses.replace(e, batch_size=4096), 256, sizes["v5e"]) == "full"
+    assert auto.choose_remat(e, 256, sizes["v5e"]) == "save_qkv"
+    assert auto.choose_remat(e, 256, sizes["v5p"]) in ("none", "minimal")
+    assert auto.choose_remat(dataclasses.replace(e, batch_size=4096), 256, sizes["v5e"]) == "full"

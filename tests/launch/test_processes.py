@@ -241,9 +241,11 @@ def test_a_process_that_finds_no_other_says_so_within_the_stated_time(processes,
 
 WAITING = """
 import sys
-from launch import cluster, machine
-machine.prepare()
-cluster.join(cluster.Seat(1, 0, sys.argv[1]))
+from launch.cluster.join import join
+from launch.cluster.slots import ProcessSlot
+from launch.machine import setup
+setup.prepare()
+join(ProcessSlot(1, 0, sys.argv[1]))
 from train import processes
 print("joined", file=sys.stderr, flush=True)
 processes.told("what nobody says")

@@ -321,10 +321,10 @@ def test_other_text_under_the_same_name_is_refused(skald, tmp_path):
 
 
 def test_without_the_cpu_folder_only_speed_changes(skald, fresh, trained, tmp_path):
-    """A copy of the checkout that lacks launch/cpu: the same losses, to rounding."""
+    """A copy of the checkout that lacks launch/machine/cpu: the same losses, to rounding."""
     for package in ("model", "data", "train", "configs", "launch"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.rmtree(tmp_path / "launch" / "cpu")
+    shutil.rmtree(tmp_path / "launch" / "machine" / "cpu")
     bare = fresh.using(PYTHONPATH=str(tmp_path))
     status, _, err = bare("train", skald.config, "--run-dir", tmp_path / "run")
     assert status == 0 and "1 cpu device," in err

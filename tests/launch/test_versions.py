@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from launch import cli, cpu, plan
+from launch import cli
+from launch.commands import plan
+from launch.machine import cpu
 from launch.plan import versions
 
 ROOT = Path(__file__).parents[2]
@@ -52,8 +54,8 @@ def test_a_program_that_cannot_be_read_says_which_libtpu_would_do(others, monkey
     def command(arguments):
         raise error.value
 
-    monkeypatch.setattr(plan, "command", command)
-    monkeypatch.setattr(cli.machine, "prepare", lambda *_: None)
+    monkeypatch.setattr(plan, "main", command)
+    monkeypatch.setattr(cli.setup, "prepare", lambda *_: None)
     assert cli.main(["plan", "llama:tiny"]) == 1
     assert capsys.readouterr().err == f"skald: {line}\n"
 

@@ -109,7 +109,7 @@ if __name__ == "__main__":
     import importlib
 
     for name in COMMANDS:
-        importlib.import_module(f"launch.{name}")
+        importlib.import_module(f"launch.commands.{name}")
     from launch.cli import main
 
     serve()

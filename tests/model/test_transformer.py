@@ -186,7 +186,7 @@ LAID_OUT = ["mixture of experts", "two kinds of block", "gated, untied, normed a
 
 @pytest.mark.parametrize("name, turned", [*((name, None) for name in FEATURES), *((name, True) for name in LAID_OUT)])
 def test_reading_in_ragged_chunks_through_the_cache_gives_the_same_logits(name, transposed):
-    kernel = "cached" if transposed else "reference"  # as launch/cpu has both
+    kernel = "cached" if transposed else "reference"  # as launch/machine/cpu has both
     model, given = built(FEATURES[name], transposed=bool(transposed), kernel=kernel), tokens()
     expected = np.asarray(logits(model, given))
     reader = model if transposed is None else jax.jit(type(model).for_decoding)(model)

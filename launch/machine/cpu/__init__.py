@@ -1,6 +1,6 @@
 """What makes training and writing fast on a CPU, and nothing else: delete this folder and only speed changes.
 
-launch/machine.py calls it where it is there. Figures: README, "What was measured".
+launch/machine/setup.py and auto.py call it where it is there. Figures: README, "What was measured".
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 import os
 from dataclasses import replace
 
-from launch import machine
+from launch.machine.detection import cores
 from model.config import Execution
 from train.config import Experiment
 
@@ -26,14 +26,14 @@ def set_flags(experiment: Experiment | None, processes: int = 1) -> None:
     given = os.environ.get("XLA_FLAGS", "")
     flags = {"xla_disable_hlo_passes": BARRIER_REMOVAL}
     if experiment is not None:
-        flags["xla_force_host_platform_device_count"] = str(devices(experiment, machine.cores(), processes))
+        flags["xla_force_host_platform_device_count"] = str(device_count(experiment, cores(), processes))
         flags["xla_disable_hlo_passes"] += f",{TREE_REDUCTION}"
         flags[CONCURRENT_SCHEDULER] = "false"
     added = [f"--{name}={value}" for name, value in flags.items() if name not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
 
 
-def devices(experiment: Experiment, cores: int, processes: int = 1) -> int:
+def device_count(experiment: Experiment, cores: int, processes: int = 1) -> int:
     """Of each process: as many as the cores carry of those over which mesh and rows divide."""
     asked = max(1, math.prod(size for size in vars(experiment.mesh).values() if size))
     if 0 not in vars(experiment.mesh).values():
@@ -43,7 +43,7 @@ def devices(experiment: Experiment, cores: int, processes: int = 1) -> int:
     return max(fits, default=cores)
 
 
-def fitted(experiment: Experiment, devices: int) -> Experiment:
+def resolve(experiment: Experiment, devices: int) -> Experiment:
     """Where nothing else is asked: layers unrolled, many steps a dispatch, the batch over the cores."""
     e, mesh = experiment, experiment.mesh
     dispatch = e.steps_per_dispatch or STEPS_PER_DISPATCH
@@ -60,8 +60,8 @@ def decoding_execution(execution: Execution) -> Execution:
     return replace(execution, transposed=True, kernel="cached" if execution.kernel == "auto" else execution.kernel)
 
 
-def tuned(function):
-    """A step with barriers behind what is read more than once (launch/cpu/barriers.py)."""
-    from launch.cpu import barriers  # imports JAX, which must not be imported before set_flags
+def rewrite_step(function):
+    """A step with barriers behind what is read more than once (launch/machine/cpu/barriers.py)."""
+    from launch.machine.cpu import barriers  # imports JAX, which must not be imported before set_flags
 
     return barriers.with_barriers(function)

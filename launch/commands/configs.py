@@ -11,7 +11,7 @@ from model.transformer import abstract_model
 from train.run import count_parameters
 
 
-def command(arguments: Namespace) -> int:
+def main(arguments: Namespace) -> int:
     listed = [describe(f"{name}:{variant}", make) for name, variant, make in all_configs()]
     if arguments.json:
         print(json.dumps({"configs": listed}))

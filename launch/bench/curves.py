@@ -1,6 +1,6 @@
 """Reference curves: the metrics.jsonl of finished runs of one config, one a seed, in the small form of configs/curves.
 
-    python -m launch.curves runs/seed-0 runs/seed-1 runs/seed-2 >configs/curves/NAME.json
+    python -m launch.bench.curves runs/seed-0 runs/seed-1 runs/seed-2 >configs/curves/NAME.json
 
 tests/launch/test_curves.py holds fresh runs against them.
 """

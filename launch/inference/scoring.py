@@ -1,11 +1,9 @@
-"""`skald evaluate RUN`: nats a token, perplexity and bits a byte over the validation split or a text file."""
+"""Scores a checkpoint over its validation split or a text: `skald evaluate` and `run.evaluate()` in a notebook."""
 
 from __future__ import annotations
 
-import json
 import math
 import sys
-from argparse import Namespace
 
 from data import sources
 from data.config import Source, spans
@@ -13,27 +11,12 @@ from data.documents import Documents, lossy_notice, tokenize_documents
 from data.errors import DataError
 from data.store import open_store
 from data.windows import check_targets, scoring_rows
-from launch import machine
-from launch.checkpointed import NOT_FINITE, LoadedCheckpoint
+from launch.inference.checkpoint import NOT_FINITE, LoadedCheckpoint
+from launch.machine.detection import cache_folder
 from model.config import Learned
 from train.evaluate import metrics, score_model
 from train.fields import ConfigError
 from train.run import RunError
-
-
-def command(arguments: Namespace) -> int:
-    run = LoadedCheckpoint(arguments.run, arguments.weights)
-    found = evaluate(run, arguments.text, arguments.window, arguments.stride, arguments.field)
-    if arguments.json:
-        print(json.dumps(found))
-    else:
-        print(
-            f"{run.name} at step {found['step']}: {found['loss']:.4f} nats a token, perplexity "
-            f"{found['perplexity']:.3f}, {found['bits_per_byte']:.4f} bits a byte\n"
-            f"{found['tokens']} tokens of {arguments.text or 'the validation split'}, window {found['window']}, "
-            f"stride {found['stride']}"
-        )
-    return 0
 
 
 def evaluate(
@@ -79,7 +62,7 @@ def validation_documents(run: LoadedCheckpoint) -> Documents:
             f"{source.path}: not the validation text that {run.name} was trained with; put that text back, or name "
             "another (--text FILE; in Python text=…)"
         )
-    return open_store(source, run.tokenizer, spans(e.data).validation, machine.cache(), say).documents
+    return open_store(source, run.tokenizer, spans(e.data).validation, cache_folder(), say).documents
 
 
 def text_documents(run: LoadedCheckpoint, path: str, field: str | None = None) -> Documents:

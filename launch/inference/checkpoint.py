@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 
 from data import tokenizer
-from launch import machine
+from launch.machine.auto import decoding_execution
 from model.transformer import abstract_model
 from train import fields
 from train.checkpoint import find_checkpoint
@@ -28,7 +28,7 @@ class LoadedCheckpoint:
         self.config: Experiment = fields.from_json(Experiment, found.metadata["config"])
         self.tokenizer = tokenizer.tokenizer_from_json(found.metadata["tokenizer"])
         self.trained_length: int = found.metadata["trained_length"]
-        execution = machine.decoding_execution(self.config.execution)
+        execution = decoding_execution(self.config.execution)
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = abstract_model(self.config.model, execution)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)

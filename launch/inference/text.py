@@ -14,7 +14,7 @@ import jax
 
 from data.errors import DataError
 from data.streaming import IncrementalDecoder
-from launch.checkpointed import NOT_FINITE
+from launch.inference.checkpoint import NOT_FINITE
 from model.decode import chain as chains
 from model.decode.generate import Generator, PromptError, PromptTooLong
 from model.sharding import decoding_mesh
@@ -70,6 +70,11 @@ class TextSample:
             return self.text
         begun = [n for stop in stops for n in range(1, len(stop)) if self.text.endswith(stop[:n])]
         return self.text[: len(self.text) - max(begun, default=0)]
+
+    def to_json(self, logprobs: bool = False) -> dict:
+        """A sample as `skald generate --json` prints it; `logprobs` in nats, the model's own, before the chain."""
+        names = ("prompt", "text", "tokens", "finish_reason", "seed", "sampler", *(["logprobs"] if logprobs else []))
+        return {name: getattr(self, name) for name in names}
 
 
 class TextGenerator:

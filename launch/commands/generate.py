@@ -8,12 +8,12 @@ from argparse import Namespace
 from pathlib import Path
 
 from data.errors import DataError
-from launch.checkpointed import LoadedCheckpoint
-from launch.writing import TextGenerator, TextSample
+from launch.inference.checkpoint import LoadedCheckpoint
+from launch.inference.text import TextGenerator
 from model.decode import chain as chains
 
 
-def command(arguments: Namespace) -> int:
+def main(arguments: Namespace) -> int:
     request = {
         "sampler": arguments.sampler,
         "max_new_tokens": arguments.max_new_tokens,
@@ -25,7 +25,7 @@ def command(arguments: Namespace) -> int:
     prompts = read_prompts(Path(arguments.prompts)) if arguments.prompts else [arguments.prompt]
     run = LoadedCheckpoint(arguments.run, arguments.weights)
     writer = TextGenerator(run.model, run.tokenizer, run.trained_length)
-    found = (sample_to_json(text, arguments.logprobs) for p in prompts for text in writer.write([p], **request))
+    found = (text.to_json(arguments.logprobs) for p in prompts for text in writer.write([p], **request))
     if arguments.json:
         print(json.dumps({"step": run.step, "samples": list(found)}, ensure_ascii=False))
     elif arguments.prompts:
@@ -47,12 +47,6 @@ def print_stream(writer: TextGenerator, prompts: list[str], request: dict) -> No
     for text in texts[1:]:
         print(f"{'─' * 40}\n{text.prompt}{text.text}")
     print(f"[{texts[0].sampler or 'the model as it is'}, seed {texts[0].seed}]", file=sys.stderr)
-
-
-def sample_to_json(text: TextSample, logprobs: bool = False) -> dict:
-    """A sample as `--json` prints it; `logprobs` in nats, the model's own, before the chain."""
-    names = ("prompt", "text", "tokens", "finish_reason", "seed", "sampler", *(["logprobs"] if logprobs else []))
-    return {name: getattr(text, name) for name in names}
 
 
 def read_prompts(file: Path) -> list[str]:

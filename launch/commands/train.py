@@ -13,7 +13,10 @@ import jax
 from data import tokenizer
 from data.config import Tokenizer
 from data.pipeline import open_pipeline
-from launch import VERSION, chips, experiments, machine, writing
+from launch import VERSION, experiments
+from launch.inference import text
+from launch.machine import auto, chips
+from launch.machine.detection import cache_folder
 from model import cost
 from model.kernels.proof import prove
 from train import failure_link, fields, processes
@@ -37,7 +40,7 @@ from train.state import TrainState
 STOPPED = 75  # exit status: stopped by a signal, after a checkpoint was saved
 
 
-def command(arguments: Namespace) -> int:
+def main(arguments: Namespace) -> int:
     folder = Path(arguments.run_dir) if arguments.run_dir else experiments.default_folder(arguments.config)
     run, checkpoints = open_run(arguments.experiment, folder, report, arguments.start_from)
     try:
@@ -85,17 +88,17 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
         words = words or tokenizer.build_tokenizer(experiment.data.tokenizer, experiment.data.source, report)
         experiment = replace(experiment, model=replace(experiment.model, vocab_size=words.vocab_size))
     processes.broadcast_from_first(lambda: check_same_run(experiment, folder))
-    given = (experiment.data, experiment.batch_size, experiment.seed, machine.cache(), words, report)
+    given = (experiment.data, experiment.batch_size, experiment.seed, cache_folder(), words, report)
     data = processes.first_then_others(lambda: open_pipeline(*given))
     if processes.broadcast_from_first(lambda: data.fingerprints) != data.fingerprints:
         raise RunError(f"{experiment.data.source.path}: this machine has another text there than process 0's")
     check_vocabulary(experiment, data.tokenizer.vocab_size)
     known = read_metadata(folder, steps[-1]) if steps else known
     trained = trained_length(experiment, known)
-    writing.check_samples(experiment, data.tokenizer, trained)
+    text.check_samples(experiment, data.tokenizer, trained)
     if source:
         source.check_fits(experiment.model)
-    run = Run(machine.program(experiment), folder, data)
+    run = Run(auto.make_program(experiment), folder, data)
     run.program.check_fits()
     with jax.set_mesh(run.mesh):
         prove(run.experiment.model, run.experiment.execution, experiment.data.length)
@@ -219,7 +222,7 @@ def listeners(run: Run, checkpoints: Checkpoints, itself: dict) -> list:
         evaluation,
         Samples(
             run.folder / "samples",
-            lambda model, e: writing.training_samples(model, e, run.data.tokenizer, itself["trained_length"]),
+            lambda model, e: text.training_samples(model, e, run.data.tokenizer, itself["trained_length"]),
         ),
         first and MetricsFile(run.folder / "metrics.jsonl", peak),
         first and TensorBoard(run.folder / "tensorboard"),

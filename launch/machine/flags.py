@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 
-from launch import chips
+from launch.machine import chips
 
 
 class Flag(NamedTuple):

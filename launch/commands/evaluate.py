@@ -1,0 +1,24 @@
+"""`skald evaluate RUN`: nats a token, perplexity and bits a byte over the validation split or a text file."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+
+from launch.inference.checkpoint import LoadedCheckpoint
+from launch.inference.scoring import evaluate
+
+
+def main(arguments: Namespace) -> int:
+    run = LoadedCheckpoint(arguments.run, arguments.weights)
+    found = evaluate(run, arguments.text, arguments.window, arguments.stride, arguments.field)
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        print(
+            f"{run.name} at step {found['step']}: {found['loss']:.4f} nats a token, perplexity "
+            f"{found['perplexity']:.3f}, {found['bits_per_byte']:.4f} bits a byte\n"
+            f"{found['tokens']} tokens of {arguments.text or 'the validation split'}, window {found['window']}, "
+            f"stride {found['stride']}"
+        )
+    return 0

@@ -1,0 +1,23 @@
+"""What this machine is: its cores, whether it has accelerators, where its caches lie. Known without importing JAX."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where tokenized stores and compiled programs are kept."""
+    return Path(os.environ.get("SKALD_CACHE", "~/.cache/skald")).expanduser()
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_accelerator() -> bool:
+    """Whether JAX will find more than CPUs: what is set for them would bend its programs too."""
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    return asked != "cpu" and any(map(glob.glob, ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidia[0-9]*")))
