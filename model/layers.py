@@ -139,7 +139,7 @@ def transpose_for_decoding(module: nnx.Module) -> nnx.Module:
         stacked = parameter.axes[0] == "layers"
         shape = value.shape[stacked:]
         matrix = value.reshape(*value.shape[:stacked], math.prod(shape[: parameter.input_axes]), -1).swapaxes(-1, -2)
-        return parameter.replace(matrix, transpose_for_decoding=shape)
+        return parameter.replace(matrix, transposed_from=shape)
 
     def matrix(x: nnx.Param) -> bool:  # that `project` takes: neither a stack of experts nor their router
         return bool(x.input_axes) and "experts" not in x.axes and not x.keep_float32

@@ -26,7 +26,9 @@ class MoE(nnx.Module):
         self.config = config
         experts, hidden = config.experts, config.width
         self.router = declare.weight(("width", "scores"), (width, experts), keep_float32=True)
-        self.bias = declare.balance(("scores",), (experts,), config.balance_rate) if config.balance_rate else None
+        self.bias = (
+            declare.balancing_bias(("scores",), (experts,), config.balance_rate) if config.balance_rate else None
+        )
         into, out = ("experts", "expert_width", "feed_forward"), ("experts", "feed_forward", "expert_width")
         self.gate = declare.weight(into, (experts, width, hidden)) if config.gated else None
         self.up = declare.weight(into, (experts, width, hidden))

@@ -113,7 +113,7 @@ def read_plan(program: Program, devices: list, lowered, built, refused: float | 
         usable_bytes=chips.memory(one),
         parameter_bytes=bytes_on_device(state.model) + bytes_on_device(state.average),
         optimizer_bytes=bytes_on_device(state.optimizer),
-        count_parameters=count_parameters(state.model),
+        parameters=count_parameters(state.model),
         model_flops=cost.training_flops(e.model, e.data.length) * e.batch_size * e.data.length / len(devices),
         flops=flops,
         spent=spent,

@@ -148,7 +148,7 @@ def test_another_validation_text_than_the_runs_is_refused(run):
 
     about = json.loads(json.dumps(run.metadata))
     about["data"]["validation"]["source"] = "0" * 64  # what a text that has changed since then looks like
-    stale = SimpleNamespace(config=run.config, tokenizer=run.tokenizer, name="old", about=about)
+    stale = SimpleNamespace(config=run.config, tokenizer=run.tokenizer, name="old", metadata=about)
     with pytest.raises(DataError, match=r"embedded:shakespeare: not the validation text that old was.*--text FILE"):
         validation_documents(stale)
 

@@ -245,7 +245,8 @@ def test_a_best_evaluation_that_is_not_saved_is_told_before_and_after(skald, cop
     last = err.strip().splitlines()[-1]
     best = find_checkpoint(f"{copied}@best")
     assert (
-        f"0.5000 at step 30, was not saved; @best is step {best.step} ({best.about['scores']['eval/loss']:.4f})" in last
+        f"0.5000 at step 30, was not saved; @best is step {best.step} ({best.metadata['scores']['eval/loss']:.4f})"
+        in last
     )
 
 

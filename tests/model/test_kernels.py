@@ -415,7 +415,7 @@ def test_our_kernels_prove_themselves(name, sizes, dtype):
 @pytest.mark.parametrize("name", ["splash", "cudnn"])
 def test_kernels_of_other_backends_prove_themselves_where_they_run_here(name, monkeypatch):
     monkeypatch.setitem(kernels.KERNELS, "other", kernels.KERNELS[name]._replace(
-        attention=EVERYWHERE[name], portable=True, short=128))  # fmt: skip
+        attention=EVERYWHERE[name], portable=True, proof_length=128))  # fmt: skip
     with jax.set_mesh(make_mesh({"data": 4, "tensor": 2})):
         proof.prove(MODEL, c.Execution(kernel="other", dtype="bfloat16"), 512)
 
@@ -458,7 +458,7 @@ def test_a_kernel_that_does_not_run_here_is_refused_in_one_line(monkeypatch):
 
 
 def test_where_the_reference_computes_there_is_nothing_to_run(monkeypatch):
-    monkeypatch.setattr(proof, "rows", None)
+    monkeypatch.setattr(proof, "proof_rows", None)
     proof.prove(MODEL, c.Execution(), 64)
     proof.prove(MODEL, c.Execution(kernel="reference", dtype="bfloat16"), 512)
 

@@ -251,8 +251,8 @@ class Megablox:
 @pytest.mark.skipif(len(jax.devices()) != 8, reason="needs eight devices: unset XLA_FLAGS for tests/conftest.py")
 @pytest.mark.parametrize("name", ["expert, data, tensor", "replica, context, data"])
 def test_gradients_written_out_for_tpus_are_summed_over_every_mesh(name, alone, monkeypatch):
-    monkeypatch.setattr(megablox, "library", lambda: Megablox)
-    monkeypatch.setattr(experts, "grouped_product", megablox.grouped_matmul)
+    monkeypatch.setattr(megablox, "megablox_library", lambda: Megablox)
+    monkeypatch.setattr(experts, "grouped_matmul", megablox.grouped_matmul)
 
     def applied_there(module, x_BTD):  # a function of its own: what JAX keeps of `applied` has another product
         return applied.__wrapped__(module, x_BTD)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
-from train.listeners.evaluation_model import BestCheckpoint
+from train.listeners.best import BestCheckpoint
 
 from train.check import check
 from train.checkpoint import CheckpointError, PreservationPolicy, find_checkpoint, rank_by_loss

@@ -138,7 +138,7 @@ def test_lion(model):
 def test_adafactor_factors_large_matrices():
     """Shazeer & Stern 2018, algorithm 4 without its own rate: rows and columns of the mean square are kept."""
     random = np.random.default_rng(0)
-    matrix = nnx.Param(jnp.asarray(random.standard_normal((130, 140), np.float32)), axes=("width", "ff"), inputs=1)
+    matrix = nnx.Param(jnp.asarray(random.standard_normal((130, 140), np.float32)), axes=("width", "ff"), input_axes=1)
     transform = optimizer.make_optimizer(settings(c.Adafactor(decay=0.8)), STEPS)
     memory, weight = transform.init(matrix), np.asarray(matrix[...], np.float64)
     assert max(x.size for x in jax.tree.leaves(memory)) <= 140
@@ -168,7 +168,7 @@ MATRICES = {  # as the layers declare them: axes, shape, inputs; and the shape o
 def test_adafactor_factors_every_matrix_of_a_stack_as_optax_factors_that_matrix_alone(name):
     axes, shape, inputs, matrix = MATRICES[name]
     ours, theirs = scale_by_adafactor(c.Adafactor(0.8)), optax.scale_by_factored_rms(min_dim_size_to_factor=1)
-    parameter = nnx.Param(jnp.zeros(shape), axes=axes, inputs=inputs)
+    parameter = nnx.Param(jnp.zeros(shape), axes=axes, input_axes=inputs)
     alone = list(jnp.zeros((math.prod(shape) // math.prod(matrix), *matrix)))
     memory, their_memory = ours.init(parameter), theirs.init(alone)
     if inputs:
@@ -182,7 +182,7 @@ def test_adafactor_factors_every_matrix_of_a_stack_as_optax_factors_that_matrix_
 
 def test_adafactor_leaves_alone_what_has_no_gradient_beside_what_has_a_large_one():
     """A row of zeros, as of a token that did not come up: optax's factor is infinite there, and 0 times that NaN."""
-    parameter = nnx.Param(jnp.zeros((4, 3)), axes=("vocab", "width"), inputs=1)
+    parameter = nnx.Param(jnp.zeros((4, 3)), axes=("vocab", "width"), input_axes=1)
     gradient = parameter.replace(jnp.asarray([[0.0] * 3, [1e9] * 3, [1e-9] * 3, [0.0, 1.0, 0.0]]))
     transform = scale_by_adafactor(c.Adafactor())
     found, _ = jax.jit(transform.update)(gradient, transform.init(parameter))
