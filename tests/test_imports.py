@@ -1,6 +1,7 @@
 """The arrows of the house: who may import whom. Read from the source, so that nothing need be importable."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,14 @@ LAYERS = [
     {"model.forward_pass"},
     {"model.layers", "model.cache", "model.kernels", "model.positions"},
     {"model.config", "model.sharding", "model.cost", "model.quantized"},
+]
+# Inside launch a room may import those to the right of it, and itself.
+ROOMS = [
+    {"launch.cli", "launch.api"},
+    {"launch.commands"},
+    {"launch.inference", "launch.plan", "launch.bench"},
+    {"launch.machine", "launch.experiments"},
+    {"launch.cluster"},
 ]
 # Heavy or foreign libraries, and the only packages that may know them.
 ONLY_IN = {
@@ -55,9 +64,9 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def row(name: str) -> int | None:
-    """The row of LAYERS a module stands in, or None."""
-    places = [i for i, names in enumerate(LAYERS) if any(name == n or name.startswith(n + ".") for n in names)]
+def row(name: str, rows: list[set[str]]) -> int | None:
+    """The row of LAYERS or ROOMS a module stands in, or None."""
+    places = [i for i, names in enumerate(rows) if any(name == n or name.startswith(n + ".") for n in names)]
     return places[0] if places else None
 
 
@@ -76,13 +85,24 @@ def test_arrows_between_packages(path):
             assert package in ONLY_IN[name.split(".")[0]], f"{module(path)} imports {name}"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if module(p).startswith("model")], ids=module)
-def test_arrows_inside_model(path):
-    here = row(module(path))
+@pytest.mark.parametrize("path", [p for p in FILES if module(p).startswith(("model", "launch"))], ids=module)
+def test_arrows_inside_model_and_launch(path):
+    rows = LAYERS if module(path).startswith("model") else ROOMS
+    here = row(module(path), rows)
     for name in imports(path):
-        there = row(name)
+        there = row(name, rows)
         if here is not None and there is not None:
             assert there >= here, f"{module(path)} imports {name}, which stands above it"
+
+
+def test_every_file_of_launch_has_a_room():
+    assert [name for name in MODULES if name.startswith("launch.") and row(name, ROOMS) is None] == []
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    """Imports inside functions count, too: a circle is no less one for being closed late."""
+    graph = {module(path): sorted(imports(path) & MODULES) for path in FILES}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("path", FILES, ids=module)

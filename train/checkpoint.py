@@ -1,21 +1,17 @@
-"""Checkpoints: Orbax, asynchronous, published whole or not at all, and enough by themselves to write with.
+"""Saving and restoring by Orbax: asynchronous, published whole or not at all, and enough by themselves to write with.
 
-RUN/checkpoints/STEP/ holds four items: `model`, `average` (where there is one), `optimizer`, and `about`: step,
-config, tokenizer, data fingerprints, scores. Names RUN, RUN@STEP, RUN@latest, RUN@best are resolved here.
+RUN/checkpoints/STEP/ holds four items: `model`, `average` (where there is one), `optimizer`, and `about`, the metadata:
+step, config, tokenizer, data fingerprints, scores. train/checkpoint_folder.py knows them by name.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 import json
-import math
 import shutil
 import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -24,17 +20,22 @@ import orbax.checkpoint as ocp
 from model.config import Model
 from model.transformer import abstract_model
 from train import fields, processes
+from train.checkpoint_folder import (
+    METADATA,
+    CheckpointError,
+    CheckpointRef,
+    published_steps,
+    rank_by_loss,
+    set_aside,
+    unfinished_steps,
+    validation_losses,
+)
 from train.run import RunError
 from train.state import TrainState
 
 OVERHEAD = 1_000_000  # bytes: more than Orbax writes besides the arrays and what we say of them
-ABOUT = "about/metadata"  # in a checkpoint's folder: what it says of itself, as JSON
 
 WEIGHTS = {"average": "average", "plain": "model"}  # kinds that can be asked for, best first, and their items
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is not there, or can't be read or written: one line."""
 
 
 def flatten_by_path(tree) -> dict[str, jax.Array]:
@@ -47,7 +48,7 @@ def flatten_by_path(tree) -> dict[str, jax.Array]:
 
 
 def unflatten_by_path(tree, arrays: dict[str, jax.Array]):
-    """`tree` with its arrays taken from what `flat` made. Raises CheckpointError naming what is missing or extra."""
+    """`tree` with the arrays of what `flatten_by_path` made. Raises CheckpointError naming what is missing or extra."""
     wanted = flatten_by_path(tree)
     if wanted.keys() != arrays.keys():
         missing, extra = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
@@ -59,12 +60,6 @@ def orbax_items(state: TrainState) -> dict:
     """What is saved of a state, an Orbax item each."""
     held = {"model": state.model, "optimizer": state.optimizer, "average": state.average}
     return {name: flatten_by_path(tree) for name, tree in held.items() if tree is not None and flatten_by_path(tree)}
-
-
-def rank_by_loss(losses: Mapping[int, float | None]) -> list[int]:
-    """Steps from the lowest loss to the highest, of equals the earlier first; those without a finite loss are out."""
-    scored = [(loss, step) for step, loss in losses.items() if loss is not None and math.isfinite(loss)]
-    return [step for _, step in sorted(scored)]
 
 
 class PreservationPolicy:
@@ -135,7 +130,7 @@ class Checkpoints:
         self.keep.losses[step] = scores.get("eval/loss")
         if processes.index():
             return
-        file = self.folder / str(step) / ABOUT
+        file = self.folder / str(step) / METADATA
         beside = file.with_name("metadata.scored")
         beside.write_text(json.dumps({**json.loads(file.read_text()), "scores": scores}))
         beside.replace(file)
@@ -205,119 +200,24 @@ def read_item(item: Path, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return ocp.StandardCheckpointHandler().restore(item.absolute(), args=ocp.args.StandardRestore(wanted))
 
 
-class CheckpointRef(NamedTuple):
-    """A published checkpoint and what it says of itself."""
-
-    folder: Path
-    step: int
-    metadata: dict
-
-    def check_fits(self, model: Model) -> None:
-        """Raises CheckpointError naming what differs, where a model of this config can't take these weights."""
-        there = fields.from_json(Model, self.metadata["config"]["model"])
-        sizes = [
-            {name: x.shape for name, x in flatten_by_path(abstract_model(config)).items()} for config in (there, model)
-        ]
-        if sizes[0] != sizes[1]:
-            differ = "; ".join(f"{p}: {old!r} there, {new!r} here" for p, old, new in fields.differences(there, model))
-            raise CheckpointError(f"{self.folder}: its weights do not fit this model ({differ})")
-
-    def weights(self, model, kind: str | None = None):
-        """The weights of this kind (None: the average where one was kept), in the types and shardings of `model`.
-
-        Raises CheckpointError where they are not there.
-        """
-        there = [name for name, item in WEIGHTS.items() if (self.folder / item).is_dir()]
-        if kind not in (None, *there):
-            reason = "; optimizer.average was null" if kind == "average" else ""
-            raise CheckpointError(f"{self.folder}: no {kind} weights in it{reason}; there are {', '.join(there)}")
-        return unflatten_by_path(model, read_item(self.folder / WEIGHTS[kind or there[0]], flatten_by_path(model)))
+def check_weights_fit(checkpoint: CheckpointRef, model: Model) -> None:
+    """Raises CheckpointError naming what differs, where a model of this config can't take these weights."""
+    there = fields.from_json(Model, checkpoint.metadata["config"]["model"])
+    sizes = [
+        {name: x.shape for name, x in flatten_by_path(abstract_model(config)).items()} for config in (there, model)
+    ]
+    if sizes[0] != sizes[1]:
+        differ = "; ".join(f"{p}: {old!r} there, {new!r} here" for p, old, new in fields.differences(there, model))
+        raise CheckpointError(f"{checkpoint.folder}: its weights do not fit this model ({differ})")
 
 
-def published_steps(run: Path) -> list[int]:
-    """Steps of a run's whole checkpoints, in order. What a killed save left behind is none."""
-    return [step for step in numbered_folders(run) if is_complete(run, step)]
+def read_weights(checkpoint: CheckpointRef, model, kind: str | None = None):
+    """The weights of this kind (None: the average where one was kept), in the types and shardings of `model`.
 
-
-def unfinished_steps(run: Path) -> list[int]:
-    """Steps whose folders lack a part."""
-    return [step for step in numbered_folders(run) if not is_complete(run, step)]
-
-
-def numbered_folders(run: Path) -> list[int]:
-    folder = run / "checkpoints"
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
-
-
-def is_complete(run: Path, step: int) -> bool:
-    """Whether the weights are there and it can say what it is."""
-    try:
-        scores = read_metadata(run, step)["scores"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return isinstance(scores, dict) and (run / "checkpoints" / str(step) / "model").is_dir()
-
-
-def set_aside(folder: Path) -> Path:
-    """Gives a damaged checkpoint a name that nothing reads; nothing is deleted."""
-    for number in itertools.count(1):
-        place = folder.with_name(f"{folder.name}.damaged-{number}")
-        if not place.exists():
-            return folder.rename(place)
-
-
-def read_metadata(run: Path, step: int) -> dict:
-    """What a checkpoint says of itself."""
-    file = run / "checkpoints" / str(step) / ABOUT
-    return parse_json(file, file.stat().st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=16)
-def parse_json(file: Path, changed: int) -> dict:
-    """Read once while it does not change: a checkpoint's tokenizer may be megabytes, and many ask what there is."""
-    del changed
-    return json.loads(file.read_text())
-
-
-def find_checkpoint(name: str) -> CheckpointRef:
-    """The checkpoint named RUN, RUN@STEP, RUN@latest or RUN@best. Raises CheckpointError saying what there is."""
-    folder, _, which = name.rpartition("@") if "@" in Path(name).name else (name, "", "latest")
-    run = Path(folder)
-    steps = published_steps(run)
-    if not steps:
-        what = "no such folder" if not run.exists() else "a file" if run.is_file() else "no checkpoint in it"
-        near = [str(p.parent) for p in sorted(run.parent.glob("*/checkpoints"))][:6]
-        raise CheckpointError(f"{run}: {what}{'; runs there: ' + ', '.join(near) if near else ''}")
-    there = ", ".join(f"@{s}" for s in steps)
-    if which == "latest":
-        step = steps[-1]
-    elif which == "best":
-        step = best_step(run)
-    elif which.isdigit() and int(which) in steps:
-        step = int(which)
-    else:
-        raise CheckpointError(f"{name}: no such checkpoint; {run} has {there}, @latest, @best")
-    if step is None:
-        raise CheckpointError(f"{name}: no checkpoint there has a validation loss; {run} has {there}, @latest")
-    return checkpoint_in(run / "checkpoints" / str(step))
-
-
-def validation_losses(run: Path) -> dict[int, float | None]:
-    """The validation loss of each published checkpoint, None where it has none."""
-    return {step: read_metadata(run, step)["scores"].get("eval/loss") for step in published_steps(run)}
-
-
-def best_step(run: Path) -> int | None:
-    """The step that RUN@best names; None where no checkpoint has a finite loss."""
-    return next(iter(rank_by_loss(validation_losses(run))), None)
-
-
-def checkpoint_in(folder: Path) -> CheckpointRef:
-    """The published checkpoint in this folder. Raises CheckpointError for one of an older Skald."""
-    said = read_metadata(folder.parents[1], int(folder.name))
-    if "trained_length" not in said:
-        raise CheckpointError(
-            f"{folder}: made by Skald {said.get('version', 'of old')}, whose checkpoints do not say how long rows were "
-            "and how documents begin; that version reads it"
-        )
-    return CheckpointRef(folder, int(folder.name), said)
+    Raises CheckpointError where they are not there.
+    """
+    there = [name for name, item in WEIGHTS.items() if (checkpoint.folder / item).is_dir()]
+    if kind not in (None, *there):
+        reason = "; optimizer.average was null" if kind == "average" else ""
+        raise CheckpointError(f"{checkpoint.folder}: no {kind} weights in it{reason}; there are {', '.join(there)}")
+    return unflatten_by_path(model, read_item(checkpoint.folder / WEIGHTS[kind or there[0]], flatten_by_path(model)))

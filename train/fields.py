@@ -18,6 +18,8 @@ from typing import Any
 
 PYTHON = {"None": "null", "True": "true", "False": "false"}  # as people write them on a command line
 
+RENAMED = {"Execution": {"turned": "transposed"}}  # by class: fields that runs of earlier versions have stored
+
 
 class ConfigError(ValueError):
     """A config that cannot be: one line with the path, the value and what would work. Exit status 2."""
@@ -60,6 +62,16 @@ def from_json(declared, value, path: str = ""):
     if isinstance(value, str) and value.lower() in (names := {n.lower(): c for n, c in classes.items()}):
         return build(names[value.lower()], {}, path)
     return parse_scalar(choices, value, path)
+
+
+def with_current_names(stored):
+    """JSON that `to_json` of an earlier version wrote, its renamed fields under the names they have now."""
+    if isinstance(stored, list):
+        return [with_current_names(value) for value in stored]
+    if not isinstance(stored, dict):
+        return stored
+    renamed = RENAMED.get(stored.get("is"), {})
+    return {renamed.get(name, name): with_current_names(value) for name, value in stored.items()}
 
 
 def build(kind: type, given: dict, path: str):

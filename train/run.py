@@ -106,7 +106,7 @@ def read_config(folder: Path) -> dict | None:
     """RUN/config.json's experiment, or None where there is none. Raises RunError where the file is something else."""
     file = folder / "config.json"
     try:
-        return json.loads(file.read_text())["experiment"] if file.is_file() else None
+        return fields.with_current_names(json.loads(file.read_text())["experiment"]) if file.is_file() else None
     except (ValueError, KeyError, TypeError):
         raise RunError(f"{file} is not a run's config; move it away, or take another --run-dir") from None
 

@@ -21,7 +21,8 @@ from model import cost
 from model.kernels.proof import prove
 from train import failure_link, fields, processes
 from train.check import cautions, check, check_vocabulary
-from train.checkpoint import Checkpoints, checkpoint_in, find_checkpoint, published_steps, read_metadata
+from train.checkpoint import Checkpoints, check_weights_fit, read_weights
+from train.checkpoint_folder import checkpoint_in, find_checkpoint, published_steps, read_metadata
 from train.config import Experiment
 from train.lease import Lease, check_shared
 from train.listeners.best import BestCheckpoint
@@ -97,7 +98,7 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     trained = trained_length(experiment, known)
     text.check_samples(experiment, data.tokenizer, trained)
     if source:
-        source.check_fits(experiment.model)
+        check_weights_fit(source, experiment.model)
     run = Run(auto.make_program(experiment), folder, data)
     run.program.check_fits()
     with jax.set_mesh(run.mesh):
@@ -202,7 +203,7 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> TrainStat
         return state
     report(f"starting from the weights of {source.folder}")
     with jax.set_mesh(run.mesh):
-        weights = source.weights(run.program.abstract_state.model)
+        weights = read_weights(source, run.program.abstract_state.model)
         average = None if state.average is None else jax.tree.map(lambda x: x.copy(), weights)
     return state._replace(model=weights, average=average)
 

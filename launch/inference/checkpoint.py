@@ -8,7 +8,8 @@ from data import tokenizer
 from launch.machine.auto import decoding_execution
 from model.transformer import abstract_model
 from train import fields
-from train.checkpoint import find_checkpoint
+from train.checkpoint import read_weights
+from train.checkpoint_folder import find_checkpoint
 from train.config import Experiment
 
 NOT_FINITE = "some of its weights are no finite numbers; take another checkpoint"  # where what it computes is none
@@ -32,7 +33,7 @@ class LoadedCheckpoint:
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = abstract_model(self.config.model, execution)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
-        self.model = found.weights(shapes, weights)
+        self.model = read_weights(found, shapes, weights)
 
     def untrained(self, length: int) -> str | None:
         """A line where rows of so many tokens have places that training never had."""

@@ -15,7 +15,7 @@ from data.config import Source
 from data.errors import DataError
 from model.config import Learned
 from model.decode.generate import PromptTooLong
-from train.checkpoint import CheckpointError
+from train.checkpoint_folder import CheckpointError
 from train.fields import ConfigError
 
 pytestmark = pytest.mark.timeout(300)

@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from train.checkpoint import CheckpointError, find_checkpoint
+from train.checkpoint_folder import CheckpointError, find_checkpoint
 
 pytestmark = pytest.mark.timeout(400)
 ROOT = Path(__file__).parents[2]
@@ -319,6 +319,20 @@ def test_other_text_under_the_same_name_is_refused(skald, tmp_path):
     status, _, err = skald(*given, "--set", "steps=4")
     assert status == 1 and "was trained on other data (changed: train source" in err
     assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_goes_on_whose_config_has_a_field_under_its_earlier_name(skald, copied):
+    """Execution.transposed was `turned` up to version 0.2.0."""
+    for file in (copied / "config.json", *copied.glob("checkpoints/*/about/metadata")):
+        text = file.read_text()
+        assert '"transposed": false' in text
+        file.write_text(text.replace('"transposed"', '"turned"'))
+    status, _, err = skald("train", skald.config, "--run-dir", copied, "--set", "steps=45")
+    assert status == 0 and "going on from step 40" in err, err
+    assert [line for line in err.splitlines() if "changed since" in line] == [
+        "changed since the run began: steps: 40 -> 45"
+    ]
+    assert '"turned"' not in (copied / "config.json").read_text()
 
 
 def test_without_the_cpu_folder_only_speed_changes(skald, fresh, trained, tmp_path):

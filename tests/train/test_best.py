@@ -7,12 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
-from train.listeners.best import BestCheckpoint
 
 from train.check import check
-from train.checkpoint import CheckpointError, PreservationPolicy, find_checkpoint, rank_by_loss
+from train.checkpoint import PreservationPolicy
+from train.checkpoint_folder import CheckpointError, find_checkpoint, rank_by_loss
 from train.events import Ended, Evaluated, Measured, Started
 from train.fields import ConfigError
+from train.listeners.best import BestCheckpoint
 from train.listeners.finite import check_finite
 from train.run import RunError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from train.checkpoint import best_step, rank_by_loss, validation_losses
+from train.checkpoint_folder import best_step, rank_by_loss, validation_losses
 from train.config import Experiment
 from train.events import Ended, Event, Started
 from train.listeners.metrics import read_metrics

@@ -1,0 +1,126 @@
+"""The checkpoints in a run's folder: which are complete, what each says of itself, what a name such as RUN@best means.
+
+train/checkpoint.py writes them, and reads their arrays.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from train import fields
+
+METADATA = "about/metadata"  # in a checkpoint's folder: step, config, tokenizer, data fingerprints, scores, as JSON
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not there, or can't be read or written: one line."""
+
+
+class CheckpointRef(NamedTuple):
+    """A complete checkpoint: its folder, its step, and what it says of itself."""
+
+    folder: Path
+    step: int
+    metadata: dict
+
+
+def find_checkpoint(name: str) -> CheckpointRef:
+    """The checkpoint named RUN, RUN@STEP, RUN@latest or RUN@best. Raises CheckpointError saying what there is."""
+    folder, _, which = name.rpartition("@") if "@" in Path(name).name else (name, "", "latest")
+    run = Path(folder)
+    steps = published_steps(run)
+    if not steps:
+        what = "no such folder" if not run.exists() else "a file" if run.is_file() else "no checkpoint in it"
+        near = [str(p.parent) for p in sorted(run.parent.glob("*/checkpoints"))][:6]
+        raise CheckpointError(f"{run}: {what}{'; runs there: ' + ', '.join(near) if near else ''}")
+    there = ", ".join(f"@{s}" for s in steps)
+    if which == "latest":
+        step = steps[-1]
+    elif which == "best":
+        step = best_step(run)
+    elif which.isdigit() and int(which) in steps:
+        step = int(which)
+    else:
+        raise CheckpointError(f"{name}: no such checkpoint; {run} has {there}, @latest, @best")
+    if step is None:
+        raise CheckpointError(f"{name}: no checkpoint there has a validation loss; {run} has {there}, @latest")
+    return checkpoint_in(run / "checkpoints" / str(step))
+
+
+def checkpoint_in(folder: Path) -> CheckpointRef:
+    """The published checkpoint in this folder. Raises CheckpointError for one of an older Skald."""
+    said = read_metadata(folder.parents[1], int(folder.name))
+    if "trained_length" not in said:
+        raise CheckpointError(
+            f"{folder}: made by Skald {said.get('version', 'of old')}, whose checkpoints do not say how long rows were "
+            "and how documents begin; that version reads it"
+        )
+    return CheckpointRef(folder, int(folder.name), said)
+
+
+def published_steps(run: Path) -> list[int]:
+    """Steps of a run's whole checkpoints, in order. What a killed save left behind is none."""
+    return [step for step in numbered_folders(run) if is_complete(run, step)]
+
+
+def unfinished_steps(run: Path) -> list[int]:
+    """Steps whose folders lack a part."""
+    return [step for step in numbered_folders(run) if not is_complete(run, step)]
+
+
+def numbered_folders(run: Path) -> list[int]:
+    folder = run / "checkpoints"
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
+def is_complete(run: Path, step: int) -> bool:
+    """Whether the weights are there and it can say what it is."""
+    try:
+        scores = read_metadata(run, step)["scores"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return isinstance(scores, dict) and (run / "checkpoints" / str(step) / "model").is_dir()
+
+
+def set_aside(folder: Path) -> Path:
+    """Gives a damaged checkpoint a name that nothing reads; nothing is deleted."""
+    for number in itertools.count(1):
+        place = folder.with_name(f"{folder.name}.damaged-{number}")
+        if not place.exists():
+            return folder.rename(place)
+
+
+def read_metadata(run: Path, step: int) -> dict:
+    """What a checkpoint says of itself."""
+    file = run / "checkpoints" / str(step) / METADATA
+    return parse_json(file, file.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)
+def parse_json(file: Path, changed: int) -> dict:
+    """Read once while it does not change: a checkpoint's tokenizer may be megabytes, and many ask what there is."""
+    del changed
+    metadata = json.loads(file.read_text())
+    return {**metadata, "config": fields.with_current_names(metadata["config"])}
+
+
+def validation_losses(run: Path) -> dict[int, float | None]:
+    """The validation loss of each published checkpoint, None where it has none."""
+    return {step: read_metadata(run, step)["scores"].get("eval/loss") for step in published_steps(run)}
+
+
+def rank_by_loss(losses: Mapping[int, float | None]) -> list[int]:
+    """Steps from the lowest loss to the highest, of equals the earlier first; those without a finite loss are out."""
+    scored = [(loss, step) for step, loss in losses.items() if loss is not None and math.isfinite(loss)]
+    return [step for _, step in sorted(scored)]
+
+
+def best_step(run: Path) -> int | None:
+    """The step that RUN@best names; None where no checkpoint has a finite loss."""
+    return next(iter(rank_by_loss(validation_losses(run))), None)
