@@ -310,7 +310,7 @@ def test_two_programs_serve_every_prompt_of_a_bucket(writer, compilations):
     assert len(compilations) == before, "another Generator of the same model shares the programs"
 
 
-@pytest.mark.parametrize("rows, turned", [(1, True), (8, True), (8, False)])
+@pytest.mark.parametrize("rows, transposed", [(1, True), (8, True), (8, False)])
 def test_a_decoding_step_copies_no_weight_and_a_batch_no_memory(rows, transposed):
     """Read off the compiled program, whose sizes no other array has."""
     block = c.Block(c.Attention(4, 4, 24), c.MLP(200))

@@ -65,7 +65,7 @@ def numpy_norm(x, norm, kind: str):
     return x + norm["bias"] if "bias" in norm else x
 
 
-def numpy_turned(x_TNH, base: float = 10_000.0):
+def numpy_rotary(x_TNH, base: float = 10_000.0):
     """Rotary positions as complex numbers: features i and i + H/2 are one number's parts."""
     length, _, size = x_TNH.shape
     angle = np.arange(length)[:, None] * base ** (-2 * np.arange(size // 2) / size)
@@ -77,7 +77,7 @@ def numpy_attention(x_TD, weights, heads: int, kv_heads: int):
     query, key, value = (
         np.tensordot(x_TD, weights[name], 1) + weights[f"{name}_bias"] for name in ("query", "key", "value")
     )
-    query, key = numpy_turned(query), numpy_turned(key)
+    query, key = numpy_rotary(query), numpy_rotary(key)
     out = weights["output_bias"] * np.ones_like(x_TD)
     for head in range(heads):
         shared = head * kv_heads // heads
@@ -184,7 +184,9 @@ def test_every_kernel_computes_what_the_reference_does(kernel):
 LAID_OUT = ["mixture of experts", "two kinds of block", "gated, untied, normed and scaled", "one key-value head"]
 
 
-@pytest.mark.parametrize("name, turned", [*((name, None) for name in FEATURES), *((name, True) for name in LAID_OUT)])
+@pytest.mark.parametrize(
+    "name, transposed", [*((name, None) for name in FEATURES), *((name, True) for name in LAID_OUT)]
+)
 def test_reading_in_ragged_chunks_through_the_cache_gives_the_same_logits(name, transposed):
     kernel = "cached" if transposed else "reference"  # as launch/machine/cpu has both
     model, given = built(FEATURES[name], transposed=bool(transposed), kernel=kernel), tokens()
@@ -321,7 +323,7 @@ CHANGES = {
     c.Sinusoidal: {},
     c.Init: {"embedding": 0.5, "weight": 0.5, "residual": 0.0},
     c.Execution: {
-        "dtype": "bfloat16", "layers": "unroll", "remat": "full", "kernel": "other", "matmul": "int8", "turned": True,
+        "dtype": "bfloat16", "layers": "unroll", "remat": "full", "kernel": "other", "matmul": "int8", "transposed": True,
         "loss_chunks": 2, "stage_microbatches": 2,
     },
 }  # fmt: skip
