@@ -1,4 +1,7 @@
-"""Skald in a notebook: `from launch.api import load; run = load("runs/shakespeare@best"); run.generate("ROMEO:")`."""
+"""Skald in a notebook: `from launch.api import load; run = load("runs/shakespeare@best"); run.generate("ROMEO:")`.
+
+The Python surface of the project: what stands here keeps its names.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from model.decode.generate import PromptError, PromptTooLong  # noqa: E402
 
 
 class LoadedRun(LoadedCheckpoint):
-    """A checkpoint: `config`, `tokenizer`, `step`, and three things to do with it."""
+    """A checkpoint to write with, to score and to take logits from; its `config`, `tokenizer` and `step`."""
 
     def __init__(self, name: str, weights: str | None = None):
         super().__init__(name, weights)
-        self.writer = TextGenerator(self.model, self.tokenizer, self.trained_length)
+        self.generator = TextGenerator(self.model, self.tokenizer, self.trained_length)
         self.forward = jax.jit(lambda model, tokens: model.logits(model.hidden(tokens)))
 
     def generate(
@@ -35,8 +38,8 @@ class LoadedRun(LoadedCheckpoint):
         num_samples: int = 1,
         stop: str | Sequence[str] = (),
     ) -> list[dict]:
-        """Samples with the keys of `skald generate --json`. Raises PromptError, SamplerError, DataError."""
-        texts = self.writer.write([prompt], sampler=sampler, max_new_tokens=max_new_tokens, seed=seed,
+        """Samples of text, with the keys of `skald generate --json`. Raises PromptError, SamplerError, DataError."""
+        texts = self.generator.write([prompt], sampler=sampler, max_new_tokens=max_new_tokens, seed=seed,
                                   samples=num_samples, stops=[stop] if isinstance(stop, str) else stop)  # fmt: skip
         return [text.to_json(logprobs=True) for text in texts]
 
@@ -47,23 +50,23 @@ class LoadedRun(LoadedCheckpoint):
         stride: int | None = None,
         field: str | None = None,
     ) -> dict:
-        """The keys of `skald evaluate --json`, over the validation split or the text file named."""
+        """Scores of the validation split or of the file `text`, with the keys of `skald evaluate --json`."""
         return evaluate(self, text, window, stride, field)
 
     def logits(self, tokens) -> np.ndarray:
-        """int [B, T] -> float32 [B, T, V]: of each token's successor, for the tokenizer's V ids.
+        """Logits of each token's successor: int [B, T] -> float32 [B, T, V], for the V ids of the tokenizer.
 
-        Rows longer than those of training: a warning. Raises PromptError, PromptTooLong.
+        Warns where rows are longer than those of training. Raises PromptError, PromptTooLong.
         """
         tokens_BT = check_tokens(tokens, self.tokenizer.vocab_size, self.config.model.context)
-        if line := self.untrained(tokens_BT.shape[1]):
+        if line := self.length_warning(tokens_BT.shape[1]):
             warnings.warn(line, stacklevel=2)
         logits_BTV = self.forward(self.model, tokens_BT)
         return np.asarray(logits_BTV, np.float32)[..., : self.tokenizer.vocab_size]
 
 
 def check_tokens(tokens, vocab_size: int, context: int) -> np.ndarray:
-    """int32 [B, T]. An embedding would clip what is out of its range and say nothing."""
+    """Tokens as int32 [B, T], checked: an embedding would clip ids out of its range without a word."""
     try:
         tokens_BT = np.asarray(tokens)
     except ValueError:
@@ -83,7 +86,9 @@ def check_tokens(tokens, vocab_size: int, context: int) -> np.ndarray:
 
 
 def load(name: str, weights: str | None = None) -> LoadedRun:
-    """RUN, RUN@STEP, RUN@latest or RUN@best. `weights`: `average` or `plain` (None: the average where one was kept).
+    """Loads the checkpoint RUN, RUN@STEP, RUN@latest or RUN@best.
+
+    `weights`: `average` or `plain`; None: the average where one was kept.
 
     Raises CheckpointError saying what there is.
     """

@@ -1,4 +1,7 @@
-"""The console script `skald`: arguments to a command, and every expected error to one line and an exit status."""
+"""The console script `skald`: parses arguments, runs a command of launch/commands/, turns errors into one line each.
+
+Started by users, launch/local.sh and cluster jobs. Nothing here imports JAX: its flags are set first.
+"""
 
 from __future__ import annotations
 
@@ -27,35 +30,35 @@ COMMANDS = {
     "plan": ("compile a config's step for TPUs that are not here", "skald plan llama:7b --topology v5p:4x4x4"),
     "bench": ("measure this machine, alone or against a peer", "skald bench train --against hf"),
 }
-BENCH_DEFAULTS = {"train": "shakespeare:nanogpt", "decode": "gpt2:small"}  # what is measured where nothing is named
-# By name, for their modules import JAX. Wrong arguments or config: exit status 2; work that failed: 1.
+BENCH_DEFAULTS = {"train": "shakespeare:nanogpt", "decode": "gpt2:small"}  # what `bench` measures by default
+# Errors by class name, since their modules import JAX. Wrong arguments or config: exit status 2; failed work: 1.
 WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError")
 WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError", "FieldError")
 EXPECTED = (*WRONG_INPUT, "DataError", "RunError", "PeerError", "UnreadableProgram")
 
 
-def parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="skald", description="Trains Transformer language models and makes them write.")
-    said = f"%(prog)s {VERSION} (jax {metadata.version('jax')}, Python {platform.python_version()})"
-    top.add_argument("--version", action="version", version=said)
+    version = f"%(prog)s {VERSION} (jax {metadata.version('jax')}, Python {platform.python_version()})"
+    top.add_argument("--version", action="version", version=version)
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    made = {}
+    parsers = {}
     for name, (purpose, example) in COMMANDS.items():
-        made[name] = commands.add_parser(
+        parsers[name] = commands.add_parser(
             name,
             help=purpose,
             description=f"{purpose[0].upper()}{purpose[1:]}.",
             epilog=f"example: {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        made[name].add_argument("--json", action="store_true", help="print one JSON value on standard output")
-        made[name].add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    train_arguments(made["train"])
-    generate_arguments(made["generate"])
-    evaluate_arguments(made["evaluate"])
-    plan_arguments(made["plan"])
-    bench_arguments(made["bench"])
+        parsers[name].add_argument("--json", action="store_true", help="print one JSON value on standard output")
+        parsers[name].add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    train_arguments(parsers["train"])
+    generate_arguments(parsers["generate"])
+    evaluate_arguments(parsers["evaluate"])
+    plan_arguments(parsers["plan"])
+    bench_arguments(parsers["bench"])
     return top
 
 
@@ -73,15 +76,15 @@ def train_arguments(command: argparse.ArgumentParser) -> None:
 
 def checkpoint_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("run", metavar="RUN", help="FOLDER, FOLDER@STEP, @latest or @best")
-    which = "which of its weights (default: the average where one was kept)"
-    command.add_argument("--weights", choices=["average", "plain"], help=which)
+    weights = "which of its weights (default: the average where one was kept)"
+    command.add_argument("--weights", choices=["average", "plain"], help=weights)
 
 
 def generate_arguments(command: argparse.ArgumentParser) -> None:
     checkpoint_arguments(command)
-    what = command.add_mutually_exclusive_group()
-    what.add_argument("--prompt", default="\n", metavar="TEXT", help="the text to go on from")
-    what.add_argument("--prompts", metavar="FILE", help='JSON lines in ({"prompt": …}), JSON lines out')
+    source = command.add_mutually_exclusive_group()
+    source.add_argument("--prompt", default="\n", metavar="TEXT", help="the text to go on from")
+    source.add_argument("--prompts", metavar="FILE", help='JSON lines in ({"prompt": …}), JSON lines out')
     command.add_argument("--sampler", default="temperature=0.8,top_p=0.95", help="an ordered chain, or greedy")
     command.add_argument("--max-new-tokens", type=positive, default=300)
     command.add_argument("--num-samples", type=positive, default=1)
@@ -117,6 +120,7 @@ def bench_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
@@ -124,7 +128,8 @@ def positive(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    """Runs one command and returns the exit status."""
+    arguments = argument_parser().parse_args(argv)
     if not arguments.debug:  # Orbax and its threads also print the tracebacks of what they raise
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         sys.excepthook = threading.excepthook = lambda *_: None
@@ -134,9 +139,9 @@ def main(argv: list[str] | None = None) -> int:
             name = arguments.config or BENCH_DEFAULTS[arguments.what]
             arguments.experiment = experiments.resolve(name, arguments.set, arguments.seed)
         trains = arguments.command in ("train", "plan") or getattr(arguments, "what", "") == "train"
-        here = detect(os.environ) if arguments.command == "train" else None
-        elsewhere = bool(getattr(arguments, "topology", None))
-        setup.prepare(arguments.experiment if trains else None, here, elsewhere)  # and only now JAX is imported
+        slot = detect(os.environ) if arguments.command == "train" else None
+        compile_only = bool(getattr(arguments, "topology", None))
+        setup.prepare(arguments.experiment if trains else None, slot, compile_only)  # only now is JAX imported
         return importlib.import_module(f"launch.commands.{arguments.command}").main(arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `skald generate … | head`
@@ -154,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def report_end(status: int, line: str) -> int:
-    """Says why the work ended, and returns its exit status. Where others share the work, all end with it."""
+    """Prints why the command ended, and returns its exit status. Other processes of the run end with the same."""
     join.fail(status, line)
     if status != 130:  # who pressed Ctrl-C knows
         print(f"skald: {line}", file=sys.stderr)
@@ -162,7 +167,7 @@ def report_end(status: int, line: str) -> int:
 
 
 def explain(error: Exception, line: str) -> str:
-    """One line for what no code of ours foresaw."""
+    """One line for an error that no code of ours raises on purpose."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'the system'}: {error.strerror}"
     if "No space left on device" in line:

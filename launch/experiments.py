@@ -1,4 +1,7 @@
-"""A CONFIG's name to an Experiment: `name`, `name:variant` or a Python file, with --set and --seed applied."""
+"""From the name of a CONFIG to an Experiment: `name`, `name:variant` or a Python file; --set and --seed applied.
+
+launch/cli.py calls `resolve` for every command that takes a CONFIG.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ DEFAULT = "default"
 
 
 def names() -> list[str]:
-    """The modules of configs/."""
+    """The names of the modules in configs/."""
     return sorted(p.stem for p in Path(configs.__path__[0]).glob("*.py") if p.stem != "__init__")
 
 
 def variants(module) -> dict[str, Callable[[], Experiment]]:
-    """A config module's functions that return an Experiment, or its VARIANTS; `default` is the one without a name."""
+    """The functions of a config module that return an Experiment, or its VARIANTS, by name. `default` needs no name."""
     if hasattr(module, "VARIANTS"):
         return module.VARIANTS
     own = {n: f for n, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__}
@@ -34,28 +37,34 @@ def variants(module) -> dict[str, Callable[[], Experiment]]:
 
 
 def make_experiment(name: str) -> Experiment:
-    """Raises ConfigError listing what there is, or saying what a config's own code raised."""
-    place, _, variant = name.partition(":")
-    module = import_file(Path(place)) if place.endswith(".py") else import_config(place)
-    found = variants(module)
-    if not found:
-        raise ConfigError(f"config {place!r}: no function of the file is annotated `-> Experiment`; one makes a config")
-    if not variant and DEFAULT not in found:
-        raise ConfigError(f"config {place!r} needs a variant: {', '.join(f'{place}:{v}' for v in found)}")
-    if (variant or DEFAULT) not in found:
-        close = fields.did_you_mean(variant, found)
-        raise ConfigError(f"config {place!r} has no variant {variant!r}{close}; there are {', '.join(found)}")
+    """The experiment of a config's name. Raises ConfigError with the names there are, or with what a config raised."""
+    module_name, _, variant = name.partition(":")
+    module = import_file(Path(module_name)) if module_name.endswith(".py") else import_config(module_name)
+    by_variant = variants(module)
+    if not by_variant:
+        raise ConfigError(
+            f"config {module_name!r}: no function of the file is annotated `-> Experiment`; one makes a config"
+        )
+    if not variant and DEFAULT not in by_variant:
+        raise ConfigError(
+            f"config {module_name!r} needs a variant: {', '.join(f'{module_name}:{v}' for v in by_variant)}"
+        )
+    if (variant or DEFAULT) not in by_variant:
+        close = fields.did_you_mean(variant, by_variant)
+        raise ConfigError(
+            f"config {module_name!r} has no variant {variant!r}{close}; there are {', '.join(by_variant)}"
+        )
     with config_errors(module.__file__):
-        experiment = found[variant or DEFAULT]()
+        experiment = by_variant[variant or DEFAULT]()
     if not isinstance(experiment, Experiment):
         returned = type(experiment).__name__
-        raise ConfigError(f"config {place!r}: {variant or DEFAULT}() returned {returned}, not an Experiment")
+        raise ConfigError(f"config {module_name!r}: {variant or DEFAULT}() returned {returned}, not an Experiment")
     return experiment
 
 
 @contextlib.contextmanager
 def config_errors(file: str) -> Iterator[None]:
-    """Whatever a config file's code raises becomes a ConfigError that names the file's last line on the way."""
+    """Turns an error in the code of a config file into a ConfigError that names the line of the file."""
     try:
         yield
     except Exception as error:
@@ -74,7 +83,7 @@ def import_config(name: str):
 
 
 def import_file(path: Path):
-    """A user's own config file: their code, run because they name it."""
+    """Imports a config file of the user's own."""
     if not path.is_file():
         raise ConfigError(f"{path}: no such config file")
     specification = importlib.util.spec_from_file_location(path.stem, path)
@@ -85,17 +94,17 @@ def import_file(path: Path):
 
 
 def resolve(name: str, settings: Sequence[str] = (), seed: int | None = None) -> Experiment:
-    """The experiment with every PATH=VALUE of `settings` applied in order."""
+    """The experiment of a config's name with every PATH=VALUE of `settings` applied in order. Raises ConfigError."""
     experiment = make_experiment(name)
     for setting in settings:
-        path, given, value = setting.partition("=")
-        if not given:
+        path, equals, value = setting.partition("=")
+        if not equals:
             raise ConfigError(f"--set {setting}: write PATH=VALUE")
         experiment = fields.replace_at(experiment, path, value)
     return experiment if seed is None else dataclasses.replace(experiment, seed=seed)
 
 
 def default_folder(name: str) -> Path:
-    """runs/NAME-VARIANT."""
-    place, _, variant = name.partition(":")
-    return Path("runs") / "-".join(part for part in (Path(place).stem, variant) if part)
+    """The default run folder of a config: runs/NAME-VARIANT."""
+    module_name, _, variant = name.partition(":")
+    return Path("runs") / "-".join(part for part in (Path(module_name).stem, variant) if part)

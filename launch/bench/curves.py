@@ -1,4 +1,4 @@
-"""Reference curves: the metrics.jsonl of finished runs of one config, one a seed, in the small form of configs/curves.
+"""Makes a reference curve for configs/curves/ from the metrics.jsonl of finished runs of one config, one a seed.
 
     python -m launch.bench.curves runs/seed-0 runs/seed-1 runs/seed-2 >configs/curves/NAME.json
 

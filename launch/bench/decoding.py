@@ -1,4 +1,7 @@
-"""The decoding speed of a config's shape with random weights: greedy, prompts of PROMPT tokens, NEW more each."""
+"""Decoding speed of a config's shape with random weights: greedy, PROMPT tokens of prompt, NEW more for each.
+
+launch/commands/bench.py measures `task` and compares it with `limit`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def cases(arguments: Namespace) -> list[dict]:
 
 
 def prompts(vocab_size: int, batch: int) -> list[list[int]]:
-    """The same for us and a peer."""
+    """Random prompts, the same for us and for a peer."""
     return np.random.default_rng(0).integers(0, vocab_size, (batch, PROMPT)).tolist()
 
 
@@ -32,22 +35,24 @@ def task(experiment: Experiment, batch: int):
     """A function that writes NEW tokens for each of `batch` prompts and returns tokens a second, prefill included."""
     model = experiment.model
     execution = decoding_execution(replace(experiment.execution, dtype="float32"))
-    made = jax.jit(lambda: Transformer(model, jax.random.key(0), execution))()
-    generator = Generator(made, vocab_size=model.vocab_size, context=model.context)
-    del made
-    given, chain = prompts(model.vocab_size, batch), parse_chain("greedy")
+    weights = jax.jit(lambda: Transformer(model, jax.random.key(0), execution))()
+    generator = Generator(weights, vocab_size=model.vocab_size, context=model.context)
+    del weights
+    inputs, chain = prompts(model.vocab_size, batch), parse_chain("greedy")
 
-    def once() -> float:
+    def run_once() -> float:
         start = time.perf_counter()
-        rows = generator.generate(given, chain=chain, max_new_tokens=NEW)
+        rows = generator.generate(inputs, chain=chain, max_new_tokens=NEW)
         return sum(len(row.tokens) for row in rows) / (time.perf_counter() - start)
 
-    return once
+    return run_once
 
 
 def limit(experiment: Experiment, batch: int) -> float:
-    """Tokens a second if every token read each weight once and nothing else took time: at the rate at which this
-    machine sums an array larger than its caches, best of several."""
+    """Tokens a second if reading each weight once a token were all the work.
+
+    The rate of reading: the best of several sums over an array larger than the caches.
+    """
     size, best = 1 << 26, float("inf")
     a = jnp.ones(size)
     total = jax.jit(jnp.sum)

@@ -57,7 +57,7 @@ def training(experiment: dict, batch: int):
     )
     clip = experiment["optimizer"]["clip"]
 
-    def once() -> float:
+    def run_once() -> float:
         start, steps = time.perf_counter(), 0
         while steps < 10 or time.perf_counter() - start < SECONDS:
             tokens = rows[steps % len(rows)]
@@ -69,7 +69,7 @@ def training(experiment: dict, batch: int):
             steps += 1
         return steps * batch * length / (time.perf_counter() - start)
 
-    return once
+    return run_once
 
 
 def decoding(experiment: dict, batch: int):
@@ -80,13 +80,13 @@ def decoding(experiment: dict, batch: int):
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, vocab_size, (batch, PROMPT)))
     request = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
 
-    def once() -> float:
+    def run_once() -> float:
         start = time.perf_counter()
         with torch.inference_mode():
             written = network.generate(tokens, attention_mask=torch.ones_like(tokens), **request)
         return written[:, PROMPT:].numel() / (time.perf_counter() - start)
 
-    return once
+    return run_once
 
 
 def main() -> None:
@@ -101,13 +101,13 @@ def main() -> None:
     torch.set_num_threads(cores())
     transformers.logging.set_verbosity_error()
     try:
-        once = {"train": training, "decode": decoding}[what](experiment, **case)
+        run_once = {"train": training, "decode": decoding}[what](experiment, **case)
     except (ValueError, KeyError) as error:
         print(f"error: {error}", flush=True)
         return
     print(f"Hugging Face transformers {transformers.__version__}, PyTorch {torch.__version__}", flush=True)
     for _ in sys.stdin:
-        print(once(), flush=True)
+        print(run_once(), flush=True)
 
 
 if __name__ == "__main__":

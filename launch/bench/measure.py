@@ -11,29 +11,29 @@ from train import fields
 
 
 def measure(bench, experiment, case: dict, arguments: Namespace) -> dict:
-    """One case's figures: our runs and the peer's in turn, medians of each, and what the machine allows at most."""
+    """Measures one case: our runs and the peer's in turn, the median of each, and the limit of this machine."""
     peer = Peer(arguments.what, fields.to_json(experiment), case) if arguments.against else None
     try:
         ours = bench.task(experiment, **case)
         ours(), peer and peer()  # compilation and first touches, not counted
-        runs, others = [], []
+        runs, peer_runs = [], []
         for number in range(arguments.runs):
             runs.append(ours())
             if peer:
-                others.append(peer())
-            print(f"run {number + 1}: {runs[-1]:,.1f} tokens/s{peer_text(others)}", file=sys.stderr)
+                peer_runs.append(peer())
+            print(f"run {number + 1}: {runs[-1]:,.1f} tokens/s{peer_text(peer_runs)}", file=sys.stderr)
     finally:
         if peer:
             peer.close()
     speed = statistics.median(runs)
-    found = {"what": arguments.what, "config": experiment.name, **case, "tokens_per_second": round(speed, 1)}
+    result = {"what": arguments.what, "config": experiment.name, **case, "tokens_per_second": round(speed, 1)}
     if peer:
-        found["against"] = {"name": peer.name, "tokens_per_second": round(statistics.median(others), 1)}
-        found["ratio"] = round(speed / statistics.median(others), 3)
-        found["against"]["runs"] = [round(run, 1) for run in others]
-    found["limit_tokens_per_second"] = round(bench.limit(experiment, **case), 1)
-    return {**found, "runs": [round(run, 1) for run in runs]}
+        result["against"] = {"name": peer.name, "tokens_per_second": round(statistics.median(peer_runs), 1)}
+        result["ratio"] = round(speed / statistics.median(peer_runs), 3)
+        result["against"]["runs"] = [round(run, 1) for run in peer_runs]
+    result["limit_tokens_per_second"] = round(bench.limit(experiment, **case), 1)
+    return {**result, "runs": [round(run, 1) for run in runs]}
 
 
-def peer_text(others: list[float]) -> str:
-    return f"   peer {others[-1]:,.1f}" if others else ""
+def peer_text(peer_runs: list[float]) -> str:
+    return f"   peer {peer_runs[-1]:,.1f}" if peer_runs else ""

@@ -1,4 +1,4 @@
-"""A peer in a process of its own, with its own libraries and threads: runs when told, answers tokens a second."""
+"""A peer in a process of its own, with its own libraries and threads: each call is one run, in tokens a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The training speed of a config: the loop of train/loop.py on real rows, with no listener but a clock."""
+"""Training speed of a config: the loop of train/loop.py on real rows, without listeners.
+
+launch/commands/bench.py measures `task` and compares it with `limit`.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def cases(arguments: Namespace) -> list[dict]:
 
 
 def task(experiment: Experiment, batch: int):
-    """A function that trains on for about SECONDS and returns tokens a second."""
+    """A function that goes on training for about SECONDS and returns tokens a second."""
     e = replace(experiment, batch_size=batch, steps=10**9)  # no pause falls into a run
     e = replace(e, evaluation=replace(e.evaluation, every=10**9), checkpoints=replace(e.checkpoints, every=10**9))
     check(e)
@@ -37,7 +40,7 @@ def task(experiment: Experiment, batch: int):
     run.state = run.create_state()
     size = [2 * run.next_count()]
 
-    def once() -> float:
+    def run_once() -> float:
         first, run.step = run.step, 0
         run.experiment = replace(run.experiment, steps=size[0])
         start = time.perf_counter()
@@ -48,8 +51,8 @@ def task(experiment: Experiment, batch: int):
         size[0] = max(1, round(SECONDS / seconds * done / size[0])) * size[0] if first == 0 else size[0]
         return done * e.batch_size * e.data.length / seconds
 
-    once()
-    return once
+    run_once()
+    return run_once
 
 
 def limit(experiment: Experiment, batch: int) -> float:

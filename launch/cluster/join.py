@@ -16,13 +16,13 @@ from launch.cluster.slots import ProcessSlot
 START = 300.0  # seconds until all processes must have come: images are pulled, a shared disk is cold
 HEARTBEAT = 60  # seconds after which a silent process is taken for dead: JAX's 100 would idle the others for longer,
 #                 and a switch that fails over takes up to half a minute
-JOINED: list[ProcessSlot] = []  # once this process has joined: its seat
+JOINED: list[ProcessSlot] = []  # this process's place, once it has joined
 
 
-def join(here: ProcessSlot) -> None:
-    """Waits until all processes are there. Ends this process with one line where they are not within START seconds.
+def join(slot: ProcessSlot) -> None:
+    """Waits until all processes of the run have come; after START seconds ends this one with one line.
 
-    After it the process ends when another fails, and standard output holds nothing but what Python prints.
+    From then on this process ends when another one fails, and only what Python prints goes to standard output.
     """
     import jax  # after the flags were set
 
@@ -34,26 +34,26 @@ def join(here: ProcessSlot) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # gloo reports its connections on standard output
     sys.stdout = os.fdopen(printed, "w")
     seconds = float(os.environ.get("SKALD_START_SECONDS", START))
-    alarm = threading.Timer(seconds, give_up, [here, seconds])  # JAX itself would abort, with a stack trace
+    alarm = threading.Timer(seconds, give_up, [slot, seconds])  # JAX itself would abort, with a stack trace
     alarm.daemon = True
     alarm.start()
     jax.distributed.initialize(
-        here.coordinator,
-        None if here.method is None else here.processes,
-        None if here.method is None else here.process,
-        None if here.device is None else [here.device],
-        cluster_detection_method=here.method,
+        slot.coordinator,
+        None if slot.detection_method is None else slot.num_processes,
+        None if slot.detection_method is None else slot.process_id,
+        None if slot.local_device is None else [slot.local_device],
+        cluster_detection_method=slot.detection_method,
         initialization_timeout=round(seconds) + 60,
         heartbeat_timeout_seconds=HEARTBEAT,
     )
     failure_link.connect()
     alarm.cancel()
-    JOINED.append(here)
+    JOINED.append(slot)
     threading.Thread(target=listen, args=[signal_socket()], daemon=True).start()
 
 
 def fail(status: int, line: str) -> None:
-    """Ends all processes of the run, where there are others: then it does not return (train/failure_link.py)."""
+    """Ends all processes of the run with this status and line. Returns only where there are no others."""
     if JOINED:
         from train import failure_link
 
@@ -61,42 +61,49 @@ def fail(status: int, line: str) -> None:
 
 
 def signal_socket() -> socket.socket:
-    """Where the number of a signal arrives, a byte, at once: Python's own handlers wait until the main thread is back
-    from what it calls, and that may be another process's tokenizing, or the compiler."""
-    heard, written = socket.socketpair()
-    written.setblocking(False)
+    """A socket at which the number of every signal arrives at once, as one byte.
+
+    Python's own handlers wait until the main thread is back from what it calls, and that may be the compiler, or a wait
+    for another process that tokenizes.
+    """
+    readable, writable = socket.socketpair()
+    writable.setblocking(False)
     signal.signal(signal.SIGTERM, interrupted)
-    signal.set_wakeup_fd(written.detach(), warn_on_full_buffer=False)
-    return heard
+    signal.set_wakeup_fd(writable.detach(), warn_on_full_buffer=False)
+    return readable
 
 
-def listen(heard: socket.socket) -> None:
-    """SIGTERM before training began ends all: the others would wait for a heartbeat. Later it is Preemption's."""
-    while number := heard.recv(1):
+def listen(signals: socket.socket) -> None:
+    """Ends all processes at a SIGTERM before training has begun: they would wait for a heartbeat.
+
+    During training the signal is Preemption's (train/listeners/preemption.py).
+    """
+    while number := signals.recv(1):
         if number[0] == signal.SIGTERM and signal.getsignal(signal.SIGTERM) is interrupted:
             fail(130, "interrupted")
 
 
 def interrupted(number: int, frame) -> None:
-    """Marks that no other handler was set; `listen` acts."""
+    """Does nothing: as the handler in place it tells `listen` that training has not set its own."""
 
 
-def give_up(here: ProcessSlot, seconds: float) -> None:
+def give_up(slot: ProcessSlot, seconds: float) -> None:
+    """Ends this process, saying which part of joining failed."""
     from train import processes
 
-    address = processes.coordinator() or here.coordinator
-    if here.process == 0:
-        line = f"fewer than the {here.processes} processes of this run came to {address} within {seconds:.0f} s; "
+    address = processes.coordinator() or slot.coordinator
+    if slot.process_id == 0:
+        line = f"fewer than the {slot.num_processes} processes of this run came to {address} within {seconds:.0f} s; "
         line += "look at the others' messages: were all started, and can they reach this address?"
     else:
         line = f"process 0 at {address} was not there within {seconds:.0f} s ({explain_connection(address)}); "
         line += "was it started, does its name lead there from here, is the port open?"
-    print(f"skald (process {here.process}): {line}", file=sys.stderr, flush=True)
+    print(f"skald (process {slot.process_id}): {line}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 def explain_connection(address: str | None) -> str:
-    """What a plain connection to host:port meets."""
+    """What happens to a plain connection to host:port, in a few words."""
     if not address:
         return "its address is not known"
     host, _, port = address.rpartition(":")

@@ -1,6 +1,6 @@
-"""Which process of a run this one is, found out from the environment alone. launch/cli.py asks.
+"""Which process of a run this one is, from environment variables alone. launch/cli.py calls `detect`.
 
-In this order: SKALD_* (started by hand), Slurm, Open MPI, a TPU's workers (GKE, TPU VM).
+Looked at in this order: SKALD_* (started by hand), Slurm, Open MPI, the workers of a TPU (GKE, TPU VM).
 """
 
 from __future__ import annotations
@@ -13,38 +13,40 @@ from pathlib import Path
 
 from train.fields import ConfigError
 
-PORTS = 61440, 4096  # first and how many: above what Linux gives to outgoing connections (up to 60999)
+PORTS = 61440, 4096  # the first and how many: above those of Linux's outgoing connections (up to 60999)
 
 
 @dataclass(frozen=True)
 class ProcessSlot:
-    """A process's place among those of its run.
+    """A process's place among the processes of its run. The fields are arguments of jax.distributed.initialize.
 
-    `coordinator` is the host:port on which process 0 listens, or None where JAX finds it by `method`. `device` is the
-    index of the one accelerator of the host that is this process's; None: all of them.
+    `coordinator` is the host:port on which process 0 listens; None: JAX finds it by `detection_method`. `local_device`
+    is the index of the one accelerator of the host that is this process's; None: all of them.
     """
 
-    processes: int
-    process: int
+    num_processes: int
+    process_id: int
     coordinator: str | None = None
-    method: str | None = "deactivate"
-    device: int | None = None
+    detection_method: str | None = "deactivate"
+    local_device: int | None = None
 
 
 def detect(environment: Mapping[str, str]) -> ProcessSlot | None:
-    """None for a process alone. Raises ConfigError where SKALD_* says half of it."""
-    found = slurm(environment) or open_mpi(environment) or (tpu(environment) if on_tpu(environment) else None)
-    return by_hand(environment, found)
+    """The place of this process; None where it is alone. Raises ConfigError where only some of SKALD_* are set."""
+    slot = slurm(environment) or open_mpi(environment) or (tpu(environment) if on_tpu(environment) else None)
+    return by_hand(environment, slot)
 
 
-def by_hand(environment: Mapping[str, str], found: ProcessSlot | None) -> ProcessSlot | None:
-    """SKALD_COORDINATOR=host:port, SKALD_PROCESSES, SKALD_PROCESS; each stands before what was found."""
+def by_hand(environment: Mapping[str, str], detected: ProcessSlot | None) -> ProcessSlot | None:
+    """The place by SKALD_COORDINATOR=host:port, SKALD_PROCESSES and SKALD_PROCESS, each before what was detected."""
     names = ("COORDINATOR", "PROCESSES", "PROCESS")
-    named = {name: environment.get(f"SKALD_{name}", "") for name in names}
-    if not any(named.values()):
-        return found
-    known = (found.coordinator or "", str(found.processes), str(found.process)) if found else ("", "", "")
-    address, processes, process = (named[name] or other for name, other in zip(names, known, strict=True))
+    stated = {name: environment.get(f"SKALD_{name}", "") for name in names}
+    if not any(stated.values()):
+        return detected
+    others = ("", "", "")
+    if detected:
+        others = (detected.coordinator or "", str(detected.num_processes), str(detected.process_id))
+    address, processes, process = (stated[name] or other for name, other in zip(names, others, strict=True))
     for name, value in zip(names, (address, processes, process), strict=True):
         if not value:
             raise ConfigError(f"SKALD_{name} is not set; one of several processes needs SKALD_{', SKALD_'.join(names)}")
@@ -55,11 +57,11 @@ def by_hand(environment: Mapping[str, str], found: ProcessSlot | None) -> Proces
         raise ConfigError(f"SKALD_PROCESS={process} of SKALD_PROCESSES={processes}: numbers go from 0 to below that")
     if processes == "1":
         return None
-    return ProcessSlot(int(processes), int(process), address, device=found and found.device)
+    return ProcessSlot(int(processes), int(process), address, local_device=detected and detected.local_device)
 
 
 def slurm(environment: Mapping[str, str]) -> ProcessSlot | None:
-    """A task of a step (`srun`) of several. With several a node each takes one accelerator, else all of its node."""
+    """The place of a Slurm task in its step (`srun`). Where a node has several tasks, each takes one accelerator."""
     tasks = int(environment.get("SLURM_STEP_NUM_TASKS", 1))
     if tasks == 1 or "SLURM_PROCID" not in environment:
         return None
@@ -67,17 +69,17 @@ def slurm(environment: Mapping[str, str]) -> ProcessSlot | None:
     address = f"{first_host(environment['SLURM_STEP_NODELIST'])}:{PORTS[0] + (job + step) % PORTS[1]}"
     one_a_node = tasks == int(environment["SLURM_STEP_NUM_NODES"])
     device = None if one_a_node else own_device(environment, "SLURM_LOCALID")
-    return ProcessSlot(tasks, int(environment["SLURM_PROCID"]), address, device=device)
+    return ProcessSlot(tasks, int(environment["SLURM_PROCID"]), address, local_device=device)
 
 
 def first_host(nodes: str) -> str:
-    """`gpu[003-007,9],login1` -> gpu003."""
+    """The first name of a Slurm node list: `gpu[003-007,9],login1` -> gpu003."""
     prefix, bracket, rest = nodes.split(",")[0].partition("[")
     return prefix + (rest.split("-")[0].rstrip("]") if bracket else "")
 
 
 def open_mpi(environment: Mapping[str, str]) -> ProcessSlot | None:
-    """A rank of several. Open MPI 4 says where rank 0 is; under 5 it takes SKALD_COORDINATOR as well."""
+    """The place of an Open MPI rank. Version 4 says where rank 0 is; version 5 needs SKALD_COORDINATOR besides."""
     ranks = int(environment.get("OMPI_COMM_WORLD_SIZE", 1))
     if ranks == 1:
         return None
@@ -85,47 +87,51 @@ def open_mpi(environment: Mapping[str, str]) -> ProcessSlot | None:
         raise ConfigError("this Open MPI does not say where rank 0 is; add -x SKALD_COORDINATOR=host:port to mpirun")
     one_a_node = environment.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
     device = None if one_a_node else own_device(environment, "OMPI_COMM_WORLD_LOCAL_RANK")
-    return ProcessSlot(ranks, int(environment["OMPI_COMM_WORLD_RANK"]), method="ompi", device=device)
+    return ProcessSlot(ranks, int(environment["OMPI_COMM_WORLD_RANK"]), detection_method="ompi", local_device=device)
 
 
-def own_device(environment: Mapping[str, str], local: str) -> int | None:
-    """This process's accelerator among those of its host; None where it is shown no other (--gpus-per-task)."""
-    shown = environment.get("CUDA_VISIBLE_DEVICES", "")
-    return None if shown and "," not in shown else int(environment[local])
+def own_device(environment: Mapping[str, str], local_rank: str) -> int | None:
+    """Which accelerator of the host is this process's; None where it sees no other (--gpus-per-task).
+
+    `local_rank` names the variable that holds the process's number on its host.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    return None if visible and "," not in visible else int(environment[local_rank])
 
 
 def on_tpu(environment: Mapping[str, str]) -> bool:
-    wanted = environment.get("JAX_PLATFORMS", "")
-    there = Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists()
-    return there and wanted in ("", "tpu", "tpu,cpu") and importlib.util.find_spec("libtpu") is not None
+    """Whether JAX will compute on a TPU that is here."""
+    platforms = environment.get("JAX_PLATFORMS", "")
+    has_device = Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists()
+    return has_device and platforms in ("", "tpu", "tpu,cpu") and importlib.util.find_spec("libtpu") is not None
 
 
 def tpu(environment: Mapping[str, str]) -> ProcessSlot | None:
-    """A worker of a slice, or of several slices. GKE says it in variables, a TPU VM in its metadata; JAX knows both."""
+    """The place of a TPU worker in its slice, or in several. GKE tells it by variables, a TPU VM by its metadata."""
     names = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
     worker, settings = environment.get("TPU_WORKER_ID"), {}
     if names is None:
         names, worker = metadata("worker-network-endpoints", environment), metadata("agent-worker-number", environment)
         settings = dict(line.split(":", 1) for line in metadata("tpu-env", environment).splitlines() if ":" in line)
-    said = {name.strip(): value.strip(" '") for name, value in settings.items()} | dict(environment)
-    workers, slices = len(names.split(",")), int(said.get("MEGASCALE_NUM_SLICES") or 1)
+    variables = {name.strip(): value.strip(" '") for name, value in settings.items()} | dict(environment)
+    workers, slices = len(names.split(",")), int(variables.get("MEGASCALE_NUM_SLICES") or 1)
     if workers * slices == 1:
         return None
     return ProcessSlot(
-        workers * slices, int(said.get("MEGASCALE_SLICE_ID") or 0) * workers + int(worker or 0), method=None
+        workers * slices, int(variables.get("MEGASCALE_SLICE_ID") or 0) * workers + int(worker or 0), method=None
     )
 
 
 def metadata(name: str, environment: Mapping[str, str]) -> str:
-    """An attribute of this virtual machine; empty where nothing answers within two seconds."""
+    """An attribute of this virtual machine from Google's metadata server; empty without an answer in two seconds."""
     if "TPU_SKIP_MDS_QUERY" in environment:
         return ""
     host = environment.get("GCE_METADATA_IP", "metadata.google.internal")
-    asked = urllib.request.Request(
+    request = urllib.request.Request(
         f"http://{host}/computeMetadata/v1/instance/attributes/{name}", headers={"Metadata-Flavor": "Google"}
     )
     try:
-        with urllib.request.urlopen(asked, timeout=2) as answer:
+        with urllib.request.urlopen(request, timeout=2) as answer:
             return answer.read().decode()
     except OSError:
         return ""

@@ -13,20 +13,21 @@ from train.check import check_vocabulary_stated
 def main(arguments: Namespace) -> int:
     check_vocabulary_stated(arguments.experiment)
     bench = {"train": training, "decode": decoding}[arguments.what]
-    found = []
+    results = []
     for case in bench.cases(arguments):
-        found.append(measure(bench, arguments.experiment, case, arguments))
+        results.append(measure(bench, arguments.experiment, case, arguments))
         if not arguments.json:
-            print(summary(found[-1]), flush=True)
+            print(summary(results[-1]), flush=True)
     if arguments.json:
-        print(json.dumps({**found[0], "cases": found}))
+        print(json.dumps({**results[0], "cases": results}))
     return 0
 
 
-def summary(found: dict) -> str:
-    shape = f"{found['config']}, {found['batch']} {'rows' if found['what'] == 'train' else 'sequences'}"
-    text = f"{found['what']} {shape}: {found['tokens_per_second']:,.0f} tokens/s"
-    if "ratio" in found:
-        other = found["against"]
-        text += f"; {other['name']} {other['tokens_per_second']:,.0f}; ratio {found['ratio']:.2f}"
-    return f"{text}; limit of this machine {found['limit_tokens_per_second']:,.0f}"
+def summary(result: dict) -> str:
+    """One case's figures in one line."""
+    shape = f"{result['config']}, {result['batch']} {'rows' if result['what'] == 'train' else 'sequences'}"
+    text = f"{result['what']} {shape}: {result['tokens_per_second']:,.0f} tokens/s"
+    if "ratio" in result:
+        other = result["against"]
+        text += f"; {other['name']} {other['tokens_per_second']:,.0f}; ratio {result['ratio']:.2f}"
+    return f"{text}; limit of this machine {result['limit_tokens_per_second']:,.0f}"

@@ -11,14 +11,14 @@ from launch.inference.scoring import evaluate
 
 def main(arguments: Namespace) -> int:
     run = LoadedCheckpoint(arguments.run, arguments.weights)
-    found = evaluate(run, arguments.text, arguments.window, arguments.stride, arguments.field)
+    scores = evaluate(run, arguments.text, arguments.window, arguments.stride, arguments.field)
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(scores))
     else:
         print(
-            f"{run.name} at step {found['step']}: {found['loss']:.4f} nats a token, perplexity "
-            f"{found['perplexity']:.3f}, {found['bits_per_byte']:.4f} bits a byte\n"
-            f"{found['tokens']} tokens of {arguments.text or 'the validation split'}, window {found['window']}, "
-            f"stride {found['stride']}"
+            f"{run.name} at step {scores['step']}: {scores['loss']:.4f} nats a token, perplexity "
+            f"{scores['perplexity']:.3f}, {scores['bits_per_byte']:.4f} bits a byte\n"
+            f"{scores['tokens']} tokens of {arguments.text or 'the validation split'}, window {scores['window']}, "
+            f"stride {scores['stride']}"
         )
     return 0

@@ -1,4 +1,4 @@
-"""`skald generate RUN --prompt TEXT`: writes from a checkpoint, shown as it is made."""
+"""`skald generate RUN --prompt TEXT`: writes text from a checkpoint and prints it as it is drawn."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ def main(arguments: Namespace) -> int:
         "samples": arguments.num_samples,
         "stops": arguments.stop,
     }
-    chains.parse_chain(arguments.sampler)  # wrong input is said before a checkpoint is read
+    chains.parse_chain(arguments.sampler)  # a wrong sampler is reported before a checkpoint is read
     prompts = read_prompts(Path(arguments.prompts)) if arguments.prompts else [arguments.prompt]
     run = LoadedCheckpoint(arguments.run, arguments.weights)
     writer = TextGenerator(run.model, run.tokenizer, run.trained_length)
-    found = (text.to_json(arguments.logprobs) for p in prompts for text in writer.write([p], **request))
+    samples = (text.to_json(arguments.logprobs) for p in prompts for text in writer.write([p], **request))
     if arguments.json:
-        print(json.dumps({"step": run.step, "samples": list(found)}, ensure_ascii=False))
+        print(json.dumps({"step": run.step, "samples": list(samples)}, ensure_ascii=False))
     elif arguments.prompts:
-        for written in found:
-            print(json.dumps(written, ensure_ascii=False), flush=True)
+        for sample in samples:
+            print(json.dumps(sample, ensure_ascii=False), flush=True)
     else:
         print_stream(writer, prompts, request)
     return 0
 
 
 def print_stream(writer: TextGenerator, prompts: list[str], request: dict) -> None:
-    """The first sample as it is made, the others after it."""
-    texts, written = [], ""
+    """Prints the first sample as it is drawn, then the others."""
+    texts, printed = [], ""
     for texts in writer.stream(prompts, **request):
-        text = texts[0].prompt + texts[0].shown(request["stops"])
-        print(text[len(written) :], end="", flush=True)
-        written = text
+        text = texts[0].prompt + texts[0].printable(request["stops"])
+        print(text[len(printed) :], end="", flush=True)
+        printed = text
     print()
     for text in texts[1:]:
         print(f"{'─' * 40}\n{text.prompt}{text.text}")
@@ -50,7 +50,7 @@ def print_stream(writer: TextGenerator, prompts: list[str], request: dict) -> No
 
 
 def read_prompts(file: Path) -> list[str]:
-    """A JSON object a line, its text under `prompt`; or a JSON string a line. Raises DataError."""
+    """The prompts of a file of JSON lines: objects with the text under `prompt`, or strings. Raises DataError."""
     try:
         lines = file.read_text(encoding="utf-8").split("\n")  # a JSON string may hold U+2028, where splitlines cuts
     except (OSError, UnicodeDecodeError) as error:
@@ -61,12 +61,12 @@ def read_prompts(file: Path) -> list[str]:
     return prompts
 
 
-def read_prompt(line: str, place: str) -> str:
+def read_prompt(line: str, origin: str) -> str:
     try:
         value = json.loads(line)
     except json.JSONDecodeError:
         value = None
     prompt = value.get("prompt") if isinstance(value, dict) else value
     if not isinstance(prompt, str):
-        raise DataError(f'{place}: each line is {{"prompt": "…"}} or a JSON string, not {line.strip()[:60]}')
+        raise DataError(f'{origin}: each line is {{"prompt": "…"}} or a JSON string, not {line.strip()[:60]}')
     return prompt

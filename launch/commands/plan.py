@@ -1,5 +1,5 @@
-"""`skald plan CONFIG --topology v5p:4x4x4`: the step that `train` would run, compiled for machines that are not here,
-and what that says of memory, work, time and money. Without --topology: for the devices that are here."""
+"""`skald plan CONFIG --topology v5p:4x4x4`: compiles the step that `train` would run, for machines that are not here,
+and prints its memory, work, time and cost. Without --topology: for the devices that are here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax
 from launch.machine.chips import GIB
 from launch.plan import topology
 from launch.plan.compiled import compile_plan
-from launch.plan.page import ASSUMED, figures, page, ranking
+from launch.plan.page import ASSUMPTIONS, figures, page, ranking
 from launch.plan.search import format_settings, rank_candidates, search
 from train.check import check, check_vocabulary_stated
 from train.fields import ConfigError
@@ -25,30 +25,30 @@ def main(arguments: Namespace) -> int:
     check_vocabulary_stated(experiment)
     if arguments.slices > 1 and not name:
         raise ConfigError(f"--slices {arguments.slices} needs a --topology")
-    kept = Path(arguments.dump_hlo) if arguments.dump_hlo else None
-    if kept and (kept.is_dir() or not kept.parent.is_dir()):  # now, not after minutes
-        raise ConfigError(f"--dump-hlo {kept}: names a file in a folder that is there")
+    dump = Path(arguments.dump_hlo) if arguments.dump_hlo else None
+    if dump and (dump.is_dir() or not dump.parent.is_dir()):  # now, not after minutes
+        raise ConfigError(f"--dump-hlo {dump}: names a file in a folder that is there")
     devices = topology.devices(name, arguments.slices) if name else jax.devices()
     where = f"{arguments.slices} x {name}" if arguments.slices > 1 else name or "this machine"
-    found = None
+    candidates = None
     if arguments.search:
-        found = search(experiment, devices, lambda line: sys.stderr.write(f"{line}\n"))
-        plan = found[0][1]
+        candidates = search(experiment, devices, lambda line: sys.stderr.write(f"{line}\n"))
+        plan = candidates[0][1]
     else:
         plan = compile_plan(experiment, devices)
-    if kept and plan.text:
-        kept.write_text(plan.text)
+    if dump and plan.text:
+        dump.write_text(plan.text)
     better = None if plan.fits or not name else next(iter(rank_candidates(experiment, devices)), None)
     if arguments.json:
-        print(json.dumps(figures(plan, where, found, better)))
+        print(json.dumps(figures(plan, where, candidates, better)))
         return 0
-    if found:
-        print("\n".join(ranking(found)) + "\n")
+    if candidates:
+        print("\n".join(ranking(candidates)) + "\n")
     print("\n".join(page(plan, arguments.config, where)))
     if better:
         print(f"  by arithmetic this fits, in {better.bytes / GIB:.2f} GiB: {format_settings(better.settings)}")
-    if found:
-        print(f"  take it with: {format_settings(found[0][0].settings)}")
-    if plan.spent:
-        print(f"\n{ASSUMED}")
+    if candidates:
+        print(f"  take it with: {format_settings(candidates[0][0].settings)}")
+    if plan.step_time:
+        print(f"\n{ASSUMPTIONS}")
     return 0

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import jax
 
-from data import tokenizer
 from data.config import Tokenizer
 from data.pipeline import open_pipeline
+from data.tokenizer import build_tokenizer, tokenizer_from_json
 from launch import VERSION, experiments
-from launch.inference import text
+from launch.inference.text import check_samples, training_samples
 from launch.machine import auto, chips
 from launch.machine.detection import cache_folder
 from model import cost
@@ -57,16 +57,17 @@ def main(arguments: Namespace) -> int:
 
 
 def report(line: str) -> None:
-    """A line for the person who started the run; process 0 says it for all."""
+    """Prints a line on standard error, from process 0 alone."""
     if processes.index() == 0:
         print(line, file=sys.stderr)
 
 
 def open_run(experiment: Experiment, folder: Path, report, start_from: str | None = None) -> tuple[Run, Checkpoints]:
-    """The run in `folder`, at its newest checkpoint or at step 0, with every listener.
+    """Opens the run in `folder` with all its listeners: at its newest checkpoint, or at step 0.
 
-    The folder is made, or touched, only once all that can be known to be wrong was found right. What of several
-    processes each could find otherwise, process 0 looks at for all.
+    Every check that needs no device comes first; only then is the folder made or written to. What processes could see
+    differently (checkpoints, the saved config), process 0 reads for all. Raises ConfigError, RunError, DataError,
+    CheckpointError, ShardingError, KernelError.
     """
     if folder.is_file():
         raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
@@ -75,35 +76,33 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
         report(line)
     check_same_start(experiment, start_from)
     steps = processes.broadcast_from_first(lambda: published_steps(folder))
-    source = (
-        checkpoint_in(Path(processes.broadcast_from_first(lambda: str(find_checkpoint(start_from).folder))))
-        if start_from and not steps
-        else None
-    )
-    words, known = None, None
+    source = None
+    if start_from and not steps:
+        source = checkpoint_in(Path(processes.broadcast_from_first(lambda: str(find_checkpoint(start_from).folder))))
+    tokenizer, metadata = None, None
     if start_from:  # weights know their own tokens only
-        known = (source or checkpoint_in(folder / "checkpoints" / str(steps[-1]))).metadata
-        words = tokenizer.tokenizer_from_json(known["tokenizer"])
-        experiment = with_tokenizer_of(known, experiment, report)
+        metadata = (source or checkpoint_in(folder / "checkpoints" / str(steps[-1]))).metadata
+        tokenizer = tokenizer_from_json(metadata["tokenizer"])
+        experiment = with_tokenizer_of(metadata, experiment, report)
     if not experiment.model.vocab_size:
-        words = words or tokenizer.build_tokenizer(experiment.data.tokenizer, experiment.data.source, report)
-        experiment = replace(experiment, model=replace(experiment.model, vocab_size=words.vocab_size))
+        tokenizer = tokenizer or build_tokenizer(experiment.data.tokenizer, experiment.data.source, report)
+        experiment = replace(experiment, model=replace(experiment.model, vocab_size=tokenizer.vocab_size))
     processes.broadcast_from_first(lambda: check_same_run(experiment, folder))
-    given = (experiment.data, experiment.batch_size, experiment.seed, cache_folder(), words, report)
-    data = processes.first_then_others(lambda: open_pipeline(*given))
+    inputs = (experiment.data, experiment.batch_size, experiment.seed, cache_folder(), tokenizer, report)
+    data = processes.first_then_others(lambda: open_pipeline(*inputs))
     if processes.broadcast_from_first(lambda: data.fingerprints) != data.fingerprints:
         raise RunError(f"{experiment.data.source.path}: this machine has another text there than process 0's")
     check_vocabulary(experiment, data.tokenizer.vocab_size)
-    known = read_metadata(folder, steps[-1]) if steps else known
-    trained = trained_length(experiment, known)
-    text.check_samples(experiment, data.tokenizer, trained)
+    metadata = read_metadata(folder, steps[-1]) if steps else metadata
+    longest = trained_length(experiment, metadata)
+    check_samples(experiment, data.tokenizer, longest)
     if source:
         check_weights_fit(source, experiment.model)
     run = Run(auto.make_program(experiment), folder, data)
     run.program.check_fits()
     with jax.set_mesh(run.mesh):
         prove(run.experiment.model, run.experiment.execution, experiment.data.length)
-    run.lease = claim_folder(folder)  # held as long as the run
+    run.lease = claim_folder(folder)  # kept as long as the run
     # Again: another first start may have been a moment ahead.
     for line in processes.broadcast_from_first(lambda: check_same_run(experiment, folder)):
         report(f"changed since the run began: {line}")
@@ -112,23 +111,20 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     run.step = int(run.state.step)
     stored = fields.to_json(experiment)
     processes.broadcast_from_first(lambda: write_config(folder, VERSION, stored))
-    itself = {
+    metadata = {
         "version": VERSION,
         "config": stored,
         "tokenizer": data.tokenizer.to_json(),
         "data": data.fingerprints,
-        "trained_length": trained,
+        "trained_length": longest,
     }
-    run.listeners = listeners(run, checkpoints, itself)
+    run.listeners = listeners(run, checkpoints, metadata)
     return run, checkpoints
 
 
-def with_tokenizer_of(known: dict, experiment: Experiment, report) -> Experiment:
-    """The experiment with the tokenizer that belongs to a checkpoint's weights, and a line where it asked for another.
-
-    `known`: what the checkpoint says of itself.
-    """
-    theirs = fields.from_json(Tokenizer, known["config"]["data"]["tokenizer"])
+def with_tokenizer_of(metadata: dict, experiment: Experiment, report) -> Experiment:
+    """The experiment with the tokenizer of a checkpoint, given its metadata. Reports where it asked for another one."""
+    theirs = fields.from_json(Tokenizer, metadata["config"]["data"]["tokenizer"])
     if theirs != experiment.data.tokenizer:
         report(f"the weights know the tokens of {describe_tokenizer(theirs)} only: it takes the place of the config's")
     return replace(experiment, data=replace(experiment.data, tokenizer=theirs))
@@ -138,20 +134,26 @@ def describe_tokenizer(config: Tokenizer) -> str:
     return f"their {config.kind} tokenizer" + (f" ({config.path})" if config.path else "")
 
 
-def trained_length(experiment: Experiment, known: dict | None) -> int:
-    """Tokens of the longest rows that the weights have seen: this run's, or those of the run they come from."""
-    before = known["trained_length"] if known else 0
+def trained_length(experiment: Experiment, metadata: dict | None) -> int:
+    """Tokens of the longest rows that the weights have been trained on, in this run or before it.
+
+    `metadata`: of the checkpoint that the run goes on or starts from; None where there is none.
+    """
+    before = metadata["trained_length"] if metadata else 0
     return min(experiment.model.context, max(experiment.data.length, before))
 
 
 def check_same_run(experiment: Experiment, folder: Path) -> list[str]:
-    """What differs from the run that is in the folder and may. Raises RunError where it is another run, or none."""
+    """Checks that a folder holds this run or none. Returns a line for each setting that differs and may.
+
+    Raises RunError where the folder holds another run, or files of a run without a checkpoint to go on from.
+    """
     steps = published_steps(folder)
     saved = read_config(folder) or (read_metadata(folder, steps[-1])["config"] if steps else None)
     lines = [] if steps else read_metrics(folder / "metrics.jsonl")
     if saved is None and lines:
         raise RunError(f"{folder} holds a metrics.jsonl and no run; take another --run-dir")
-    if saved and len(lines) > 2 * saved["checkpoints"]["every"]:  # one at least was whole by then
+    if saved and len(lines) > 2 * saved["checkpoints"]["every"]:  # by then one checkpoint at least was complete
         raise RunError(
             f"{folder}: metrics.jsonl goes to step {lines[-1]['step']} and no whole checkpoint is there; put one back, "
             f"or move the folder away to begin anew"
@@ -161,8 +163,8 @@ def check_same_run(experiment: Experiment, folder: Path) -> list[str]:
 
 def check_same_start(experiment: Experiment, start_from: str | None) -> None:
     """Raises RunError where this process was started with another config or --from than process 0."""
-    first, source = processes.broadcast_from_first(lambda: [fields.to_json(experiment), start_from])
-    differ = [c for c in fields.differences(first, experiment) if c[0] not in PATH_FIELDS]
+    theirs, source = processes.broadcast_from_first(lambda: [fields.to_json(experiment), start_from])
+    differ = [c for c in fields.differences(theirs, experiment) if c[0] not in PATH_FIELDS]
     differ += [("--from", source, start_from)] if source != start_from else []
     if differ:
         shown = "; ".join(f"{path}: {old!r} in process 0, {new!r} here" for path, old, new in differ[:8])
@@ -170,9 +172,10 @@ def check_same_start(experiment: Experiment, start_from: str | None) -> None:
 
 
 def claim_folder(folder: Path) -> Lease | None:
-    """The run's folder, made where it is not, and held by process 0, which returns the lease.
+    """Makes the run's folder and takes its lease, in process 0; the others check that they see the same folder.
 
-    Raises RunError where it can't be written, or where another process does not see it.
+    Returns the lease in process 0, None in the others. Raises RunError where the folder can't be written, is held by
+    another trainer, or is not shared by all processes.
     """
     lease = None
     if processes.index() == 0:
@@ -181,23 +184,23 @@ def claim_folder(folder: Path) -> Lease | None:
             lease = Lease(folder)
         except OSError as error:
             raise RunError(f"{folder}: can't write there ({error.strerror}); take another --run-dir") from None
-    words = processes.broadcast_from_first(lambda: lease.holder)
+    holder = processes.broadcast_from_first(lambda: lease.holder)
     if lease is None:
-        check_shared(folder, words)
+        check_shared(folder, holder)
     return lease
 
 
 def first_state(run: Run, checkpoints: Checkpoints, source, report) -> TrainState:
-    """The newest checkpoint's state, else a new one, with another run's weights where `source` names one."""
+    """The state to begin with: the newest checkpoint's, else a new one, with the weights of `source` where given."""
     for step in processes.broadcast_from_first(lambda: published_steps(run.folder)[-1:]):
         check_data(read_metadata(run.folder, step)["data"], run.data.fingerprints, run.folder)
-    found = checkpoints.restore_newest(run.program.abstract_state, report)
-    if found:
-        step = int(found.step)
+    restored = checkpoints.restore_newest(run.program.abstract_state, report)
+    if restored:
+        step = int(restored.step)
         report(f"going on from step {step}")
-        said = read_metadata(run.folder, step)
-        run.scores = {step: said["scores"]} if said["scores"] else {}
-        return found
+        scores = read_metadata(run.folder, step)["scores"]
+        run.scores = {step: scores} if scores else {}
+        return restored
     state = run.create_state()
     if source is None:
         return state
@@ -208,28 +211,29 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> TrainStat
     return state._replace(model=weights, average=average)
 
 
-def listeners(run: Run, checkpoints: Checkpoints, itself: dict) -> list:
-    """In the order they are told: guards, then scores before samples before lines before saving.
+def listeners(run: Run, checkpoints: Checkpoints, metadata: dict) -> list:
+    """The run's listeners, in the order in which they hear each event.
 
-    What writes to the run's folder or to a person is process 0's alone.
+    Guards come first, then evaluation, samples, metrics, and saving after all that it records. Listeners that write to
+    the run's folder or to the terminal are process 0's alone. `metadata`: what every checkpoint stores of the run.
     """
     e, device = run.experiment, run.mesh.devices.flat[0]
-    one = chips.PEAK.get(device.device_kind)
-    peak = one * run.mesh.devices.size if one else None
+    peak = chips.PEAK.get(device.device_kind)
+    peak = peak * run.mesh.devices.size if peak else None  # FLOP/s of all devices
     flops = cost.training_flops(e.model, e.data.length)
     first = processes.index() == 0
-    told = [
+    heard_by = [
         check_finite,
         evaluation,
         Samples(
             run.folder / "samples",
-            lambda model, e: text.training_samples(model, e, run.data.tokenizer, itself["trained_length"]),
+            lambda model, e: training_samples(model, e, run.data.tokenizer, metadata["trained_length"]),
         ),
         first and MetricsFile(run.folder / "metrics.jsonl", peak),
         first and TensorBoard(run.folder / "tensorboard"),
-        CheckpointSaver(checkpoints, itself),
+        CheckpointSaver(checkpoints, metadata),
         first and ConsoleProgress(lambda speed: speed * flops / peak if peak else None),
         first and BestCheckpoint(report),
-        Preemption(),  # last: signals are its own until everything is saved
+        Preemption(),  # last: it handles signals until everything is saved
     ]
-    return [listener for listener in told if listener]
+    return [listener for listener in heard_by if listener]

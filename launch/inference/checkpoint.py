@@ -1,10 +1,10 @@
-"""A checkpoint opened for use: model, tokenizer, config. generate, evaluate and the Python surface start here."""
+"""A checkpoint loaded for use: model, tokenizer, config. `generate`, `evaluate` and launch/api.py start here."""
 
 from __future__ import annotations
 
 import jax
 
-from data import tokenizer
+from data.tokenizer import tokenizer_from_json
 from launch.machine.auto import decoding_execution
 from model.transformer import abstract_model
 from train import fields
@@ -12,31 +12,32 @@ from train.checkpoint import read_weights
 from train.checkpoint_folder import find_checkpoint
 from train.config import Experiment
 
-NOT_FINITE = "some of its weights are no finite numbers; take another checkpoint"  # where what it computes is none
+NOT_FINITE = "some of its weights are no finite numbers; take another checkpoint"  # the end of an error message
 
 
 class LoadedCheckpoint:
-    """`step`, `config` (the Experiment), `tokenizer` and `model` of the checkpoint of that name.
+    """A checkpoint on one device: its `model`, `tokenizer`, `config` (the Experiment) and `step`.
 
-    `about` is all that the checkpoint says of itself; `trained_length` the tokens of the longest rows that the weights
-    have seen, in this run or in the one that it started from. `weights`: `average` or `plain`; None: the average where
-    one was kept. Raises CheckpointError.
+    `metadata`: all that the checkpoint says of itself. `trained_length`: tokens of the longest rows that the weights
+    were trained on, in this run or before it. `weights`: `average` or `plain`; None: the average where one was kept.
+    Raises CheckpointError.
     """
 
     def __init__(self, name: str, weights: str | None = None):
-        found = find_checkpoint(name)
-        self.name, self.step, self.folder, self.metadata = name, found.step, found.folder, found.metadata
-        self.config: Experiment = fields.from_json(Experiment, found.metadata["config"])
-        self.tokenizer = tokenizer.tokenizer_from_json(found.metadata["tokenizer"])
-        self.trained_length: int = found.metadata["trained_length"]
+        checkpoint = find_checkpoint(name)
+        self.name, self.step, self.folder = name, checkpoint.step, checkpoint.folder
+        self.metadata = checkpoint.metadata
+        self.config: Experiment = fields.from_json(Experiment, self.metadata["config"])
+        self.tokenizer = tokenizer_from_json(self.metadata["tokenizer"])
+        self.trained_length: int = self.metadata["trained_length"]
         execution = decoding_execution(self.config.execution)
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = abstract_model(self.config.model, execution)
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), shapes)
-        self.model = read_weights(found, shapes, weights)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
+        self.model = read_weights(checkpoint, shapes, weights)
 
-    def untrained(self, length: int) -> str | None:
-        """A line where rows of so many tokens have places that training never had."""
+    def length_warning(self, length: int) -> str | None:
+        """A line of warning where rows of `length` tokens are longer than those of training; else None."""
         if length <= self.trained_length:
             return None
         return (

@@ -26,11 +26,13 @@ def evaluate(
     stride: int | None = None,
     field: str | None = None,
 ) -> dict:
-    """Scores a checkpoint; `window` defaults to the rows it was trained on, `stride` to the window.
+    """Scores a checkpoint over its validation split, or over the file or folder `text`. Returns the JSON of `evaluate`.
 
-    `field`: where records of `text` have theirs; defaults to the field the run was trained on. Raises ConfigError for a
-    window that is longer than the model's context, and for one longer than training's rows where positions are learned:
-    those behind were never trained; RunError where the loss is not a number.
+    `window`: tokens a row, by default as in training. `stride`: tokens between windows, by default the window. `field`:
+    the field of records that holds their text, by default the run's own.
+
+    Raises ConfigError where the window is longer than the model's context, or, with learned positions, longer than the
+    rows of training (positions behind them were never trained); RunError where the loss is not finite; DataError.
     """
     if field is not None and text is None:
         raise ConfigError(f"field {field!r} without a text: --field goes with --text (in Python: field with text)")
@@ -39,25 +41,25 @@ def evaluate(
     if not 1 <= stride <= window <= run.config.model.context:
         context = run.config.model.context
         raise ConfigError(f"window {window}, stride {stride}: wanted 1 <= stride <= window <= context={context}")
-    if line := run.untrained(window):
+    if line := run.length_warning(window):
         if isinstance(run.config.model.positions, Learned):
             raise ConfigError(f"window {window}: {line}; a window of {run.trained_length} at most")
         say(line)
     documents = text_documents(run, text, field) if text is not None else validation_documents(run)
     batches = scoring_rows(documents, window, stride, run.config.evaluation.rows)
-    found = metrics(score_model(run.model, batches), documents.bytes)
-    if not math.isfinite(found["loss"]):
-        raise RunError(f"{run.name} at step {run.step}: its loss is {found['loss']}; {NOT_FINITE}")
-    return {"step": run.step, **found, "window": window, "stride": stride, "tasks": {}}
+    scores = metrics(score_model(run.model, batches), documents.bytes)
+    if not math.isfinite(scores["loss"]):
+        raise RunError(f"{run.name} at step {run.step}: its loss is {scores['loss']}; {NOT_FINITE}")
+    return {"step": run.step, **scores, "window": window, "stride": stride, "tasks": {}}
 
 
 def validation_documents(run: LoadedCheckpoint) -> Documents:
-    """The run's own validation split. Raises DataError where the text is not the one the run was scored on."""
+    """The validation split of the run. Raises DataError where the text has changed since the run was trained."""
     e = run.config
     source = e.data.validation_source or e.data.source
     if (
         sources.fingerprint(source) != run.metadata["data"]["validation"]["source"]
-    ):  # first: it may not even be readable
+    ):  # checked first: another file may not even be readable
         raise DataError(
             f"{source.path}: not the validation text that {run.name} was trained with; put that text back, or name "
             "another (--text FILE; in Python text=…)"
@@ -68,8 +70,8 @@ def validation_documents(run: LoadedCheckpoint) -> Documents:
 def text_documents(run: LoadedCheckpoint, path: str, field: str | None = None) -> Documents:
     """Every document of a file or folder. Raises DataError where there is nothing to score."""
     source = Source(path, run.config.data.source.field if field is None else field)
-    given = sources.read_documents(source, "name another field (--field NAME; in Python field=…)")
-    documents, change = tokenize_documents(run.tokenizer, given)
+    texts = sources.read_documents(source, "name another field (--field NAME; in Python field=…)")
+    documents, change = tokenize_documents(run.tokenizer, texts)
     if change:
         say(lossy_notice(change))
     check_targets(documents, path)

@@ -1,6 +1,6 @@
-"""Text in, text out: prompts encoded, tokens decoded as they come, stop texts cut off.
+"""Text generation: encodes prompts, decodes tokens as they are drawn, ends a text before a stop text.
 
-`skald generate`, launch.api and the samples of training use it; model/decode does the rest.
+`skald generate`, launch/api.py and the samples of training call it; model/decode/ draws the tokens.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from train.config import Experiment
 from train.fields import ConfigError
 from train.run import RunError
 
-SAMPLER = "temperature=0.8,top_p=0.95"  # what writes where nobody says how
+SAMPLER = "temperature=0.8,top_p=0.95"  # where none is evaluation for
 
 
 @dataclass
 class TextSample:
-    """One sample, as it grows: `text` never holds half a character, and ends before a stop text; so do `tokens`."""
+    """One sample while it is written. `text` holds no half characters; it and `tokens` end before a stop text."""
 
     prompt: str
     sampler: str
     seed: int
-    growing: IncrementalDecoder
+    decoder: IncrementalDecoder
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     text: str = ""
     finish_reason: str | None = None
 
-    def grow(self, new, stops: Sequence[str]) -> None:
-        """Adds a dispatch's tokens, and decides whether the text has ended.
+    def extend(self, new, stops: Sequence[str]) -> None:
+        """Adds the tokens of one dispatch, and decides whether the text has ended.
 
         Raises RunError where the model gave no probabilities: any token would have been drawn.
         """
@@ -49,27 +49,27 @@ class TextSample:
             raise RunError(f"the model's probabilities are not numbers; {NOT_FINITE}")
         self.tokens += new.tokens
         self.logprobs += new.log_probabilities
-        self.text += self.growing.push(new.tokens)
+        self.text += self.decoder.push(new.tokens)
         if new.finish_reason:
-            self.text, self.finish_reason = self.text + self.growing.flush(), new.finish_reason
-        places = [place for stop in stops if (place := self.text.find(stop)) >= 0]
-        if places:
-            self.text, self.finish_reason = self.text[: min(places)], "stop"
-            self.cut()
+            self.text, self.finish_reason = self.text + self.decoder.flush(), new.finish_reason
+        offsets = [offset for stop in stops if (offset := self.text.find(stop)) >= 0]
+        if offsets:
+            self.text, self.finish_reason = self.text[: min(offsets)], "stop"
+            self.drop_tokens_past_text()
 
-    def cut(self) -> None:
-        """Drops the tokens behind the text: a dispatch goes on past a stop text, by more or less with its chunk."""
+    def drop_tokens_past_text(self) -> None:
+        """Drops the tokens behind the text: a dispatch may go on past a stop text."""
         kept = len(self.tokens)
-        while kept and self.growing.decode_after_prefix(self.tokens[: kept - 1]).startswith(self.text):
+        while kept and self.decoder.decode_after_prefix(self.tokens[: kept - 1]).startswith(self.text):
             kept -= 1
         del self.tokens[kept:], self.logprobs[kept:]
 
-    def shown(self, stops: Sequence[str]) -> str:
-        """The part that may be printed: what could still become a stop text is held back."""
+    def printable(self, stops: Sequence[str]) -> str:
+        """The text without an end that could still become a stop text."""
         if self.finish_reason:
             return self.text
-        begun = [n for stop in stops for n in range(1, len(stop)) if self.text.endswith(stop[:n])]
-        return self.text[: len(self.text) - max(begun, default=0)]
+        overlaps = [n for stop in stops for n in range(1, len(stop)) if self.text.endswith(stop[:n])]
+        return self.text[: len(self.text) - max(overlaps, default=0)]
 
     def to_json(self, logprobs: bool = False) -> dict:
         """A sample as `skald generate --json` prints it; `logprobs` in nats, the model's own, before the chain."""
@@ -78,7 +78,7 @@ class TextSample:
 
 
 class TextGenerator:
-    """Writes with a model and its tokenizer. It sees the last `context` tokens: no more than a row of training had."""
+    """Generates text with a model and its tokenizer. The model sees the last `context` tokens at a time."""
 
     def __init__(self, model, tokenizer, context: int):
         self.tokenizer, self.context = tokenizer, context
@@ -105,8 +105,8 @@ class TextGenerator:
         end = self.tokenizer.end_id
         ids = [encode_prompt(prompt, self.tokenizer, self.context) for prompt in prompts]
         texts = [
-            TextSample(prompt, chains.format_chain(chain), seed, IncrementalDecoder(self.tokenizer, before))
-            for prompt, before in zip(prompts, ids, strict=True)
+            TextSample(prompt, chains.format_chain(chain), seed, IncrementalDecoder(self.tokenizer, prompt_ids))
+            for prompt, prompt_ids in zip(prompts, ids, strict=True)
             for _ in range(samples)
         ]
         dispatches = self.generator.stream(
@@ -119,19 +119,19 @@ class TextGenerator:
         )
         for pieces in dispatches:
             for text, new in zip(texts, pieces, strict=True):
-                text.grow(new, stops)
+                text.extend(new, stops)
             yield texts
             if all(text.finish_reason for text in texts):
                 return
 
     def write(self, prompts: Sequence[str], **request) -> list[TextSample]:
-        """`stream`'s last answer."""
+        """All samples once they are finished: the last yield of `stream`, whose arguments it takes."""
         *_, texts = self.stream(prompts, **request)
         return texts
 
 
 def encode_prompt(prompt: str, tokenizer, context: int) -> list[int]:
-    """A prompt's ids, behind the start token where the tokenizer's prompts have it; an empty one is that token alone.
+    """The ids of a prompt, behind the start token where the tokenizer says so. An empty prompt is that token alone.
 
     Raises PromptError, PromptTooLong, DataError.
     """
@@ -153,34 +153,38 @@ def encode_prompt(prompt: str, tokenizer, context: int) -> list[int]:
 
 
 def check_samples(experiment: Experiment, tokenizer, context: int) -> None:
-    """Whether `samples` will work, known before training begins. Raises ConfigError."""
-    asked = experiment.evaluation
-    least_of = {"rows": 1, "samples": 0} | ({"sample_tokens": 1} if asked.samples else {})
+    """Checks, before training begins, that `training_samples` will work. Raises ConfigError."""
+    evaluation = experiment.evaluation
+    least_of = {"rows": 1, "samples": 0} | ({"sample_tokens": 1} if evaluation.samples else {})
     for name, least in least_of.items():
-        if getattr(asked, name) < least:
-            raise ConfigError(f"evaluation.{name}: must be at least {least}, got {getattr(asked, name)}")
-    if not asked.samples:
+        if getattr(evaluation, name) < least:
+            raise ConfigError(f"evaluation.{name}: must be at least {least}, got {getattr(evaluation, name)}")
+    if not evaluation.samples:
         return
     try:
-        chains.parse_chain(asked.sampler)
+        chains.parse_chain(evaluation.sampler)
     except chains.SamplerError as error:
         raise ConfigError(f"evaluation.sampler: {error}") from None
     try:
-        encode_prompt(asked.prompt, tokenizer, context)
+        encode_prompt(evaluation.prompt, tokenizer, context)
     except (PromptError, DataError) as error:
         raise ConfigError(f"evaluation.prompt: {error}; set another with --set evaluation.prompt=…") from None
 
 
 def training_samples(model, experiment: Experiment, tokenizer, context: int) -> Iterator[list[str]]:
-    """What training shows at an evaluation, prompt and text together, after every dispatch.
+    """The samples that training shows at an evaluation, prompt and text together, after every dispatch.
 
-    The mesh for writing is set while it works, and never between: there the run computes on its own.
+    The decoding mesh is set only while a dispatch is computed: between two of them the run computes on its own mesh.
     """
-    asked, mesh = experiment.evaluation, decoding_mesh(jax.sharding.get_mesh())
-    request = {"sampler": asked.sampler, "max_new_tokens": asked.sample_tokens, "samples": asked.samples}
+    evaluation, mesh = experiment.evaluation, decoding_mesh(jax.sharding.get_mesh())
+    request = {
+        "sampler": evaluation.sampler,
+        "max_new_tokens": evaluation.sample_tokens,
+        "samples": evaluation.samples,
+    }
     with jax.set_mesh(mesh):
         stream = TextGenerator(model.to_storage(), tokenizer, context).stream(
-            [asked.prompt], seed=experiment.seed, **request
+            [evaluation.prompt], seed=experiment.seed, **request
         )
     while True:
         with jax.set_mesh(mesh):

@@ -1,4 +1,4 @@
-"""What a config leaves to be chosen (`auto`, 0), chosen for the devices: number format, remat policy, CPU's mesh.
+"""Chooses for the devices what a config leaves open (`auto`, 0): number format, remat policy, the mesh on a CPU.
 
 Training runs the step that `make_program` returns; launch/plan compiles the same one for devices that are not here.
 """
@@ -17,75 +17,77 @@ from train.config import Experiment
 if TYPE_CHECKING:
     from train.program import Program
 
-LEAST_FIRST = ("none", "minimal", "save_qkv", "full")  # remat policies, by what they recompute
-ROOM = 0.95  # of a device's memory that a choice by arithmetic may fill
+REMAT_POLICIES = ("none", "minimal", "save_qkv", "full")  # from the one that recomputes least
+MEMORY_SHARE = 0.95  # of a device's memory that a choice by arithmetic may fill
 
 
 def make_program(experiment: Experiment, devices: list | None = None) -> Program:
-    """The steps of an experiment as they run best on these devices, which need not be here; None: on those that are."""
-    import jax  # after prepare, as all that imports it
+    """The training program of an experiment as it runs best on `devices`, which may be of another machine.
+
+    None: this machine's own devices.
+    """
+    import jax  # only now, after setup.prepare: so for all that imports it
 
     from launch.machine import flags
     from train.program import Program
 
-    one = devices[0] if devices else jax.local_devices()[0]
+    device = devices[0] if devices else jax.local_devices()[0]
     devices = devices or jax.devices()
-    rewritten = {"tuned": cpu_tuning().rewrite_step} if one.platform == "cpu" and cpu_tuning() else {}
-    return Program(resolve(experiment, one, len(devices)), devices, options=flags.compiler_options(one), **rewritten)
+    rewrite = {"tuned": cpu_tuning().rewrite_step} if device.platform == "cpu" and cpu_tuning() else {}
+    experiment = resolve(experiment, device, len(devices))
+    return Program(experiment, devices, options=flags.compiler_options(device), **rewrite)
 
 
-def resolve(experiment: Experiment, one, count: int) -> Experiment:
-    """The experiment with what it leaves open chosen for `count` devices like this one, which is this process's own."""
-    if one.platform == "cpu" and cpu_tuning():
+def resolve(experiment: Experiment, device, count: int) -> Experiment:
+    """The experiment with everything it leaves open chosen for `count` devices like this one."""
+    if device.platform == "cpu" and cpu_tuning():
         experiment = cpu_tuning().resolve(experiment, count)
-    experiment = replace(experiment, execution=resolve_auto(experiment.execution, one.platform))
+    experiment = replace(experiment, execution=resolve_auto(experiment.execution, device.platform))
     remat = experiment.execution.remat
-    remat = choose_remat(experiment, count, chips.memory(one)) if remat == "auto" else remat
+    remat = choose_remat(experiment, count, chips.memory(device)) if remat == "auto" else remat
     return replace(experiment, execution=replace(experiment.execution, remat=remat))
 
 
 def choose_remat(experiment: Experiment, devices: int, memory: float) -> str:
-    """The remat policy that recomputes least of those that fit into a device's memory, by arithmetic (model/cost.py).
+    """The remat policy that recomputes least and still fits `memory` bytes a device, by arithmetic (model/cost.py).
 
-    Raises ShardingError where the mesh is none of so many devices.
+    Raises ShardingError where the mesh does not fit so many devices.
     """
-    from model.sharding import mesh_shape  # after prepare: it imports JAX
+    from model.sharding import mesh_shape
 
     e, shape = experiment, mesh_shape(vars(experiment.mesh), devices)
-
-    kept, rows = optimizer_numbers(e), e.batch_size // e.microbatches
+    optimizer, rows = optimizer_numbers(e), e.batch_size // e.microbatches
 
     def fits(remat: str) -> bool:
         execution = replace(e.execution, remat=remat)
-        size = cost.estimate_memory(e.model, execution, shape, rows, e.data.length, kept, e.microbatches > 1)
-        return size.total <= ROOM * memory
+        size = cost.estimate_memory(e.model, execution, shape, rows, e.data.length, optimizer, e.microbatches > 1)
+        return size.total <= MEMORY_SHARE * memory
 
-    return next(filter(fits, LEAST_FIRST), LEAST_FIRST[-1])
+    return next(filter(fits, REMAT_POLICIES), REMAT_POLICIES[-1])
 
 
 def optimizer_numbers(experiment: Experiment) -> float:
-    """How many numbers the optimizer keeps for every parameter, and the average of weights with it: by the state's own
-    shapes."""
-    import jax  # after prepare, as what imports it
+    """How many numbers a parameter the optimizer and the average of weights keep, from the shapes of the state."""
+    import jax
 
     from train import state
 
     def count(tree) -> int:
         return sum(x.size for x in jax.tree.leaves(tree))
 
-    made = jax.eval_shape(lambda: state.create_state(experiment))
-    return (count(made.optimizer) + count(made.average)) / count(made.model)
+    shapes = jax.eval_shape(lambda: state.create_state(experiment))
+    return (count(shapes.optimizer) + count(shapes.average)) / count(shapes.model)
 
 
 def resolve_auto(execution: Execution, platform: str) -> Execution:
-    """Where the config leaves it open: the number format that such devices multiply fastest, and one layer compiled."""
-    open_ones = {"dtype": "float32" if platform == "cpu" else "bfloat16", "layers": "scan"}
-    return replace(execution, **{n: value for n, value in open_ones.items() if getattr(execution, n) == "auto"})
+    """Execution with `auto` replaced: the number format that the platform multiplies fastest, layers in a scan."""
+    choices = {"dtype": "float32" if platform == "cpu" else "bfloat16", "layers": "scan"}
+    return replace(execution, **{name: value for name, value in choices.items() if getattr(execution, name) == "auto"})
 
 
 def decoding_execution(execution: Execution) -> Execution:
-    """How a checkpoint's model computes on this machine: the kernel its config names was that of the training's."""
-    import jax  # after prepare
+    """How a checkpoint's model is computed here. The kernel that its config names was for training."""
+    import jax
 
     execution = replace(resolve_auto(execution, jax.default_backend()), remat="none", kernel="auto")
     return cpu_tuning().decoding_execution(execution) if jax.default_backend() == "cpu" and cpu_tuning() else execution

@@ -1,4 +1,6 @@
-"""What is known of accelerators: one device of each kind, as JAX counts devices. For plans and for utilization.
+"""A table of accelerators: peak, memory and links of one device of each kind, as JAX counts devices.
+
+Plans and the utilization that training prints are computed from it.
 
 Sources: vendors' data sheets; "How to Scale Your Model" (Austin et al. 2025, chapter 2) for links and networks; for
 memory, what the compiler's own refusals name as usable.
@@ -14,20 +16,16 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class TPU:
-    """`peak`: dense bfloat16, FLOP/s. `memory`: bytes that a program may use. `bandwidth`: of that memory, bytes/s.
-    `clock`: of what the compiler counts in cycles, Hz. `link`: one way over one link of the torus, bytes/s. `ring`: a
-    torus axis of this many chips, or a multiple, closes to a ring. `network`: a device's share of its host's way to
-    other slices, bytes/s. `kind`: JAX's name.
-    """
+    """One device of a generation of TPU."""
 
-    kind: str
-    peak: float
-    memory: float
-    bandwidth: float
-    clock: float
-    link: float
-    ring: int
-    network: float
+    kind: str  # JAX's device_kind
+    peak: float  # FLOP/s, dense bfloat16
+    memory: float  # bytes that a program may use
+    bandwidth: float  # of that memory, bytes/s
+    clock: float  # of the cycles that the compiler counts, Hz
+    link: float  # one way over one link of the torus, bytes/s
+    ring: int  # a torus axis of this many chips, or of a multiple, closes to a ring
+    network: float  # a device's share of its host's network to other slices, bytes/s
 
 
 TPUS = {
@@ -47,12 +45,12 @@ PEAK = {tpu.kind: tpu.peak for tpu in TPUS.values()} | {  # dense bfloat16 FLOP/
 
 
 def generation(kind: str) -> str | None:
-    """The generation of TPU of a device_kind; None for anything else."""
+    """The TPU generation (a key of TPUS) of a device_kind; None for anything else."""
     return next((name for name, tpu in TPUS.items() if tpu.kind == kind.removesuffix("p")), None)
 
 
 def memory(device) -> float:
-    """Bytes that a program may use on a device, which need not be here; on CPU its share of the machine's."""
+    """Bytes that a program may use on a device, which may be of another machine. On CPU: its share of the memory."""
     tpu = TPUS.get(generation(device.device_kind) or "")
     if tpu:
         return tpu.memory

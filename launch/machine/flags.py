@@ -1,7 +1,6 @@
-"""The compiler's options that matter on each generation of TPU, each with what it does here. `train` on that hardware
-and `plan` compile with the same ones.
+"""Compiler options for each generation of TPU, each with its reason. `train` on that hardware and `plan` use the same.
 
-All of v5e's together: 2.95 -> 2.52 s for the Llama-2 7B step on v5e:16x16, by the walk of launch/plan/estimate.py
+All those of v5e together: 2.95 -> 2.52 s for the Llama-2 7B step on v5e:16x16, by launch/plan/estimate.py
 without attention's kernels (libtpu 0.0.52). With 48 MiB of VMEM instead of 32 products on v5p:4x4x4 take 30 ms less of
 2.1 s, and the compiler a quarter longer. Those of v4 and v6e were only seen to be taken.
 """
@@ -53,34 +52,35 @@ TABLE: dict[str, tuple[Flag, ...]] = {
 
 
 def compiler_options(device) -> dict[str, str]:
-    """The options for a program on devices like this one, which need not be here; none where it is no TPU.
+    """The compiler options for a program on devices like this one, by name; empty where it is no TPU.
 
-    What LIBTPU_INIT_ARGS sets stays as it is. What the compiler does not know is left out, with a warning.
+    The device may be of another machine. Options that LIBTPU_INIT_ARGS sets are left alone; those that the compiler does
+    not know are left out, with a warning.
     """
     generation = chips.generation(device.device_kind)
-    mine = os.environ.get("LIBTPU_INIT_ARGS", "")
-    wanted = {flag.name: flag.value for flag in TABLE.get(generation or "", ()) if flag.name not in mine}
-    while wanted and (refused := refused_options(device, wanted)):
-        names, why = refused
-        warnings.warn(f"this libtpu refuses {', '.join(names)} ({why}); compiled without", stacklevel=2)
-        wanted = {name: value for name, value in wanted.items() if name not in names}
-    return wanted
+    users_own = os.environ.get("LIBTPU_INIT_ARGS", "")
+    options = {flag.name: flag.value for flag in TABLE.get(generation or "", ()) if flag.name not in users_own}
+    while options and (refused := refused_options(device, options)):
+        names, reason = refused
+        warnings.warn(f"this libtpu refuses {', '.join(names)} ({reason}); compiled without", stacklevel=2)
+        options = {name: value for name, value in options.items() if name not in names}
+    return options
 
 
-def refused_options(device, wanted: dict[str, str]) -> tuple[list[str], str] | None:
-    """Which of these options the compiler of this device does not take, and its words; None where it takes all."""
-    here = jax.ShapeDtypeStruct((8, 128), jax.numpy.float32, sharding=jax.sharding.SingleDeviceSharding(device))
+def refused_options(device, options: dict[str, str]) -> tuple[list[str], str] | None:
+    """The options that the compiler of this device refuses, and its message; None where it takes all."""
+    x = jax.ShapeDtypeStruct((8, 128), jax.numpy.float32, sharding=jax.sharding.SingleDeviceSharding(device))
 
-    def said(options: dict[str, str]) -> str:
+    def message(options: dict[str, str]) -> str:
         try:
-            jax.jit(lambda x: x + 1).lower(here).compile(compiler_options=options)
+            jax.jit(lambda x: x + 1).lower(x).compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
             return str(error).splitlines()[0]
         return ""
 
-    words = said(wanted)
-    if not words:
+    text = message(options)
+    if not text:
         return None
-    names = [name for name in wanted if re.search(rf"\b{name}\b", words)]
-    names = names or [name for name, value in wanted.items() if said({name: value})]
-    return names or list(wanted), words
+    names = [name for name in options if re.search(rf"\b{name}\b", text)]
+    names = names or [name for name, value in options.items() if message({name: value})]
+    return names or list(options), text

@@ -1,4 +1,4 @@
-"""Before JAX is imported: flags, caches, and the other processes of a run. Every command calls `prepare` first."""
+"""Sets up JAX before it is imported: flags, caches, other processes of the run. Every command calls `prepare` first."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from launch.machine.detection import cache_folder, has_accelerator
 from launch.machine.tuning import cpu_tuning
 from train.config import Experiment
 
-NO_TPU = {  # TPU's compiler looks for no device, several processes may load it at once, and errors are only raised
+WITHOUT_TPU = {  # TPU's compiler looks for no device, several processes may load it, and it prints no errors
     "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5p-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }  # fmt: skip
 
 
-def prepare(experiment: Experiment | None = None, here: ProcessSlot | None = None, elsewhere: bool = False) -> None:
-    """Sets flags for training `experiment`, or for writing, and turns the compilation cache on. Call before JAX works.
+def prepare(experiment: Experiment | None = None, slot: ProcessSlot | None = None, compile_only: bool = False) -> None:
+    """Sets XLA's flags and JAX's compilation cache, and joins the other processes of the run. Call before JAX is used.
 
-    `here`: joins the other processes of the run. `elsewhere`: only compiles, for TPUs that are not here. The
-    environment's own flags stay.
+    `experiment`: what is going to be trained; None: a checkpoint is only used. `slot`: this process's place among
+    several. `compile_only`: for TPUs that are not here. Flags that the environment sets are kept.
     """
-    if elsewhere:
-        for name, value in NO_TPU.items():
+    if compile_only:
+        for name, value in WITHOUT_TPU.items():
             os.environ.setdefault(name, value)
     elif not has_accelerator():
-        if importlib.util.find_spec("libtpu"):  # there for plans: JAX would look for a TPU, and complain at length
+        if importlib.util.find_spec("libtpu"):  # installed for plans: JAX would look for a TPU, and complain at length
             os.environ.setdefault("JAX_PLATFORMS", "cpu")
         if cpu_tuning():
-            cpu_tuning().set_flags(experiment, here.processes if here else 1)
+            cpu_tuning().set_flags(experiment, slot.processes if slot else 1)
     import jax  # only now: XLA reads its flags when it is loaded
 
-    if elsewhere:  # JAX (0.10 to 0.12) can't read such programs back
+    if compile_only:  # JAX (0.10 to 0.12) can't read such programs back
         return
     folder = cache_folder() / "compiled"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    if here:
-        join.join(here)
+    if slot:
+        join.join(slot)

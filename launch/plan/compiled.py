@@ -1,6 +1,6 @@
-"""One config compiled for one set of devices, and what the compiler says of it: memory, work, time.
+"""Compiles a config for a set of devices, and reads its memory, work and time off the compiler's answer.
 
-launch/plan/page.py prints it, launch/plan/search.py compares several.
+launch/plan/page.py prints the Plan, launch/plan/search.py compares several.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class Plan:
-    """What is known of an experiment on `devices` devices before it runs. Bytes and FLOPs are a device's, of one step.
+    """What is known of an experiment before it runs. Bytes and FLOPs are those of one device in one step.
 
-    `spent` is None where the program does not fit, or is not for a TPU: then there is no time either. `flops` None:
-    the program was refused before they could be counted.
+    `step_time`: None where the program does not fit, or is not for a TPU. `flops`: None where the compiler refused the
+    program before they could be counted.
     """
 
     experiment: Experiment
@@ -43,7 +43,7 @@ class Plan:
     parameters: int
     model_flops: float
     flops: float | None
-    spent: StepTime | None
+    step_time: StepTime | None
     compile_seconds: float
     peak_flops: float | None
     compiler: dict[str, str | None]  # versions, by library
@@ -55,52 +55,54 @@ class Plan:
 
     @property
     def rest_bytes(self) -> float:
-        """Activations, gradients and whatever else lives in a step."""
+        """Bytes of activations, gradients and whatever else a step needs."""
         return max(0.0, self.peak_bytes - self.parameter_bytes - self.optimizer_bytes)
 
     @property
     def seconds(self) -> float | None:
-        return self.spent.total if self.spent else None
+        return self.step_time.total if self.step_time else None
 
     @property
     def tokens(self) -> int:
-        """Of a step."""
+        """Tokens of a step, of all devices."""
         return self.experiment.batch_size * self.experiment.data.length
 
     @property
     def utilization(self) -> float | None:
-        """Of the devices' peak, by the model's own FLOPs."""
+        """The share of the devices' peak that the model's own FLOPs take (MFU); None where the time is not known."""
         return self.model_flops / self.seconds / self.peak_flops if self.seconds and self.peak_flops else None
 
 
 def compile_plan(experiment: Experiment, devices: list) -> Plan:
-    """Compiles the step that `train` would run on these devices. Raises ShardingError and KernelError as it would, and
-    UnreadableProgram."""
+    """Compiles the step that `skald train` would run on these devices.
+
+    Raises ShardingError and KernelError as training would, and UnreadableProgram.
+    """
     program = auto.make_program(experiment, devices)
     program.check_fits()
     start = time.perf_counter()
     lowered = program.lower()
     try:
-        built, refused = lowered.compile(), None
+        executable, refused = lowered.compile(), None
     except jax.errors.JaxRuntimeError as error:
-        built, refused = None, refused_bytes(str(error))
+        executable, refused = None, refused_bytes(str(error))
         if refused is None:
             raise
     seconds = time.perf_counter() - start
-    return read_plan(program, devices, lowered, built, refused, seconds)
+    return read_plan(program, devices, lowered, executable, refused, seconds)
 
 
-def read_plan(program: Program, devices: list, lowered, built, refused: float | None, seconds: float) -> Plan:
-    """`refused`: bytes that were too much, where nothing was `built`."""
-    e, one = program.experiment, devices[0]
+def read_plan(program: Program, devices: list, lowered, executable, refused: float | None, seconds: float) -> Plan:
+    """The plan of a compiled program. `refused`: the bytes that were too much, where there is no `executable`."""
+    e, device = program.experiment, devices[0]
     state = program.abstract_state
-    tpu = chips.TPUS.get(chips.generation(one.device_kind) or "")
-    peak = built.memory_analysis().peak_memory_in_bytes if built else refused
-    spent, flops, text = None, None, program_text(built) if built else ""
-    if built and tpu:
-        spent = estimate.estimate(text, Machine.of(tpu, list(program.mesh.devices.flat)))
-        flops = spent.flops
-    if built and not tpu:  # other compilers leave calls into libraries: the traced program's products
+    tpu = chips.TPUS.get(chips.generation(device.device_kind) or "")
+    peak = executable.memory_analysis().peak_memory_in_bytes if executable else refused
+    step_time, flops, text = None, None, program_text(executable) if executable else ""
+    if executable and tpu:
+        step_time = estimate.estimate(text, Machine.of(tpu, list(program.mesh.devices.flat)))
+        flops = step_time.flops
+    if executable and not tpu:  # other compilers leave calls into libraries: the traced program's products
         flops = products.traced_flops(lowered.as_text(dialect="hlo"))
         flops = flops and flops / len(devices)
     places = {(getattr(d, "slice_index", 0), *getattr(d, "coords", (d.id,))) for d in devices}
@@ -110,16 +112,16 @@ def read_plan(program: Program, devices: list, lowered, built, refused: float | 
         devices=len(devices),
         chips=len(places),
         peak_bytes=peak,
-        usable_bytes=chips.memory(one),
+        usable_bytes=chips.memory(device),
         parameter_bytes=bytes_on_device(state.model) + bytes_on_device(state.average),
         optimizer_bytes=bytes_on_device(state.optimizer),
         parameters=count_parameters(state.model),
         model_flops=cost.training_flops(e.model, e.data.length) * e.batch_size * e.data.length / len(devices),
         flops=flops,
-        spent=spent,
+        step_time=step_time,
         compile_seconds=seconds,
-        peak_flops=chips.PEAK.get(one.device_kind),
-        compiler=versions(one.platform),
+        peak_flops=chips.PEAK.get(device.device_kind),
+        compiler=versions(device.platform),
         text=text,
     )
 

@@ -1,8 +1,7 @@
-"""A compiled program's text as computations and instructions, with the little that an estimate needs of each: sizes,
-how often a loop turns, which devices a collective joins.
+"""Parses the text of a compiled program (HLO) into computations and instructions, as far as an estimate needs them.
 
-launch/plan/estimate.py walks it, launch/plan/products.py counts FLOPs. The text is what `compiled.as_text()` gives:
-scheduled, one device's program.
+launch/plan/estimate.py walks them, launch/plan/products.py counts their FLOPs. The text is what `compiled.as_text()`
+gives: the scheduled program of one device.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from functools import cached_property
 
 import numpy as np
 
-WIDTHS = {"pred": 8, "token": 0, "opaque": 0, "f8e4m3fn": 8, "f8e5m2": 8}  # bits; the others end in theirs
+WIDTHS = {"pred": 8, "token": 0, "opaque": 0, "f8e4m3fn": 8, "f8e5m2": 8}  # bits; other types end in theirs
 ARRAY = re.compile(r"([a-z][a-z0-9]*)\[([0-9,]*)\](?:\{([^}]*)\})?")
-MADE = re.compile(r"(ROOT )?%?([\w.\-]+) = ")  # a program before compilation has no % in it
+ASSIGNMENT = re.compile(r"(ROOT )?%?([\w.\-]+) = ")  # a program before compilation has no % in it
 COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) (\(.*)?\{$")
 START = re.compile(r"  (ROOT )?%?[\w.\-]+ = |(ENTRY )?%?[\w.\-]+ .*\{$|\}($|, exec)")
-HOST, DEVICE = 5, 0  # memory spaces of a layout; others are on the chip
+HOST, DEVICE = 5, 0  # memory spaces of a layout; any other is on the chip
 
 
 @dataclass(frozen=True)
 class Array:
-    """One array of an instruction's result. `space`: the memory it lies in; DEVICE, HOST, or one on the chip."""
+    """One array of an instruction's result. `space`: its memory space; DEVICE, HOST, or one on the chip."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -42,7 +41,7 @@ class Array:
 
 
 def width(dtype: str) -> int:
-    """Bits of a number."""
+    """Bits of a number of this type."""
     return WIDTHS[dtype] if dtype in WIDTHS else int(re.search(r"\d+", dtype)[0])
 
 
@@ -54,7 +53,7 @@ class Instruction:
     arrays: tuple[Array, ...]
     opcode: str
     operands: tuple[str, ...]
-    literal: str  # what stands between the brackets
+    literal: str  # the text between the brackets
     attributes: str
 
     @property
@@ -62,32 +61,32 @@ class Instruction:
         return sum(array.bytes for array in self.arrays)
 
     def called(self, role: str) -> str | None:
-        """The computation that an attribute (`calls`, `body`, `condition`, `to_apply`) names."""
+        """The computation named by an attribute (`calls`, `body`, `condition`, `to_apply`); None without it."""
         found = re.search(rf"\b{role}=\{{?%?([\w.\-]+)", self.attributes)
         return found[1] if found else None
 
     @cached_property
     def config(self) -> dict:
-        """The compiler's notes for its back end."""
+        """The backend_config that the compiler attached."""
         start = self.attributes.find("backend_config={")
         return json.JSONDecoder().raw_decode(self.attributes, start + 15)[0] if start >= 0 else {}
 
     @property
     def cycles(self) -> int | None:
-        """What the compiler's cost model gives this one, in clock cycles; None where it says nothing."""
-        found = self.config.get("window_config", {}).get("estimated_cycles")
-        return None if found in (None, "-1") else int(found)
+        """The cycles that the compiler's cost model gives this instruction; None where it gives none."""
+        cycles = self.config.get("window_config", {}).get("estimated_cycles")
+        return None if cycles in (None, "-1") else int(cycles)
 
 
 @dataclass(frozen=True)
 class Program:
-    """Computations by name, each its instructions in the order they run; `entry` names the first."""
+    """A program: computations by name, each with its instructions in the order they run. It starts at `entry`."""
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
 
     def inside(self, instruction: Instruction) -> Iterator[Instruction]:
-        """The instructions of a fusion or an asynchronous call, and of what those call."""
+        """The instructions inside a fusion or an asynchronous call, and inside what those call."""
         name = (
             instruction.called("calls") or instruction.called("to_apply") or instruction.called("called_computations")
         )
@@ -100,21 +99,21 @@ class Program:
 
 
 def read(text: str) -> Program:
-    """A program from its text."""
+    """Parses a program."""
     computations: dict[str, dict[str, Instruction]] = {}
-    entry, here = "", None
+    entry, computation = "", None
     for line in lines(text):
         if started := COMPUTATION.match(line):
-            here = computations.setdefault(started[2], {})
+            computation = computations.setdefault(started[2], {})
             entry = started[2] if started[1] else entry
-        elif here is not None and MADE.match(line):
-            made = instruction(line)
-            here[made.name] = made
+        elif computation is not None and ASSIGNMENT.match(line):
+            parsed = parse_instruction(line)
+            computation[parsed.name] = parsed
     return Program(computations, entry)
 
 
 def lines(text: str) -> Iterator[str]:
-    """Lines, joined where a string inside goes over several."""
+    """The lines of a program, those joined that a string inside breaks."""
     whole = ""
     for line in text.splitlines():
         starts = START.match(line)
@@ -125,14 +124,14 @@ def lines(text: str) -> Iterator[str]:
     yield whole.strip()
 
 
-def instruction(line: str) -> Instruction:
-    name = MADE.match(line)
+def parse_instruction(line: str) -> Instruction:
+    name = ASSIGNMENT.match(line)
     result, rest = shape_and_rest(line[name.end() :])
     opcode, _, rest = rest.partition("(")
     inside, attributes = split_at_bracket(rest)
     return Instruction(
         name[2],
-        tuple(array(found) for found in ARRAY.finditer(result)),
+        tuple(parse_array(match) for match in ARRAY.finditer(result)),
         opcode.strip(),
         tuple(re.findall(r"(?:^|[%\s])([A-Za-z_][\w.\-]*)(?=,|$)", inside)),
         inside,
@@ -141,7 +140,7 @@ def instruction(line: str) -> Instruction:
 
 
 def shape_and_rest(text: str) -> tuple[str, str]:
-    """A result's type, a tuple's in brackets, and what follows it."""
+    """Splits the text behind `=` into the result's type and the rest. A tuple's type is in brackets."""
     if not text.startswith("("):
         result, _, rest = text.partition(" ")
         return result, rest
@@ -150,7 +149,7 @@ def shape_and_rest(text: str) -> tuple[str, str]:
 
 
 def split_at_bracket(text: str) -> tuple[str, str]:
-    """What stands before the bracket that closes one opened just before, and what stands behind it."""
+    """Splits a text at the bracket that closes one opened just before it."""
     depth = 1
     for found in re.finditer(r"[()]", text):
         depth += 1 if found[0] == "(" else -1
@@ -159,16 +158,16 @@ def split_at_bracket(text: str) -> tuple[str, str]:
     return text, ""
 
 
-def array(found: re.Match) -> Array:
-    dims = tuple(int(size) for size in found[2].split(",") if size)
-    space = re.search(r"S\((\d+)\)", found[3] or "")
-    return Array(found[1], dims, int(space[1]) if space else DEVICE)
+def parse_array(match: re.Match) -> Array:
+    dims = tuple(int(size) for size in match[2].split(",") if size)
+    space = re.search(r"S\((\d+)\)", match[3] or "")
+    return Array(match[1], dims, int(space[1]) if space else DEVICE)
 
 
 def trip_count(program: Program, caller: dict[str, Instruction], loop: Instruction) -> int | None:
-    """How often a `while` turns: from where its counter starts, to what its condition compares it with, by 1.
+    """How often a `while` loop runs: from the start of its counter to the bound in its condition, by 1.
 
-    None where those are no constants.
+    None where one of these is no constant.
     """
     known = loop.config.get("known_trip_count", {}).get("n")
     if known:
@@ -183,14 +182,14 @@ def trip_count(program: Program, caller: dict[str, Instruction], loop: Instructi
             sides[int(inner[side].literal)] if inner[side].opcode == "parameter" else side for side in compare.operands
         ]
         condition = condition | inner
-    given = caller[loop.operands[0]]
+    initial = caller[loop.operands[0]]
 
     def value(name: str) -> int | None:
-        made = condition[source(condition, name)]
-        if made.opcode == "constant":
-            return int(made.literal)
-        if made.opcode == "get-tuple-element" and given.opcode == "tuple":
-            return constant(caller, given.operands[tuple_index(made)])
+        origin = condition[source(condition, name)]
+        if origin.opcode == "constant":
+            return int(origin.literal)
+        if origin.opcode == "get-tuple-element" and initial.opcode == "tuple":
+            return constant(caller, initial.operands[tuple_index(origin)])
         return None
 
     if compare.opcode != "compare":
@@ -207,20 +206,21 @@ def tuple_index(element: Instruction) -> int:
 
 
 def source(computation: dict[str, Instruction], name: str) -> str:
-    """What a value is before it was only copied, converted, or given a sharding (as in programs that were traced)."""
-    made = computation[name]
-    same = made.opcode in ("copy", "bitcast", "convert", "copy-done", "copy-start")
-    same = same or (made.opcode == "custom-call" and 'custom_call_target="Sharding"' in made.attributes)
-    return source(computation, made.operands[0]) if same and made.operands else name
+    """The name of the value that `name` is a copy or a conversion of, or is with a sharding (in traced programs)."""
+    copy = computation[name]
+    same = copy.opcode in ("copy", "bitcast", "convert", "copy-done", "copy-start")
+    same = same or (copy.opcode == "custom-call" and 'custom_call_target="Sharding"' in copy.attributes)
+    return source(computation, copy.operands[0]) if same and copy.operands else name
 
 
 def constant(computation: dict[str, Instruction], name: str) -> int | None:
-    made = computation[source(computation, name)]
-    return int(made.literal) if made.opcode == "constant" and made.literal.lstrip("-").isdigit() else None
+    """The integer that a value is; None where it is no constant."""
+    origin = computation[source(computation, name)]
+    return int(origin.literal) if origin.opcode == "constant" and origin.literal.lstrip("-").isdigit() else None
 
 
 def groups(collective: Instruction) -> np.ndarray | None:
-    """int [groups, devices]: who exchanges with whom, in any of the forms the text has; None: all with all."""
+    """The devices that a collective joins: int [groups, devices]. None: all with all."""
     text = collective.attributes
     if found := re.search(r"replica_groups=\{(\{[0-9,{}]*\})\}", text):
         return np.array([[int(d) for d in group.split(",")] for group in re.findall(r"\{([0-9,]+)\}", found[1])])

@@ -1,4 +1,4 @@
-"""TPU topologies by name (v5p:4x4x4), through the compiler of the `libtpu` wheel: no TPU is needed.
+"""The devices of a TPU topology by name (v5p:4x4x4), from the compiler in the `libtpu` wheel: no TPU is needed.
 
 launch/machine/setup.py sets what it needs before JAX is imported; launch/plan/compiled.py compiles for the devices.
 """
@@ -21,11 +21,11 @@ EXAMPLES["tpu7x"] = "2x2x1 to 16x16x36"
 
 
 class TopologyError(ConfigError):
-    """A topology that there is not, or no compiler for it: one line. Exit status 2."""
+    """A topology that does not exist, or a missing compiler: one line. Exit status 2."""
 
 
 def devices(name: str, slices: int = 1) -> list:
-    """The devices of so many slices of this topology, slice after slice.
+    """The devices of `slices` slices of a topology, slice after slice.
 
     Raises TopologyError listing what there is, or how to install the compiler.
     """
@@ -35,13 +35,13 @@ def devices(name: str, slices: int = 1) -> list:
             "--topology needs TPU's compiler, which is not installed; `bash launch/local.sh plan …` installs it, or, "
             "in an environment of your own: uv pip install -c requirements.lock -e '.[plan]'"
         )
-    given = {"num_slices": slices} if slices > 1 else {}
+    options = {"num_slices": slices} if slices > 1 else {}
     if generation == "v4":
-        given["chip_config_name"] = "megacore"  # one device a chip, as JAX shows them on a v4
+        options["chip_config_name"] = "megacore"  # one device a chip, as JAX shows them on a v4
     if math.prod(chips) < 4:
-        given["chips_per_host_bounds"] = (*chips, 1, 1)[:3]
+        options["chips_per_host_bounds"] = (*chips, 1, 1)[:3]
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=name, **given).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices
     except jax.errors.JaxRuntimeError as error:
         raise TopologyError(
             f"--topology {name}: the compiler refuses it ({first_line(error)}); {list_topologies()}"
@@ -49,11 +49,11 @@ def devices(name: str, slices: int = 1) -> list:
 
 
 def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
-    """Generation and chips along each axis. Raises TopologyError."""
-    found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
-    if not found or found[1] not in TPUS or found[2].count("x") + 1 != AXES[found[1]]:
+    """The generation of a topology's name, and its chips along each axis. Raises TopologyError."""
+    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
+    if not match or match[1] not in TPUS or match[2].count("x") + 1 != AXES[match[1]]:
         raise TopologyError(f"--topology {name}: no such topology; {list_topologies()}")
-    return found[1], tuple(map(int, found[2].split("x")))
+    return match[1], tuple(map(int, match[2].split("x")))
 
 
 def list_topologies() -> str:

@@ -1,7 +1,7 @@
-"""Which jax and which libtpu, TPU's compiler, made a plan, and whether that jax is made for that libtpu.
+"""The versions of jax and of libtpu, TPU's compiler, that made a plan, and whether they belong together.
 
-A jax reads the programs of the one release of libtpu that its extra `tpu` names; those of others perhaps.
-launch/plan/compiled.py asks.
+A jax reads the programs of the one release of libtpu that its extra `tpu` names; those of other releases perhaps.
+launch/plan/compiled.py and page.py call it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class UnreadableProgram(RuntimeError):
 
 
 def versions(platform: str) -> dict[str, str | None]:
-    """Of jax, and of the libtpu that compiles for this platform: None where it is no TPU."""
+    """The versions of jax and of libtpu, by name; libtpu's is None where the platform is no TPU."""
     return {"jax": jax.__version__, "libtpu": libtpu() if platform == "tpu" else None}
 
 
@@ -28,32 +28,32 @@ def libtpu() -> str | None:
 
 
 def expected_libtpu() -> str:
-    """The releases of libtpu that this jax is made for, by its own metadata: `0.0.42.*` for 0.10.2."""
-    extra = [re.match(r"libtpu\s*==\s*([\w.*]+).*extra == .tpu.", line) for line in metadata.requires("jax") or ()]
-    return next((found[1] for found in extra if found), "*")
+    """The releases of libtpu that this jax is made for, by its own package metadata: `0.0.42.*` for 0.10.2."""
+    matches = [re.match(r"libtpu\s*==\s*([\w.*]+).*extra == .tpu.", line) for line in metadata.requires("jax") or ()]
+    return next((match[1] for match in matches if match), "*")
 
 
 def format_versions(compiler: dict[str, str | None]) -> str:
-    """In words, with what is to be doubted."""
-    here, wanted = compiler["libtpu"], expected_libtpu()
-    if here is None:
+    """The versions in words, with a doubt where they do not belong together."""
+    libtpu, expected = compiler["libtpu"], expected_libtpu()
+    if libtpu is None:
         return f"jax {compiler['jax']}"
-    doubt = "" if fnmatch(f"{here}.", wanted) else f", which is made for libtpu {wanted}"
-    return f"libtpu {here} for jax {compiler['jax']}{doubt}"
+    doubt = "" if fnmatch(f"{libtpu}.", expected) else f", which is made for libtpu {expected}"
+    return f"libtpu {libtpu} for jax {compiler['jax']}{doubt}"
 
 
-def program_text(built) -> str:
-    """The scheduled program of a jax.stages.Compiled. Raises UnreadableProgram, saying what would work."""
+def program_text(executable) -> str:
+    """The text of the scheduled program of a jax.stages.Compiled. Raises UnreadableProgram, saying what would work."""
     try:
-        return built.as_text()
+        return executable.as_text()
     except jax.errors.JaxRuntimeError as error:
         raise UnreadableProgram(explain_unreadable(str(error))) from error
 
 
 def explain_unreadable(message: str) -> str:
-    """One line of what jaxlib says of a program that it can't read."""
-    why = message.strip().splitlines()[0]
+    """One line from jaxlib's message about a program that it can't read."""
+    reason = message.strip().splitlines()[0]
     return (
-        f"jax {jax.__version__} can't read the program that libtpu {libtpu()} made ({why}); it is made for libtpu "
+        f"jax {jax.__version__} can't read the program that libtpu {libtpu()} made ({reason}); it is made for libtpu "
         f"{expected_libtpu()}: `uv pip install 'libtpu=={expected_libtpu()}'`, or a newer jax where Python has one"
     )

@@ -44,13 +44,13 @@ def test_a_process_alone_has_no_seat():
 
 def test_slurm_gives_each_task_its_accelerator_and_a_task_a_node_all_of_them():
     found = detect(SLURM)
-    assert (found.processes, found.process, found.device) == (8, 5, 1)
+    assert (found.num_processes, found.process_id, found.local_device) == (8, 5, 1)
     host, port = found.coordinator.split(":")
     assert host == "gpu003" and 61440 <= int(port) <= 65535
     assert detect(SLURM | {"SLURM_STEP_ID": "1"}).coordinator != found.coordinator, "two runs in one job"
-    assert detect(SLURM | {"CUDA_VISIBLE_DEVICES": "0"}).device is None, "--gpus-per-task shows it one only"
-    assert detect(SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}).device == 1
-    assert detect(SLURM | {"SLURM_STEP_NUM_NODES": "8"}).device is None
+    assert detect(SLURM | {"CUDA_VISIBLE_DEVICES": "0"}).local_device is None, "--gpus-per-task shows it one only"
+    assert detect(SLURM | {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}).local_device == 1
+    assert detect(SLURM | {"SLURM_STEP_NUM_NODES": "8"}).local_device is None
 
 
 @pytest.mark.parametrize(
@@ -73,8 +73,8 @@ def test_open_mpi_and_what_is_set_by_hand_stands_first():
     with pytest.raises(ConfigError, match="SKALD_COORDINATOR=host:port"):
         detect(ranks)
     old = detect(ranks | {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1:34911"})
-    assert (old.method, old.processes, old.process, old.device) == ("ompi", 4, 3, 1)
-    assert detect(ranks | {"SKALD_COORDINATOR": "n1:99"}) == ProcessSlot(4, 3, "n1:99", device=1)
+    assert (old.detection_method, old.num_processes, old.process_id, old.local_device) == ("ompi", 4, 3, 1)
+    assert detect(ranks | {"SKALD_COORDINATOR": "n1:99"}) == ProcessSlot(4, 3, "n1:99", local_device=1)
 
 
 def test_half_a_seat_is_refused_with_what_is_missing():
@@ -112,15 +112,17 @@ def test_workers_of_a_tpu(metadata):
     attributes, leads = metadata
     assert slots.tpu(leads) is None, "no metadata, as on a machine of one's own"
     attributes |= {"worker-network-endpoints": "u:8470:10.0.0.2,u:8470:10.0.0.3", "agent-worker-number": "1"}
-    assert slots.tpu(leads) == ProcessSlot(2, 1, method=None)
+    assert slots.tpu(leads) == ProcessSlot(2, 1, detection_method=None)
     attributes["tpu-env"] = "TYPE: 'v5e'\nMEGASCALE_NUM_SLICES: '3'\nMEGASCALE_SLICE_ID: '2'\n"
-    assert slots.tpu(leads) == ProcessSlot(6, 5, method=None)
+    assert slots.tpu(leads) == ProcessSlot(6, 5, detection_method=None)
     attributes["worker-network-endpoints"] = "u:8470:10.0.0.2"
     del attributes["tpu-env"]
     assert slots.tpu(leads) is None
     pods = {"TPU_WORKER_HOSTNAMES": "a,b,c,d", "TPU_WORKER_ID": "3"}
-    assert slots.tpu(pods) == ProcessSlot(4, 3, method=None)
-    assert slots.tpu(pods | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}) == ProcessSlot(8, 7, method=None)
+    assert slots.tpu(pods) == ProcessSlot(4, 3, detection_method=None)
+    assert slots.tpu(pods | {"MEGASCALE_NUM_SLICES": "2", "MEGASCALE_SLICE_ID": "1"}) == ProcessSlot(
+        8, 7, detection_method=None
+    )
 
 
 # --- templates --------------------------------------------------------------------------------------------------------

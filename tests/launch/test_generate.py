@@ -71,7 +71,7 @@ def test_tokens_end_where_a_stop_text_begins(tokenizer, text, stop, kept):
     ids = tokenizer.encode(text)
     written = TextSample("", "", 0, IncrementalDecoder(tokenizer))
     for piece in (ids[:4], ids[4:]):
-        written.grow(Completion(piece, [-float(i) for i in piece]), [stop])
+        written.extend(Completion(piece, [-float(i) for i in piece]), [stop])
     assert (written.text, written.finish_reason) == (text[: text.index(stop)], "stop")
     assert written.tokens == ids[:kept] and written.logprobs == [-float(i) for i in ids[:kept]]
 
@@ -82,7 +82,7 @@ def test_tokens_keep_the_one_that_a_stop_text_begins_in():
             return "".join("abcdefgh"[2 * i : 2 * i + 2] for i in ids)
 
     written = TextSample("", "", 0, IncrementalDecoder(Pairs()))
-    written.grow(Completion([0, 1, 2, 3], [-1.0] * 4), ["de"])
+    written.extend(Completion([0, 1, 2, 3], [-1.0] * 4), ["de"])
     assert (written.text, written.tokens, len(written.logprobs)) == ("abc", [0, 1], 2)
 
 

@@ -29,7 +29,7 @@ V5E = chips.TPUS["v5e"]
 def tpu(monkeypatch, no_cache):
     """A function from a topology's name to its devices, which need not exist."""
     pytest.importorskip("libtpu", reason="needs libtpu (the extra `plan`), which compiles for a TPU without one")
-    for name, value in setup.NO_TPU.items():
+    for name, value in setup.WITHOUT_TPU.items():
         monkeypatch.setenv(name, value)
     return topology.devices
 
@@ -197,18 +197,18 @@ def test_a_sharded_product_has_its_flops_and_its_bytes_on_the_wire(tpu):
         weight = jax.ShapeDtypeStruct((4096, 8192), jnp.bfloat16, sharding=split)
         multiply = jax.jit(lambda x, weight: x @ jax.sharding.reshard(weight, jax.P()))
         text = multiply.lower(x, weight).compile().as_text()
-    spent = estimate.estimate(text, estimate.Machine.of(V5E, list(mesh.devices.flat)))
-    assert spent.flops == 2 * 32768 * 4096 * 8192 / 16
-    assert dict(spent.wire) == {"all-gather": pytest.approx(4096 * 8192 * 2 * 15 / 16)}
-    assert spent.flops / V5E.peak < spent.total < 3 * spent.flops / V5E.peak + spent.busy["all-gather"]
+    time = estimate.estimate(text, estimate.Machine.of(V5E, list(mesh.devices.flat)))
+    assert time.flops == 2 * 32768 * 4096 * 8192 / 16
+    assert dict(time.wire) == {"all-gather": pytest.approx(4096 * 8192 * 2 * 15 / 16)}
+    assert time.flops / V5E.peak < time.total < 3 * time.flops / V5E.peak + time.busy["all-gather"]
 
 
 def test_twice_the_layers_are_twice_the_work(tpu):
-    def spent(layers: int) -> estimate.StepTime:
+    def step_time(layers: int) -> estimate.StepTime:
         e = experiments.resolve("llama:tiny", [f"model.layers.0.repeats={layers}", "data.length=128"], None)
-        return compile_plan(e, tpu("v5e:2x2")).spent
+        return compile_plan(e, tpu("v5e:2x2")).step_time
 
-    two, four, eight = map(spent, (2, 4, 8))
+    two, four, eight = map(step_time, (2, 4, 8))
     assert eight.flops - four.flops == pytest.approx(2 * (four.flops - two.flops), rel=0.02)
     assert eight.wire["all-gather"] - four.wire["all-gather"] == 2 * (four.wire["all-gather"] - two.wire["all-gather"])
 
@@ -219,7 +219,7 @@ def test_each_of_two_slices_gathers_what_one_alone_would(tpu):
     def gathered(slices: int) -> float:
         settings = [f"mesh.replica={slices}", f"batch_size={8 * slices}", "data.length=128"]
         e = experiments.resolve("llama:tiny", settings, None)
-        return compile_plan(e, tpu("v5e:2x2", slices)).spent.wire["all-gather"]
+        return compile_plan(e, tpu("v5e:2x2", slices)).step_time.wire["all-gather"]
 
     assert gathered(2) == pytest.approx(gathered(1), rel=0.01)
 

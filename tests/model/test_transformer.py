@@ -323,8 +323,8 @@ CHANGES = {
     c.Sinusoidal: {},
     c.Init: {"embedding": 0.5, "weight": 0.5, "residual": 0.0},
     c.Execution: {
-        "dtype": "bfloat16", "layers": "unroll", "remat": "full", "kernel": "other", "matmul": "int8", "transposed": True,
-        "loss_chunks": 2, "stage_microbatches": 2,
+        "dtype": "bfloat16", "layers": "unroll", "remat": "full", "kernel": "other", "matmul": "int8",
+        "transposed": True, "loss_chunks": 2, "stage_microbatches": 2,
     },
 }  # fmt: skip
 ELSEWHERE = {"loss_chunks", "stage_microbatches"}  # in tests/train/test_step.py and test_schedule.py: not seen here
