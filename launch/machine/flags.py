@@ -54,8 +54,8 @@ TABLE: dict[str, tuple[Flag, ...]] = {
 def compiler_options(device) -> dict[str, str]:
     """The compiler options for a program on devices like this one, by name; empty where it is no TPU.
 
-    The device may be of another machine. Options that LIBTPU_INIT_ARGS sets are left alone; those that the compiler does
-    not know are left out, with a warning.
+    The device may be of another machine. Options that LIBTPU_INIT_ARGS sets are left alone; those that the compiler
+    does not know are left out, with a warning.
     """
     generation = chips.generation(device.device_kind)
     users_own = os.environ.get("LIBTPU_INIT_ARGS", "")
