@@ -1,4 +1,4 @@
-"""A token is a byte of UTF-8: 256 ids, any text, no file."""
+"""The byte tokenizer: a token is a byte of UTF-8. 256 ids, any text, no file. data/tokenizer.py builds it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Bytes:
     def decode(self, ids: list[int]) -> str:
         return bytes(ids).decode("utf-8", "replace")
 
-    def first_bytes(self, text: str) -> int:
+    def first_token_bytes(self, text: str) -> int:
         return min(1, len(text))
 
     def to_json(self) -> dict:
@@ -24,7 +24,7 @@ class Bytes:
 
 
 def load(config: Config) -> Bytes:
-    del config  # it has nothing to say
+    del config  # bytes have no settings
     return Bytes()
 
 

@@ -1,4 +1,7 @@
-"""A token is a character; the vocabulary is every character of a text, sorted (nanoGPT's shakespeare_char)."""
+"""The character tokenizer: the vocabulary is every character of a text, sorted (nanoGPT's shakespeare_char).
+
+data/tokenizer.py builds it.
+"""
 
 from __future__ import annotations
 
@@ -16,34 +19,34 @@ class Characters:
     def __init__(self, alphabet: str):
         self.alphabet = alphabet
         self.vocab_size = len(alphabet)
-        points = np.array([ord(c) for c in alphabet], np.int64)
-        self.ids = np.full(int(points.max(initial=0)) + 1, -1, np.int32)
-        self.ids[points] = np.arange(len(alphabet))
+        code_points = np.array([ord(c) for c in alphabet], np.int64)
+        self.ids = np.full(int(code_points.max(initial=0)) + 1, -1, np.int32)
+        self.ids[code_points] = np.arange(len(alphabet))
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> Characters:
+    def from_texts(cls, texts: Iterable[str]) -> Characters:
         seen: set[str] = set()
         for text in texts:
             seen.update(text)
         return cls("".join(sorted(seen)))
 
     def encode(self, text: str) -> list[int]:
-        """Raises DataError naming the first character that is not in the alphabet, and where it stands."""
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
-        ids = np.where(points < len(self.ids), self.ids[np.minimum(points, len(self.ids) - 1)], -1)
+        """One id per character. Raises DataError naming the first character outside the alphabet, and its offset."""
+        code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
+        ids = np.where(code_points < len(self.ids), self.ids[np.minimum(code_points, len(self.ids) - 1)], -1)
         if (ids < 0).any():
-            place = int(np.argmax(ids < 0))
-            known = "".join(c for c in self.alphabet if c.isprintable())
+            offset = int(np.argmax(ids < 0))
+            printable = "".join(c for c in self.alphabet if c.isprintable())
             raise DataError(
-                f"character {text[place]!r} (U+{ord(text[place]):04X}) at offset {place} is not among the tokenizer's "
-                f"{self.vocab_size}: {known[:80]}"
+                f"character {text[offset]!r} (U+{ord(text[offset]):04X}) at offset {offset} is not among the "
+                f"tokenizer's {self.vocab_size}: {printable[:80]}"
             )
         return ids.tolist()
 
     def decode(self, ids: list[int]) -> str:
         return "".join(self.alphabet[i] for i in ids)
 
-    def first_bytes(self, text: str) -> int:
+    def first_token_bytes(self, text: str) -> int:
         return len(text[:1].encode("utf-8"))
 
     def to_json(self) -> dict:

@@ -1,4 +1,4 @@
-"""What is read, how it is tokenized and how rows are cut from it, as frozen dataclasses.
+"""The configuration of data as frozen dataclasses: sources, their splits, the tokenizer, and how rows are cut.
 
 Experiments (configs/) fill them in; data/pipeline.py builds rows from them, train/check.py checks them.
 """
@@ -13,9 +13,10 @@ from typing import Literal, NamedTuple
 class Source:
     """Where documents come from.
 
-    `path`: `embedded:shakespeare`; a file, a folder (every file below it) or a glob. A text file is one document;
-    `*.jsonl`, `*.ndjson`, `*.jsonlines` have one a line and `*.json` one a record, under `field`, or as bare strings;
-    `*.csv`, `*.tsv` and `*.parquet` have one a row, in column `field`. Case does not matter; packed files are refused.
+    `path` is `embedded:shakespeare`, a file, a folder (every file below it) or a glob. A text file is one document.
+    `*.jsonl`, `*.ndjson` and `*.jsonlines` have one document a line and `*.json` one a record, under `field` or as a
+    bare string. `*.csv`, `*.tsv` and `*.parquet` have one a row, in column `field`. The case of these endings does not
+    matter. Packed files are refused.
     """
 
     path: str
@@ -24,9 +25,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a source's text, from share `start` to share `stop` of its characters, in document order.
+    """A part of a source's text, from fraction `start` to fraction `stop` of its characters, in document order.
 
-    None is the default of the split that it belongs to (`spans`).
+    None stands for the default of the split that the span belongs to (`spans`).
     """
 
     start: float | None = None
@@ -35,13 +36,13 @@ class Span:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """`characters` (every distinct character of the source, sorted), `bytes`, `sentencepiece` (`path` is a
-    .model file), `gpt2` (`path` is a folder with vocab.json and merges.txt), `json` (`path` is a Hugging Face
-    tokenizer.json).
+    """The kind of tokenizer, its file, and the special tokens around documents.
 
-    `start` and `end` name the tokens that stand before and behind every document; None: those that the file marks as
-    special for it. `start_prompts`: whether prompts begin with the start token, too; None: where it is not the end
-    token as well (Llama: yes, GPT-2: no).
+    `kind`: `characters` (every distinct character of the source, sorted), `bytes`, `sentencepiece` (`path` is a .model
+    file), `gpt2` (`path` is a folder with vocab.json and merges.txt) or `json` (`path` is a Hugging Face
+    tokenizer.json). `start` and `end` name the tokens before and behind every document; None takes those that the file
+    marks as special for it. `start_prompts`: whether prompts begin with the start token, too; None means that they do
+    if the start token is not the end token as well (Llama: yes, GPT-2: no).
     """
 
     kind: Literal["characters", "bytes", "sentencepiece", "gpt2", "json"]
@@ -53,12 +54,12 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Data:
-    """Rows of `length` tokens.
+    """Where text comes from, and how it is tokenized and cut into rows of `length` tokens.
 
-    `rows`: `concatenate` joins the documents, permuted once, and cuts rows one after another, each epoch in another
-    order; `windows` draws every row's start at random, with replacement, as nanoGPT does. `validation_source` None
-    takes validation from the same source: the last tenth of it, where `validation` does not say otherwise. Of two
-    sources each is taken whole.
+    `rows`: `concatenate` permutes the documents once, joins them and cuts rows one after another; each epoch takes the
+    rows in another order. `windows` draws every row's start at random, with replacement, as nanoGPT does. Where
+    `validation_source` is None, validation is a part of the same source: its last tenth, unless `validation` says
+    otherwise. Of two different sources each is taken whole.
     """
 
     source: Source
@@ -76,9 +77,9 @@ class Spans(NamedTuple):
 
 
 def spans(data: Data) -> Spans:
-    """Which part of its source each split is, with nothing left open."""
-    shared = data.validation_source in (None, data.source)
-    defaults = Spans(Span(0.0, 0.9), Span(0.9, 1.0)) if shared else Spans(Span(0.0, 1.0), Span(0.0, 1.0))
+    """The span of its source that each split covers, with all defaults filled in."""
+    same_source = data.validation_source in (None, data.source)
+    defaults = Spans(Span(0.0, 0.9), Span(0.9, 1.0)) if same_source else Spans(Span(0.0, 1.0), Span(0.0, 1.0))
     return Spans(*map(with_defaults, (data.train, data.validation), defaults))
 
 

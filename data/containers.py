@@ -1,6 +1,6 @@
-"""Files that hold text in packed or binary form, known by how their names end or how they begin.
+"""File formats that are no plain text (packed or binary), detected by the ends of names or the first bytes.
 
-data/sources.py refuses them: read as text, some would pass for it.
+data/sources.py refuses such files: read as text, some would pass for it.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
-from data.errors import NotText
+from data.errors import NotTextError
 
 
 class Container(NamedTuple):
-    """`begins` is a pattern of the first bytes; `remedy` is a sentence in which {} stands for the path."""
+    """A file format: `signature` is a pattern of its first bytes, `remedy` a sentence where {} stands for the path."""
 
     name: str
-    endings: tuple[str, ...]
-    begins: bytes
+    extensions: tuple[str, ...]
+    signature: bytes
     remedy: str
 
 
-HEAD = 512  # bytes looked at: tar's mark stands at byte 257
-UNPACKED = "unpack it, as with {program} -dc < {{}} > FILE"
-CONTAINERS = (  # the first that fits by name is taken, else the first that fits by content
+SIGNATURE_BYTES = 512  # read from each file: tar's signature stands at byte 257
+DECOMPRESS = "unpack it, as with {program} -dc < {{}} > FILE"
+CONTAINERS = (  # the first that matches by name is taken, else the first that matches by content
     Container(
         "a tar archive",
         (".tar", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".tar.lz4"),
         rb".{257}ustar[\0 ]",
         "unpack it, as with tar -xf {}",
     ),
-    Container("packed by gzip", (".gz",), rb"\x1f\x8b", UNPACKED.format(program="gzip")),
-    Container("packed by zstd", (".zst", ".zstd"), rb"\x28\xb5\x2f\xfd", UNPACKED.format(program="zstd")),
-    Container("packed by bzip2", (".bz2",), rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", UNPACKED.format(program="bzip2")),
-    Container("packed by xz", (".xz", ".lzma"), rb"\xfd7zXZ\0", UNPACKED.format(program="xz")),
-    Container("packed by lz4", (".lz4",), rb"\x04\x22\x4d\x18", UNPACKED.format(program="lz4")),
+    Container("packed by gzip", (".gz",), rb"\x1f\x8b", DECOMPRESS.format(program="gzip")),
+    Container("packed by zstd", (".zst", ".zstd"), rb"\x28\xb5\x2f\xfd", DECOMPRESS.format(program="zstd")),
+    Container("packed by bzip2", (".bz2",), rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", DECOMPRESS.format(program="bzip2")),
+    Container("packed by xz", (".xz", ".lzma"), rb"\xfd7zXZ\0", DECOMPRESS.format(program="xz")),
+    Container("packed by lz4", (".lz4",), rb"\x04\x22\x4d\x18", DECOMPRESS.format(program="lz4")),
     Container("a 7-Zip archive", (".7z",), rb"7z\xbc\xaf\x27\x1c", "unpack it, as with 7z x {}"),
     Container("a RAR archive", (".rar",), rb"Rar!\x1a\x07", "unpack it, as with unrar x {}"),
     Container("a PDF", (".pdf",), rb"%PDF-\d\.\d\s", "take the text out, as with pdftotext {}"),
@@ -62,23 +62,25 @@ CONTAINERS = (  # the first that fits by name is taken, else the first that fits
     ),
     Container("a database", (".sqlite", ".sqlite3"), rb"SQLite format 3\0", "write its texts as JSON lines"),
     Container("a parquet file", (), rb"PAR1\x15", "let its name end in .parquet"),
-    # Last: office, e-books, NumPy and PyTorch zip too.
+    # Last: office documents, e-books, NumPy and PyTorch files are zip archives, too.
     Container("a zip archive, or saved as one", (".zip",), rb"PK(\x03\x04|\x05\x06)", "unpack it, as with unzip {}"),
 )
 
 
-def by_name(path: Path) -> Container | None:
+def detect_by_name(path: Path) -> Container | None:
     name = path.name.lower()
-    return next((kind for kind in CONTAINERS if name.endswith(kind.endings)), None)
+    return next((container for container in CONTAINERS if name.endswith(container.extensions)), None)
 
 
-def by_content(head: bytes) -> Container | None:
-    return next((kind for kind in CONTAINERS if re.match(kind.begins, head, re.DOTALL)), None)
+def detect_by_content(head: bytes) -> Container | None:
+    return next((container for container in CONTAINERS if re.match(container.signature, head, re.DOTALL)), None)
 
 
 def refuse_container(path: Path) -> None:
-    """Raises NotText, saying how to get at the text, where the file is a container."""
+    """Raises NotTextError where the file is a container; the message says how to get at its text."""
     with path.open("rb") as file:
-        kind = by_name(path) or by_content(file.read(HEAD))
-    if kind:
-        raise NotText(f"{path}: {kind.name}, no text as it is; {kind.remedy.format(shlex.quote(str(path)))}")
+        container = detect_by_name(path) or detect_by_content(file.read(SIGNATURE_BYTES))
+    if container:
+        raise NotTextError(
+            f"{path}: {container.name}, no text as it is; {container.remedy.format(shlex.quote(str(path)))}"
+        )

@@ -1,4 +1,4 @@
-"""Documents as tokens: what stands before, between and behind them, and how many bytes of text their targets are.
+"""Documents as token ids: the tokens before, between and behind them, and the bytes of text that their targets are.
 
 data/store.py keeps them on disk, `skald evaluate --text` in memory; data/windows.py and data/pipeline.py read them.
 """
@@ -16,99 +16,107 @@ from data.tokenizer import Tokenizer
 
 
 class Documents(NamedTuple):
-    """Joined documents: `tokens` [n], and `offsets` [documents + 1]: where they start, and where the last one stops.
+    """Tokenized documents, joined into one array.
 
-    Where the tokenizer has a start token each document starts with it. An end token of its own is the last one of each
-    document. Where one token is both (`shared`) it stands once between two documents, and once behind the last one:
-    the last target of the one, the first token of the next.
+    `tokens` [n] holds the ids of all documents, one document after another. `offsets` [documents + 1] holds where each
+    document starts, and where the last one stops. A document begins with the start token and ends with the end token,
+    as far as the tokenizer has them. Where one token is both (`shared`) it stands once between two documents, as the
+    last target of the first and the first token of the second, and once behind the last document.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
-    bytes: int  # of the text that targets stand for
+    bytes: int  # of the text that the targets stand for
     shared: bool
     ended: bool  # the last target of each document is an end token, which stands for no text
 
     @property
     def bounds(self) -> np.ndarray:
-        """int64 [documents, 2]: where each document's tokens start and stop, with the token that ends it."""
+        """int64 [documents, 2]: where the tokens of each document start and stop, its end token included."""
         return np.stack([self.offsets[:-1], self.offsets[1:] + self.shared], axis=1)
 
 
-class Encoded(NamedTuple):
-    """A document's tokens [t], the bytes of text that its targets stand for, and what of it does not come back."""
+class EncodedDocument(NamedTuple):
+    """One document: its token ids [t], the bytes of text that its targets stand for, and the first change to its text.
+
+    `change` describes the first place where decoding gives back another text; None where it gives back the same.
+    """
 
     tokens: list[int]
     bytes: int
     change: str | None
 
 
-def shares_boundary(words: Tokenizer) -> bool:
-    """Whether one token ends a document and starts the next one."""
-    return words.start_id is not None and words.start_id == words.end_id
+def shares_boundary(tokenizer: Tokenizer) -> bool:
+    """Whether the tokenizer's start token and end token are the same."""
+    return tokenizer.start_id is not None and tokenizer.start_id == tokenizer.end_id
 
 
-def closing_tokens(words: Tokenizer) -> list[int]:
-    """What stands behind the last document, and belongs to none."""
-    return [words.end_id] if shares_boundary(words) else []
+def closing_tokens(tokenizer: Tokenizer) -> list[int]:
+    """The tokens behind the last document, which belong to no document: the shared start and end token, or none."""
+    return [tokenizer.end_id] if shares_boundary(tokenizer) else []
 
 
-def encode_document(words: Tokenizer, document: Document) -> Encoded:
-    """Raises DataError naming the document, where it holds what the tokenizer does not know.
+def encode_document(tokenizer: Tokenizer, document: Document) -> EncodedDocument:
+    """Encodes a document, adds its start and end token, and counts the bytes of text that its targets stand for.
 
-    Where the tokenizer changes the text, only bytes that come back are counted, or bits a byte would be too few. A
-    first token is predicted from the start token; where there is none it is no target, and its bytes do not count.
+    Where decoding gives back another text, only the bytes that come back are counted, or bits per byte would be too
+    low. Without a start token the first token is predicted from nothing: it is no target, and its bytes do not count.
+    Raises DataError naming the document where the tokenizer does not know a character of it.
     """
     try:
-        ids = words.encode(document.text)
+        ids = tokenizer.encode(document.text)
     except DataError as error:
         raise DataError(f"{document.origin}: {error}") from None
-    back = words.decode(ids)
+    decoded = tokenizer.decode(ids)
     size, change = utf8_length(document.text), None
-    if back not in (document.text, f" {document.text}"):  # a space that some put in front is no change
-        size, change = bytes_kept(document.text, back), f"{document.origin}: {first_difference(document.text, back)}"
-    if words.start_id is None:
-        size -= min(words.first_bytes(document.text), utf8_length(words.decode(ids[:1])))
-    before = [] if words.start_id is None else [words.start_id]
-    behind = [] if words.end_id is None or shares_boundary(words) else [words.end_id]
-    return Encoded([*before, *ids, *behind], max(size, 0), change)
+    if decoded not in (document.text, f" {document.text}"):  # some tokenizers put a space in front: that is no change
+        size = preserved_bytes(document.text, decoded)
+        change = f"{document.origin}: {first_difference(document.text, decoded)}"
+    if tokenizer.start_id is None:
+        size -= min(tokenizer.first_token_bytes(document.text), utf8_length(tokenizer.decode(ids[:1])))
+    prefix = [] if tokenizer.start_id is None else [tokenizer.start_id]
+    suffix = [] if tokenizer.end_id is None or shares_boundary(tokenizer) else [tokenizer.end_id]
+    return EncodedDocument([*prefix, *ids, *suffix], max(size, 0), change)
 
 
 def utf8_length(text: str) -> int:
     return len(text.encode("utf-8"))
 
 
-def bytes_kept(text: str, back: str) -> int:
-    """Bytes of a text that came back, changed or not: without the white space that was lost, or put in."""
-    size = place = back_place = 0
-    while place < len(text) and back_place < len(back):
-        one, other = text[place], back[back_place]
-        if one.isspace() and not other.isspace():
-            place += 1
-        elif other.isspace() and not one.isspace():
-            back_place += 1
+def preserved_bytes(text: str, decoded: str) -> int:
+    """Bytes of a text that decoding gave back: changed characters count, lost or added white space does not."""
+    size = index = decoded_index = 0
+    while index < len(text) and decoded_index < len(decoded):
+        character, decoded_character = text[index], decoded[decoded_index]
+        if character.isspace() and not decoded_character.isspace():
+            index += 1
+        elif decoded_character.isspace() and not character.isspace():
+            decoded_index += 1
         else:
-            size += min(utf8_length(one), utf8_length(other))
-            place, back_place = place + 1, back_place + 1
+            size += min(utf8_length(character), utf8_length(decoded_character))
+            index, decoded_index = index + 1, decoded_index + 1
     return size
 
 
-def first_difference(text: str, back: str) -> str:
-    """Where a text and what came back of it part."""
-    place = next((i for i, (a, b) in enumerate(zip(text, back, strict=False)) if a != b), min(len(text), len(back)))
-    return f"{text[place : place + 12]!r} at offset {place} comes back as {back[place : place + 12]!r}"
+def first_difference(text: str, decoded: str) -> str:
+    """Describes the first place where a text and what decoding gave back differ."""
+    index = next(
+        (i for i, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), min(len(text), len(decoded))
+    )
+    return f"{text[index : index + 12]!r} at offset {index} comes back as {decoded[index : index + 12]!r}"
 
 
 def lossy_notice(change: str) -> str:
-    """A line for whoever reads figures of such a text."""
+    """A line for the person who reads scores of a text that the tokenizer changes."""
     return f"the tokenizer does not keep the text as it is ({change}); bits a byte are of what it keeps"
 
 
-def tokenize_documents(words: Tokenizer, documents: Iterable[Document]) -> tuple[Documents, str | None]:
+def tokenize_documents(tokenizer: Tokenizer, documents: Iterable[Document]) -> tuple[Documents, str | None]:
     """All documents in memory, and the first change that the tokenizer makes to a text. Raises DataError."""
-    encoded = [encode_document(words, document) for document in documents]
-    offsets = np.cumsum([0, *(len(one.tokens) for one in encoded)])
-    tokens = np.array([*(i for one in encoded for i in one.tokens), *closing_tokens(words)], np.int32)
-    change = next((one.change for one in encoded if one.change), None)
-    size = sum(one.bytes for one in encoded)
-    return Documents(tokens, offsets, size, shares_boundary(words), words.end_id is not None), change
+    encoded = [encode_document(tokenizer, document) for document in documents]
+    offsets = np.cumsum([0, *(len(document.tokens) for document in encoded)])
+    tokens = np.array([*(i for document in encoded for i in document.tokens), *closing_tokens(tokenizer)], np.int32)
+    change = next((document.change for document in encoded if document.change), None)
+    size = sum(document.bytes for document in encoded)
+    return Documents(tokens, offsets, size, shares_boundary(tokenizer), tokenizer.end_id is not None), change

@@ -1,4 +1,7 @@
-"""The files that a path, a folder or a glob names: links followed, each file once. data/sources.py reads them."""
+"""Lists the files that a path, a folder or a glob names: links are followed, each file comes once.
+
+data/sources.py reads them.
+"""
 
 from __future__ import annotations
 
@@ -16,27 +19,28 @@ from data.errors import DataError
 
 
 def list_files(name: str) -> list[Path]:
-    """In the order of their paths, without the empty ones; a folder means every file below it.
+    """The files that a name stands for, in the order of their paths, without empty ones; of a folder every file below.
 
-    Hidden parts (.git, .ipynb_checkpoints) are left out unless the name itself holds them; so are pipes and devices.
-    Raises DataError where there is no file, where a link leads nowhere, and where a folder can't be read.
+    Hidden files and folders (.git, .ipynb_checkpoints) are left out unless the name itself holds them; so are pipes and
+    devices. Raises DataError where there is no file, where a link leads nowhere, and where a folder can't
+    be read.
     """
     path = expand_home(name)
-    with reading_errors(path):
+    with translate_os_errors(path):
         if path.is_file():
             return [path]
-        top, pattern = (path, ("**",)) if path.is_dir() else split_glob(path)
-        found = deduplicate(match_glob(top, pattern), top)
-        if not found:
+        folder, pattern = (path, ("**",)) if path.is_dir() else split_glob(path)
+        paths = deduplicate(match_glob(folder, pattern), folder)
+        if not paths:
             raise DataError(f"{name}: {'the folder holds no file' if path.is_dir() else explain_missing(path)}")
-        full = [file for file in found if file.stat().st_size]
-    if not full:
+        nonempty = [file for file in paths if file.stat().st_size]
+    if not nonempty:
         raise DataError(f"{name}: every file there is empty")
-    return full
+    return nonempty
 
 
 def expand_home(name: str) -> Path:
-    """With a leading ~ as the home folder it stands for. Raises DataError where there is no such user."""
+    """The path with a leading ~ replaced by the home folder. Raises DataError where there is no such user."""
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -44,8 +48,8 @@ def expand_home(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def reading_errors(path: Path) -> Iterator[None]:
-    """What the system refuses to read becomes a DataError that names it."""
+def translate_os_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError, raised where a file can't be read, into a DataError that names the file."""
     try:
         yield
     except OSError as error:
@@ -53,7 +57,7 @@ def reading_errors(path: Path) -> Iterator[None]:
 
 
 def split_glob(path: Path) -> tuple[Path, Sequence[str]]:
-    """A glob's folder, and the parts that are matched below it: the last part at least."""
+    """The folder of a glob, and the parts of the pattern that are matched below it: at least the last part."""
     first = next((i for i, part in enumerate(path.parts) if is_wildcard(part)), len(path.parts) - 1)
     return Path(*path.parts[:first]), path.parts[first:]
 
@@ -63,15 +67,15 @@ def is_wildcard(part: str) -> bool:
 
 
 def match_glob(folder: Path, pattern: Sequence[str]) -> Iterator[Path]:
-    """Files below `folder`, and links that lead nowhere, whose parts match: what glob.glob(recursive=True) finds.
+    """Files below `folder` that match the pattern, and broken links: what glob.glob(recursive=True) finds.
 
-    glob itself goes round in circles of links, two of which take it 2^40 ways. The same file may come twice.
+    glob itself follows circles of links: with two links it walks 2^40 paths. The same file may come twice.
     """
     first, rest = pattern[0], pattern[1:]
     if first == "**":
-        after = tuple(itertools.dropwhile("**".__eq__, rest)) or ("*",)
-        for below in walk_folders(folder):
-            yield from match_glob(below, after)
+        remaining = tuple(itertools.dropwhile("**".__eq__, rest)) or ("*",)
+        for subfolder in walk_folders(folder):
+            yield from match_glob(subfolder, remaining)
         return
     for name in list_names(folder, first) if is_wildcard(first) else [first]:
         path = folder / name
@@ -82,17 +86,17 @@ def match_glob(folder: Path, pattern: Sequence[str]) -> Iterator[Path]:
 
 
 def list_names(folder: Path, pattern: str) -> list[str]:
-    """The hidden ones only where the pattern begins with a dot itself."""
-    found = fnmatch.filter(sorted(os.listdir(folder)), pattern)
-    return found if pattern.startswith(".") else [name for name in found if not name.startswith(".")]
+    """Names in a folder that match, sorted; hidden ones only where the pattern itself begins with a dot."""
+    names = fnmatch.filter(sorted(os.listdir(folder)), pattern)
+    return names if pattern.startswith(".") else [name for name in names if not name.startswith(".")]
 
 
 def walk_folders(top: Path) -> Iterator[Path]:
-    """`top` and every folder below it that is not hidden, each once: by a way without links where there is one."""
+    """`top` and every folder below it that is not hidden, each once: by a path without links where there is one."""
     seen: set[str] = set()
-    straight, linked = [top], deque()
-    while straight or linked:
-        folder = straight.pop() if straight else linked.popleft()
+    plain, linked = [top], deque()
+    while plain or linked:
+        folder = plain.pop() if plain else linked.popleft()
         real = os.path.realpath(folder)
         if real in seen:
             continue
@@ -100,20 +104,22 @@ def walk_folders(top: Path) -> Iterator[Path]:
         yield folder
         for path in (folder / name for name in list_names(folder, "*")):
             if path.is_dir():
-                (linked if path.is_symlink() else straight).append(path)
+                (linked if path.is_symlink() else plain).append(path)
 
 
-def deduplicate(found: Iterable[Path], top: Path) -> list[Path]:
-    """Each file by one of its names, in order: rather one that says by its ending how to read it, then one that is
-    no link. (In content-addressed stores links have the endings, and what they lead to has none.)"""
-    start, best = os.path.realpath(top), {}
-    for path in sorted(set(found), key=lambda path: path.parts):
+def deduplicate(paths: Iterable[Path], top: Path) -> list[Path]:
+    """Keeps one path for each file, in order: by preference one with an extension, then one that is no link.
+
+    (In content-addressed stores the links have the extensions, and the files that they lead to have none.)
+    """
+    real_top, best = os.path.realpath(top), {}
+    for path in sorted(set(paths), key=lambda path: path.parts):
         if is_broken_link(path):
             raise DataError(
                 f"{path}: a link to {os.readlink(path)}, where nothing is; put that back, or remove the link"
             )
         real = os.path.realpath(path)
-        rank = not path.suffix, real != os.path.join(start, path.relative_to(top))
+        rank = not path.suffix, real != os.path.join(real_top, path.relative_to(top))
         if real not in best or rank < best[real][0]:
             best[real] = rank, path
     return sorted((path for _, path in best.values()), key=lambda path: path.parts)
@@ -127,5 +133,5 @@ def explain_missing(path: Path) -> str:
     if path.exists():
         return "neither a file nor a folder; write what comes out of it to a file"
     siblings = os.listdir(path.parent) if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, siblings, 1)
-    return f"no such file, folder or match{f'; did you mean {path.parent / close[0]}?' if close else ''}"
+    similar = difflib.get_close_matches(path.name, siblings, 1)
+    return f"no such file, folder or match{f'; did you mean {path.parent / similar[0]}?' if similar else ''}"

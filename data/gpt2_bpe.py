@@ -1,4 +1,7 @@
-"""GPT-2's byte pairs from vocab.json and merges.txt, through tiktoken: Hugging Face's ids, several times faster."""
+"""GPT-2's byte-pair encoding from vocab.json and merges.txt: Hugging Face's ids by tiktoken, several times faster.
+
+data/tokenizer.py builds it.
+"""
 
 from __future__ import annotations
 
@@ -14,41 +17,41 @@ from data.files import expand_home
 
 # Words, numbers, punctuation and white space, as GPT-2 splits text before merging (Radford et al. 2019, 2.2).
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
-END = "<|endoftext|>"
-LARGEST = 1 << 24  # no vocabulary comes near it; an id beyond is a mistake that would fill the memory
+END_OF_TEXT = "<|endoftext|>"
+ID_LIMIT = 1 << 24  # no vocabulary comes near it; a larger id is a mistake that would fill the memory
 
 
 @functools.cache
 def byte_decoder() -> dict[str, int]:
-    """GPT-2's files write each byte as one printable character: this is the way back."""
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [b for b in range(256) if b not in shown]
-    return {chr(b): b for b in shown} | {chr(256 + i): b for i, b in enumerate(hidden)}
+    """The byte that each character of GPT-2's files stands for: they write every byte as one printable character."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    unprintable = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(unprintable)}
 
 
 class GPT2:
-    """One token, `<|endoftext|>`, starts and ends documents."""
+    """GPT-2's tokenizer. One token, `<|endoftext|>`, starts and ends documents."""
 
     notes = ()
 
     def __init__(self, ranks: dict[bytes, int], end_id: int, start_prompts: bool):
         self.ranks, self.start_id, self.end_id, self.start_prompts = ranks, end_id, end_id, start_prompts
         self.vocab_size = max(end_id, *ranks.values()) + 1
-        special = {END: end_id}
+        special = {END_OF_TEXT: end_id}
         self.encoding = tiktoken.Encoding("gpt2", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
 
     def encode(self, text: str) -> list[int]:
-        """`<|endoftext|>` in a text is text: only end_id itself ends a document."""
+        """The ids of a text. `<|endoftext|>` written in it is ordinary text: only end_id itself ends a document."""
         return self.encoding.encode_ordinary(text)
 
     def decode(self, ids: list[int]) -> str:
         return self.encoding.decode(ids)
 
-    def first_bytes(self, text: str) -> int:
+    def first_token_bytes(self, text: str) -> int:
         return len(self.encoding.decode_single_token_bytes(self.encode(text)[0])) if text else 0
 
     def to_json(self) -> dict:
-        """`tokens` by id, None where an id has no token."""
+        """Everything that builds it again; `tokens` by id, None where an id has no token."""
         tokens: list[str | None] = [None] * (max(self.ranks.values()) + 1)
         for token, rank in self.ranks.items():
             tokens[rank] = token.hex()
@@ -56,42 +59,44 @@ class GPT2:
 
 
 def load(config: Config) -> GPT2:
-    """From a folder with vocab.json and merges.txt. A merge's rank is its id, as in GPT-2's own files."""
+    """Reads a folder with vocab.json and merges.txt. The rank of a merge is its id, as in GPT-2's own files."""
     folder = expand_home(config.path)
     vocabulary, merges = read_vocabulary(folder / "vocab.json"), read_merges(folder / "merges.txt")
-    back = byte_decoder()
-    ranks = {bytes(back[c] for c in token): id_ for token, id_ in vocabulary.items() if token != END}
+    byte_of = byte_decoder()
+    ranks = {bytes(byte_of[c] for c in token): id_ for token, id_ in vocabulary.items() if token != END_OF_TEXT}
     for rank, (left, right) in enumerate(merges, 256):
         if vocabulary.get(left + right) != rank:
             raise DataError(
                 f"{folder}: merge {left} {right} is not token {rank} of vocab.json; try the tokenizer.json instead"
             )
-    return GPT2(ranks, vocabulary.get(END, max(ranks.values()) + 1), bool(config.start_prompts))
+    return GPT2(ranks, vocabulary.get(END_OF_TEXT, max(ranks.values()) + 1), bool(config.start_prompts))
 
 
 def read_vocabulary(file: Path) -> dict[str, int]:
-    """Ids by token. Raises DataError for all that tiktoken would panic at."""
+    """Ids by token, from vocab.json. Raises DataError for everything that tiktoken would panic at."""
     try:
         vocabulary = json.loads(read_utf8(file))
     except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{file}: not JSON ({error}); a vocab.json is an object of ids by token") from None
     ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else [None]
-    if not all(isinstance(i, int) and 0 <= i < LARGEST for i in ids) or len(set(ids)) < len(ids):
-        raise DataError(f"{file}: not an object of ids by token, each a number of its own from 0 to {LARGEST - 1}")
-    if absent := sorted(byte_decoder().keys() - vocabulary.keys()):
-        raise DataError(f"{file}: no token for byte {absent[0]!r}; a gpt2 vocabulary has all 256")
-    if strange := [token for token in vocabulary if token != END and not set(token) <= byte_decoder().keys()]:
-        raise DataError(f"{file}: token {strange[0]!r} is not written in bytes; try the tokenizer.json instead")
+    if not all(isinstance(i, int) and 0 <= i < ID_LIMIT for i in ids) or len(set(ids)) < len(ids):
+        raise DataError(f"{file}: not an object of ids by token, each a number of its own from 0 to {ID_LIMIT - 1}")
+    if missing := sorted(byte_decoder().keys() - vocabulary.keys()):
+        raise DataError(f"{file}: no token for byte {missing[0]!r}; a gpt2 vocabulary has all 256")
+    if invalid := [token for token in vocabulary if token != END_OF_TEXT and not set(token) <= byte_decoder().keys()]:
+        raise DataError(f"{file}: token {invalid[0]!r} is not written in bytes; try the tokenizer.json instead")
     return vocabulary
 
 
 def read_merges(file: Path) -> list[list[str]]:
-    """Pairs, first merged first. Raises DataError naming the line that is none."""
+    """The pairs of merges.txt, first merged first. Raises DataError naming the line that is no pair."""
     lines = enumerate(read_utf8(file).split("\n"), 1)
-    merges = {number: line.split(" ") for number, line in lines if line and not line.startswith("#version")}
-    for number, words in merges.items():
-        if len(words) != 2:
-            raise DataError(f"{file}:{number}: {' '.join(words)[:80]!r} is not two tokens with a space between them")
+    merges = {line_number: line.split(" ") for line_number, line in lines if line and not line.startswith("#version")}
+    for line_number, tokens in merges.items():
+        if len(tokens) != 2:
+            raise DataError(
+                f"{file}:{line_number}: {' '.join(tokens)[:80]!r} is not two tokens with a space between them"
+            )
     return list(merges.values())
 
 

@@ -1,6 +1,6 @@
-"""A permutation of 0 .. n-1 that holds nothing in memory: a keyed Feistel network with cycle walking.
+"""A permutation of 0 .. n-1 that takes no memory: a keyed Feistel network with cycle walking.
 
-data/packing.py orders each epoch's rows with one (Black & Rogaway 2002, method 3).
+The method is the third of Black & Rogaway 2002. data/packing.py orders each epoch's rows with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ ROUNDS = 6
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele et al. 2014): uint64 -> uint64, every bit of the input in every bit out."""
+    """SplitMix64's finaliser (Steele et al. 2014), a hash of uint64: every output bit depends on every input bit."""
     x = np.asarray(x, np.uint64)
     with np.errstate(over="ignore"):
         x = x + np.uint64(0x9E3779B97F4A7C15)
@@ -20,8 +20,8 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def key(*parts: int) -> np.uint64:
-    """One 64-bit key from whole numbers: seed, epoch, purpose."""
+def derive_key(*parts: int) -> np.uint64:
+    """One 64-bit key from whole numbers: seed, purpose, epoch."""
     state = np.uint64(0)
     for part in parts:
         state = splitmix64(state ^ splitmix64(np.uint64(part)))
@@ -29,17 +29,17 @@ def key(*parts: int) -> np.uint64:
 
 
 def permute(index: np.ndarray, size: int, key: np.uint64) -> np.ndarray:
-    """Where each index of 0 .. size-1 goes under the permutation of that key. int64 in, int64 out."""
-    half = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
-    mask = np.uint64((1 << half) - 1)
-    place = np.asarray(index, np.uint64)
-    outside = np.ones(place.shape, bool)
-    while outside.any():
-        left, right = place >> np.uint64(half), place & mask
+    """Where the permutation of 0 .. size-1 that belongs to `key` sends each index. int64 in, int64 out."""
+    half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    mask = np.uint64((1 << half_bits) - 1)
+    permuted = np.asarray(index, np.uint64)
+    out_of_range = np.ones(permuted.shape, bool)
+    while out_of_range.any():
+        left, right = permuted >> np.uint64(half_bits), permuted & mask
         for round_ in range(ROUNDS):
             with np.errstate(over="ignore"):
-                turned = splitmix64(right ^ splitmix64(key + np.uint64(round_))) & mask
-            left, right = right, left ^ turned
-        place = np.where(outside, (left << np.uint64(half)) | right, place)
-        outside = place >= np.uint64(size)
-    return place.astype(np.int64)
+                round_bits = splitmix64(right ^ splitmix64(key + np.uint64(round_))) & mask
+            left, right = right, left ^ round_bits
+        permuted = np.where(out_of_range, (left << np.uint64(half_bits)) | right, permuted)
+        out_of_range = permuted >= np.uint64(size)
+    return permuted.astype(np.int64)

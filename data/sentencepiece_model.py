@@ -1,4 +1,4 @@
-"""A SentencePiece .model file (Kudo & Richardson 2018)."""
+"""The tokenizer of a SentencePiece .model file (Kudo & Richardson 2018). data/tokenizer.py builds it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sentencepiece
 from data.config import Tokenizer as Config
 from data.errors import DataError
 from data.files import expand_home
-from data.special_tokens import SpecialTokens, missing_end_notice, resolve
+from data.special_tokens import SpecialTokens, missing_end_notice, resolve_special_tokens
 
 
 class SentencePiece:
@@ -22,15 +22,15 @@ class SentencePiece:
     def encode(self, text: str) -> list[int]:
         ids = self.processor.encode(text)
         if self.processor.unk_id() in ids:
-            place, piece = self.unknown(text)
+            offset, piece = self.first_unknown(text)
             raise DataError(
-                f"character {piece[0]!r} (U+{ord(piece[0]):04X}) at offset {place} is none that the tokenizer knows; "
+                f"character {piece[0]!r} (U+{ord(piece[0]):04X}) at offset {offset} is none that the tokenizer knows; "
                 "one trained with byte_fallback=true knows every text"
             )
         return ids
 
-    def unknown(self, text: str) -> tuple[int, str]:
-        """Where the first piece of a text stands that the model does not know, in characters, and the piece."""
+    def first_unknown(self, text: str) -> tuple[int, str]:
+        """The first piece of a text that the model does not know: its offset in characters, and the piece."""
         pieces = self.processor.encode(text, out_type="proto").pieces
         piece = next(piece for piece in pieces if piece.id == self.processor.unk_id())
         return len(text.encode("utf-8")[: piece.begin].decode("utf-8")), piece.surface
@@ -38,7 +38,7 @@ class SentencePiece:
     def decode(self, ids: list[int]) -> str:
         return self.processor.decode(ids)
 
-    def first_bytes(self, text: str) -> int:
+    def first_token_bytes(self, text: str) -> int:
         pieces = self.processor.encode(text, out_type="proto").pieces
         return pieces[0].end if pieces else 0
 
@@ -55,12 +55,12 @@ def load(config: Config) -> SentencePiece:
     except RuntimeError as error:
         raise DataError(f"{file}: not a SentencePiece model ({str(error).splitlines()[0]})") from None
 
-    def id_of(piece: str) -> int | None:
-        found = processor.piece_to_id(piece)  # the unknown piece's where there is none
-        return found if processor.id_to_piece(found) == piece else None
+    def token_to_id(piece: str) -> int | None:
+        id_ = processor.piece_to_id(piece)  # the id of the unknown piece where the model has no such piece
+        return id_ if processor.id_to_piece(id_) == piece else None
 
-    own = [i if i >= 0 else None for i in (processor.bos_id(), processor.eos_id())]
-    tokens = resolve(config, file, id_of, *own)
+    boundary_ids = [i if i >= 0 else None for i in (processor.bos_id(), processor.eos_id())]
+    tokens = resolve_special_tokens(config, file, token_to_id, *boundary_ids)
     return SentencePiece(file.read_bytes(), tokens, tuple(missing_end_notice(file, tokens)))
 
 

@@ -1,4 +1,4 @@
-"""Documents from files: which a source names, how each is read. data/store.py tokenizes what comes out here."""
+"""Reads the documents of a source: which files it names, and how each is read. data/store.py tokenizes them."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from pathlib import Path
 
 from data import containers
 from data.config import Source
-from data.errors import DataError, NoField, NotText
-from data.files import expand_home, list_files, reading_errors
+from data.errors import DataError, MissingFieldError, NotTextError
+from data.files import expand_home, list_files, translate_os_errors
 from data.readers import READERS, Document, read_parquet, read_text
 
 EMBEDDED = {"embedded:shakespeare": Path(__file__).parent / "corpora" / "tinyshakespeare.txt"}
-ANOTHER_FIELD = "set the source's field (data.source.field, or data.validation_source.field)"
+FIELD_REMEDY = "set the source's field (data.source.field, or data.validation_source.field)"
 
 
-def read_documents(source: Source, another_field: str = ANOTHER_FIELD) -> Iterator[Document]:
-    """Every document of a source, in file order. Raises DataError naming file and place.
+def read_documents(source: Source, field_remedy: str = FIELD_REMEDY) -> Iterator[Document]:
+    """Every document of a source, in the order of its files. Raises DataError naming the file and the place in it.
 
-    `another_field` is what to do where records lack the source's field, as whoever reads the error may do it.
+    `field_remedy` is added to the message where records lack the source's field: how to name another one.
     """
-    found = source_files(source)
-    for path in found:
+    files = source_files(source)
+    for path in files:
         try:
-            with reading_errors(path):
+            with translate_os_errors(path):
                 yield from read_file(path, source.field)
-        except NotText as error:
-            remedies = [another_field] if isinstance(error, NoField) else []
-            raise DataError("; ".join([str(error), *remedies, *suggest_glob(path, source, found)])) from None
+        except NotTextError as error:
+            remedies = [field_remedy] if isinstance(error, MissingFieldError) else []
+            raise DataError("; ".join([str(error), *remedies, *suggest_glob(path, source, files)])) from None
 
 
 def source_files(source: Source) -> list[Path]:
-    """The files of a source, in a fixed order. Raises DataError where there is none."""
+    """The files of a source, in a fixed order. Raises DataError where there are none."""
     if source.path in EMBEDDED:
         return [EMBEDDED[source.path]]
     if not source.path:
@@ -47,35 +47,35 @@ def source_files(source: Source) -> list[Path]:
 
 def read_file(path: Path, field: str) -> Iterator[Document]:
     reader = READERS.get(extension(path), read_text)
-    if reader is not read_parquet:  # which knows its own files
+    if reader is not read_parquet:  # it recognises its own files
         containers.refuse_container(path)
     return reader(path, field)
 
 
 def extension(path: Path) -> str:
-    """What says how a file is read, in small letters; of a link that has none, its target's."""
+    """A file's extension in lower case, which says how it is read; of a link without one, its target's."""
     return (path.suffix or Path(os.path.realpath(path)).suffix).lower()
 
 
-def suggest_glob(path: Path, source: Source, found: list[Path]) -> list[str]:
-    """How to name a source's other files and not this kind: the commonest of them, where there is another."""
-    kinds = Counter(
-        p.suffix for p in found if p.suffix and extension(p) != extension(path) and not containers.by_name(p)
+def suggest_glob(path: Path, source: Source, files: list[Path]) -> list[str]:
+    """A remedy for an error in `path`: a glob of the commonest other extension, where the source has another one."""
+    suffixes = Counter(
+        p.suffix for p in files if p.suffix and extension(p) != extension(path) and not containers.detect_by_name(p)
     )
-    if not kinds:
+    if not suffixes:
         return []
     example = ""
     if expand_home(source.path).is_dir():
-        kind = kinds.most_common(1)[0][0]
-        example = f", as {Path(glob.escape(source.path), '**', '*' + glob.escape(kind))}"
+        suffix = suffixes.most_common(1)[0][0]
+        example = f", as {Path(glob.escape(source.path), '**', '*' + glob.escape(suffix))}"
     return [f"to leave such files out, name a glob of others{example}"]
 
 
 def fingerprint(source: Source) -> str:
-    """sha256 over the content of every file, in order, how each is read, and the field read from them."""
+    """sha256 of a source: of its field, and of the content of every file, in order, and how each is read."""
     digest = hashlib.sha256(source.field.encode())
     for path in source_files(source):
-        with reading_errors(path), path.open("rb") as file:
+        with translate_os_errors(path), path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
         digest.update(extension(path).encode() if extension(path) in READERS else b"")
     return digest.hexdigest()

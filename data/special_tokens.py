@@ -1,6 +1,6 @@
-"""The tokens that stand before and behind documents: a vocabulary's own, or those that a config names.
+"""The tokens before and behind documents: those that a config names, or else those of the tokenizer's file.
 
-The kinds of tokenizer whose files may have them settle them here.
+data/sentencepiece_model.py and data/huggingface_json.py choose theirs here.
 """
 
 from __future__ import annotations
@@ -14,36 +14,37 @@ from data.errors import FieldError
 
 
 class SpecialTokens(NamedTuple):
-    """Fields of data.tokenizer.Tokenizer, as a tokenizer stores them."""
+    """The fields of that name of data.tokenizer.Tokenizer, as a tokenizer stores them."""
 
     start_id: int | None
     end_id: int | None
     start_prompts: bool
 
 
-def resolve(
-    config: Config, path: Path, id_of: Callable[[str], int | None], start_id: int | None, end_id: int | None
+def resolve_special_tokens(
+    config: Config, path: Path, token_to_id: Callable[[str], int | None], start_id: int | None, end_id: int | None
 ) -> SpecialTokens:
-    """What the config names, else the file's own `start_id` and `end_id`; a start that is still open is the end.
+    """The tokens that the config names, else the file's own `start_id` and `end_id`; without a start token the end's.
 
-    `id_of` a token's text: its id or None. Raises FieldError where the config names none of the file's tokens.
+    `token_to_id` returns the id of a token's text, or None. Raises FieldError where the config names a token that the
+    file does not have.
     """
-    start_id = token_id(config.start, "start", path, id_of) if config.start else start_id
-    end_id = token_id(config.end, "end", path, id_of) if config.end else end_id
+    start_id = named_token_id(config.start, "start", path, token_to_id) if config.start else start_id
+    end_id = named_token_id(config.end, "end", path, token_to_id) if config.end else end_id
     start_id = end_id if start_id is None else start_id
-    own = start_id is not None and start_id != end_id
-    return SpecialTokens(start_id, end_id, own if config.start_prompts is None else config.start_prompts)
+    has_own_start = start_id is not None and start_id != end_id
+    return SpecialTokens(start_id, end_id, has_own_start if config.start_prompts is None else config.start_prompts)
 
 
-def token_id(token: str, field: str, path: Path, id_of: Callable[[str], int | None]) -> int:
-    found = id_of(token)
-    if found is None:
+def named_token_id(token: str, field: str, path: Path, token_to_id: Callable[[str], int | None]) -> int:
+    id_ = token_to_id(token)
+    if id_ is None:
         raise FieldError(f"data.tokenizer.{field}: {token!r} is no token of {path}")
-    return found
+    return id_
 
 
 def missing_end_notice(path: Path, tokens: SpecialTokens) -> list[str]:
-    """A line where nothing ends a document."""
+    """A line for the user where no token ends a document, else none."""
     if tokens.end_id is not None:
         return []
     return [

@@ -1,4 +1,7 @@
-"""Tokenizers: the protocol, and one made from a config or a checkpoint. Each kind has its own file."""
+"""The protocol of tokenizers, and functions that build one from a config or a checkpoint. Each kind has its own file.
+
+data/ encodes text with them, launch/ prompts and what is generated.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from data.errors import DataError, FieldError
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back.
+    """Turns text into token ids and back.
 
-    `start_id` stands before every document, `end_id` behind it (data/documents.py); where a vocabulary has no token for
-    the start it is the end's; None: there is none. `start_prompts`: prompts begin with `start_id`, too. `notes`: lines
-    for the person who chose it.
+    `start_id` is the token before every document, `end_id` the one behind it (data/documents.py); None: there is none.
+    A vocabulary without a start token uses its end token as both. `start_prompts`: prompts begin with `start_id`, too.
+    `notes`: lines for the person who chose the tokenizer.
     """
 
     vocab_size: int
@@ -29,21 +32,21 @@ class Tokenizer(Protocol):
     notes: Sequence[str]
 
     def encode(self, text: str) -> list[int]:
-        """Raises DataError naming the first character that it does not know."""
+        """The ids of a text. Raises DataError naming the first character that the tokenizer does not know."""
         ...
 
     def decode(self, ids: list[int]) -> str: ...
 
-    def first_bytes(self, text: str) -> int:
-        """Bytes of UTF-8 that the text's first token stands for; a character is its last token's."""
+    def first_token_bytes(self, text: str) -> int:
+        """Bytes of UTF-8 that a text's first token stands for; a character of several tokens belongs to the last."""
         ...
 
     def to_json(self) -> dict:
-        """Everything needed to build it again, its `kind` among it."""
+        """Everything that is needed to build the tokenizer again, with its `kind`."""
         ...
 
 
-MODULES = {  # imported where they are asked for: each brings a library of its own, and start-up should stay short
+MODULES = {  # imported when first used: each brings a library of its own, and start-up should stay short
     "characters": "data.characters",
     "bytes": "data.byte_level",
     "sentencepiece": "data.sentencepiece_model",
@@ -52,40 +55,42 @@ MODULES = {  # imported where they are asked for: each brings a library of its o
 }
 
 
-NAMED = ("json", "sentencepiece")  # kinds of which a config may name the tokens that start and end a document
+NAMEABLE = ("json", "sentencepiece")  # kinds whose start and end tokens a config may name
 
 
 def build_tokenizer(config: Config, source: Source, report: Callable[[str], None] = lambda _: None) -> Tokenizer:
-    """The tokenizer of a config, its notes reported; `characters` learns its vocabulary from all of the source's text.
+    """Builds the tokenizer that a config describes, and passes its notes to `report`.
 
-    Raises DataError for a file that is no tokenizer, and where `characters` finds no text.
+    `characters` takes its vocabulary from the whole text of `source`; the other kinds do not read it. Raises DataError
+    for a file that is no tokenizer, and where `characters` finds no text.
     """
     module = importlib.import_module(MODULES[config.kind])
     check_fields(config)
     if config.kind == "characters":
-        words = module.Characters.of(document.text for document in sources.read_documents(source))
-        if not words.vocab_size:
+        tokenizer = module.Characters.from_texts(document.text for document in sources.read_documents(source))
+        if not tokenizer.vocab_size:
             raise DataError(f"{source.path}: no text in it to take a vocabulary of characters from")
-        return words
-    words = module.load(config)
-    for line in words.notes:
-        report(line)
-    return words
+        return tokenizer
+    tokenizer = module.load(config)
+    for note in tokenizer.notes:
+        report(note)
+    return tokenizer
 
 
 def check_fields(config: Config) -> None:
-    """Raises FieldError for a token that such a tokenizer does not have."""
-    if config.kind not in NAMED and (config.start or config.end):
-        kinds = " or ".join(NAMED)
+    """Raises FieldError where the config sets a field that this kind of tokenizer does not have."""
+    if config.kind not in NAMEABLE and (config.start or config.end):
+        kinds = " or ".join(NAMEABLE)
         raise FieldError(f"data.tokenizer.start and .end name tokens of a {kinds} tokenizer, not of {config.kind}")
     if config.kind in ("characters", "bytes") and config.start_prompts:
         raise FieldError(f"data.tokenizer.start_prompts: {config.kind} have no token that starts a text")
 
 
 def tokenizer_from_json(stored: dict) -> Tokenizer:
+    """Builds the tokenizer that `to_json` stored, as in a checkpoint."""
     return importlib.import_module(MODULES[stored["kind"]]).from_json(stored)
 
 
 def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
-    """sha256 of everything that decides how text becomes ids."""
+    """sha256 of everything that decides how a tokenizer turns text into ids."""
     return hashlib.sha256(json.dumps(tokenizer.to_json(), sort_keys=True).encode()).hexdigest()

@@ -36,12 +36,12 @@ LENGTHS = st.integers(1, 12)
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 65, 1000, 4097])
 def test_every_index_comes_once(size):
-    found = permutation.permute(np.arange(size), size, permutation.key(3, 1))
+    found = permutation.permute(np.arange(size), size, permutation.derive_key(3, 1))
     assert sorted(found.tolist()) == list(range(size))
 
 
 def test_permutations_differ_by_key_and_scatter():
-    size, keys = 1000, [permutation.key(seed, epoch) for seed in range(4) for epoch in range(4)]
+    size, keys = 1000, [permutation.derive_key(seed, epoch) for seed in range(4) for epoch in range(4)]
     found = np.array([permutation.permute(np.arange(size), size, key) for key in keys])
     assert len({tuple(row) for row in found}) == len(keys)
     # Neighbours of a random permutation lie size / 3 apart on average, and its fixed points are Poisson(1).
@@ -52,7 +52,7 @@ def test_permutations_differ_by_key_and_scatter():
 
 def test_every_order_of_three_is_about_as_frequent():
     counts = collections.Counter(
-        tuple(permutation.permute(np.arange(3), 3, permutation.key(seed)).tolist()) for seed in range(3000)
+        tuple(permutation.permute(np.arange(3), 3, permutation.derive_key(seed)).tolist()) for seed in range(3000)
     )
     assert len(counts) == 6
     chi_square = sum((count - 500) ** 2 / 500 for count in counts.values())
@@ -67,10 +67,10 @@ def test_an_epoch_reads_every_whole_row_of_the_joined_documents_once(documents, 
     joined = numbered(documents, shared)
     assume(len(joined.tokens) > length)
     packed = Concatenate(joined, length, seed)
-    rows = packed.token_indices(np.arange(packed.per_epoch) + epoch * packed.per_epoch, length)
-    assert packed.per_epoch == (len(joined.tokens) - 1) // length
+    rows = packed.token_indices(np.arange(packed.rows_per_epoch) + epoch * packed.rows_per_epoch, length)
+    assert packed.rows_per_epoch == (len(joined.tokens) - 1) // length
     read = rows[:, :-1].ravel()
-    assert len(set(read.tolist())) == len(read) == packed.per_epoch * length, "no token is read twice"
+    assert len(set(read.tolist())) == len(read) == packed.rows_per_epoch * length, "no token is read twice"
     # A row runs through its documents: its next place is the next token, or the start of another document.
     # What ends the last document, where something does, comes behind whichever is the last one in this order.
     starts, ends = set(joined.offsets[: len(documents) + shared].tolist()), set((joined.offsets[1:] - 1).tolist())

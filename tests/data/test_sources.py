@@ -196,12 +196,12 @@ def test_lines_without_text_make_no_vocabulary_and_no_store(tmp_path, content):
 def test_the_split_is_nanogpts(tmp_path):
     """data/shakespeare_char/prepare.py prints: train has 1,003,854 tokens, val has 111,540 tokens."""
     (text,) = (document.text for document in sources.read_documents(EMBEDDED))
-    words = build_tokenizer(Config("characters"), EMBEDDED)
-    train = open_store(EMBEDDED, words, Span(0.0, 0.9), tmp_path)
-    validation = open_store(EMBEDDED, words, Span(0.9, 1.0), tmp_path)
+    tokenizer = build_tokenizer(Config("characters"), EMBEDDED)
+    train = open_store(EMBEDDED, tokenizer, Span(0.0, 0.9), tmp_path)
+    validation = open_store(EMBEDDED, tokenizer, Span(0.9, 1.0), tmp_path)
     assert (train.manifest["tokens"], validation.manifest["tokens"]) == (1_003_854, 111_540)
-    assert words.decode(train.documents.tokens.tolist()) == text[: int(len(text) * 0.9)]
-    assert words.decode(validation.documents.tokens.tolist()) == text[int(len(text) * 0.9) :]
+    assert tokenizer.decode(train.documents.tokens.tolist()) == text[: int(len(text) * 0.9)]
+    assert tokenizer.decode(validation.documents.tokens.tolist()) == text[int(len(text) * 0.9) :]
     assert train.documents.bytes + 1 == train.manifest["characters"] == train.manifest["tokens"]
 
 
@@ -246,9 +246,9 @@ def test_a_store_is_made_once_and_anew_when_anything_changes(tmp_path):
     path = written(tmp_path, {"a.txt": "some text"}) / "a.txt"
     said: list[str] = []
 
-    def tokens(words=None, span=ALL, field="text"):
+    def tokens(tokenizer=None, span=ALL, field="text"):
         given = Source(str(path), field)
-        return open_store(given, words or Bytes(), span, tmp_path / "cache", said.append).documents.tokens.tolist()
+        return open_store(given, tokenizer or Bytes(), span, tmp_path / "cache", said.append).documents.tokens.tolist()
 
     first = tokens()
     assert tokens() == first and len(said) == 1

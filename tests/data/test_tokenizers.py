@@ -9,7 +9,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import documents, sources, tokenizer
+from data import documents, sources
 from data.characters import Characters
 from data.config import Source, Span
 from data.config import Tokenizer as Config
@@ -18,6 +18,7 @@ from data.gpt2_bpe import byte_decoder
 from data.readers import Document
 from data.store import open_store
 from data.streaming import IncrementalDecoder
+from data.tokenizer import build_tokenizer, tokenizer_fingerprint, tokenizer_from_json
 
 EMBEDDED = Source("embedded:shakespeare")
 ODD = "Tōkyō, naïve café: 東京 👩🏽‍🚀 \n\n  don't  I'll 1999…\ttab\r\n<|endoftext|> x"
@@ -52,31 +53,30 @@ def vocabularies(tmp_path_factory, shakespeare) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def words(vocabularies, tmp_path_factory):
+def by_kind(vocabularies, tmp_path_factory):
+    """A tokenizer of each kind."""
     text = tmp_path_factory.mktemp("text") / "text.txt"
     text.write_bytes((ODD + "abcdefghijklmnopqrstuvwxyz ,.!?").encode())
-    return {
-        kind: tokenizer.build_tokenizer(Config(kind, vocabularies.get(kind, "")), Source(str(text))) for kind in KINDS
-    }
+    return {kind: build_tokenizer(Config(kind, vocabularies.get(kind, "")), Source(str(text))) for kind in KINDS}
 
 
 def test_characters_are_nanogpts():
     """data/shakespeare_char: 65 characters, sorted, "hii there" as its prepare.py would encode it."""
-    built = tokenizer.build_tokenizer(Config("characters"), EMBEDDED)
+    built = build_tokenizer(Config("characters"), EMBEDDED)
     assert built.vocab_size == 65
     assert built.alphabet == "\n !$&',-.3:;?" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abcdefghijklmnopqrstuvwxyz"
     assert built.encode("hii there") == [46, 47, 47, 1, 58, 46, 43, 56, 43]
 
 
-def test_bytes_are_utf8(words):
-    assert words["bytes"].encode(ODD) == list(ODD.encode("utf-8"))
+def test_bytes_are_utf8(by_kind):
+    assert by_kind["bytes"].encode(ODD) == list(ODD.encode("utf-8"))
 
 
-def test_sentencepiece_is_the_librarys(words, vocabularies, shakespeare):
+def test_sentencepiece_is_the_librarys(by_kind, vocabularies, shakespeare):
     processor = sentencepiece.SentencePieceProcessor(model_file=vocabularies["sentencepiece"])
     for text in (ODD, shakespeare[100_000:103_000]):
-        assert words["sentencepiece"].encode(text) == processor.encode(text)
-    assert (words["sentencepiece"].vocab_size, words["sentencepiece"].end_id) == (500, processor.eos_id())
+        assert by_kind["sentencepiece"].encode(text) == processor.encode(text)
+    assert (by_kind["sentencepiece"].vocab_size, by_kind["sentencepiece"].end_id) == (500, processor.eos_id())
 
 
 def reference(folder: str) -> tokenizers.Tokenizer:
@@ -89,68 +89,66 @@ def reference(folder: str) -> tokenizers.Tokenizer:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet=st.one_of(st.sampled_from("aeinst  \n\t'1.,!ü東👩"), st.characters(exclude_categories=["Cs"]))))
-def test_gpt2_splits_and_merges_as_hugging_face_does(words, vocabularies, text):
+def test_gpt2_splits_and_merges_as_hugging_face_does(by_kind, vocabularies, text):
     theirs = reference(vocabularies["gpt2"])
-    assert words["gpt2"].encode(text) == theirs.encode(text).ids
+    assert by_kind["gpt2"].encode(text) == theirs.encode(text).ids
     if "<|endoftext|>" not in text:
-        assert words["json"].encode(text) == theirs.encode(text).ids
-    assert words["gpt2"].decode(words["gpt2"].encode(text)) == text
+        assert by_kind["json"].encode(text) == theirs.encode(text).ids
+    assert by_kind["gpt2"].decode(by_kind["gpt2"].encode(text)) == text
 
 
-def test_the_end_of_text_written_out_is_text_to_gpt2_and_special_to_a_json_file_as_its_library_has_it(words):
+def test_the_end_of_text_written_out_is_text_to_gpt2_and_special_to_a_json_file_as_its_library_has_it(by_kind):
     for kind in ("gpt2", "json"):
-        assert words[kind].end_id == words[kind].vocab_size - 1
-    assert words["gpt2"].end_id not in words["gpt2"].encode(ODD)
-    assert words["json"].end_id in words["json"].encode(ODD)
+        assert by_kind[kind].end_id == by_kind[kind].vocab_size - 1
+    assert by_kind["gpt2"].end_id not in by_kind["gpt2"].encode(ODD)
+    assert by_kind["json"].end_id in by_kind["json"].encode(ODD)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_text_comes_back_and_so_does_the_tokenizer(words, kind):
-    built = words[kind]
+def test_text_comes_back_and_so_does_the_tokenizer(by_kind, kind):
+    built = by_kind[kind]
     ids = built.encode(ODD)
     assert 0 <= min(ids) <= max(ids) < built.vocab_size
     normalized = ODD if kind != "sentencepiece" else built.processor.normalize(ODD).replace("▁", " ").strip()
     assert built.decode(ids) == normalized
-    again = tokenizer.tokenizer_from_json(built.to_json())
+    again = tokenizer_from_json(built.to_json())
     assert again.encode(ODD) == ids
     fields = ("vocab_size", "start_id", "end_id", "start_prompts")
     assert [getattr(again, name) for name in fields] == [getattr(built, name) for name in fields]
-    assert tokenizer.tokenizer_fingerprint(again) == tokenizer.tokenizer_fingerprint(built)
+    assert tokenizer_fingerprint(again) == tokenizer_fingerprint(built)
 
 
-def test_fingerprints_tell_tokenizers_apart(words):
-    prints = {
-        tokenizer.tokenizer_fingerprint(built) for built in [*words.values(), Characters("ab"), Characters("abc")]
-    }
-    assert len(prints) == len(words) + 2
+def test_fingerprints_tell_tokenizers_apart(by_kind):
+    prints = {tokenizer_fingerprint(built) for built in [*by_kind.values(), Characters("ab"), Characters("abc")]}
+    assert len(prints) == len(by_kind) + 2
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sizes", [[1], [2], [7, 1, 3]])
-def test_growing_text_is_the_whole_text_and_never_half_a_character(words, kind, sizes):
-    ids, growing, pieces, place = words[kind].encode(ODD), IncrementalDecoder(words[kind]), [], 0
+def test_growing_text_is_the_whole_text_and_never_half_a_character(by_kind, kind, sizes):
+    ids, growing, pieces, place = by_kind[kind].encode(ODD), IncrementalDecoder(by_kind[kind]), [], 0
     while place < len(ids):
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(growing.push(ids[place : place + size]))
         place += size
     pieces.append(growing.flush())
-    assert "".join(pieces) == words[kind].decode(ids)
+    assert "".join(pieces) == by_kind[kind].decode(ids)
     assert all("\ufffd" not in piece for piece in pieces)
     if sizes == [1] and kind != "bytes":
         assert sum(map(bool, pieces)) > len(ids) / 3, "text is shown as it grows"
 
 
-def test_half_a_character_at_the_end_is_shown_at_last(words):
-    growing = IncrementalDecoder(words["bytes"])
+def test_half_a_character_at_the_end_is_shown_at_last(by_kind):
+    growing = IncrementalDecoder(by_kind["bytes"])
     assert growing.push(list("é".encode())[:1]) == ""
     assert growing.flush() == "\ufffd"
 
 
 @pytest.mark.parametrize("prompt", ["ROMEO:", "a"])
-def test_a_continuation_keeps_its_leading_space(words, prompt):
+def test_a_continuation_keeps_its_leading_space(by_kind, prompt):
     """SentencePiece drops a text's first space: what is written after a prompt must not lose its own."""
-    growing = IncrementalDecoder(words["sentencepiece"], words["sentencepiece"].encode(prompt))
-    space = next(i for i in range(500) if words["sentencepiece"].processor.id_to_piece(i) == "▁the")
+    growing = IncrementalDecoder(by_kind["sentencepiece"], by_kind["sentencepiece"].encode(prompt))
+    space = next(i for i in range(500) if by_kind["sentencepiece"].processor.id_to_piece(i) == "▁the")
     assert growing.decode_after_prefix([space]) == " the"
     assert growing.push([space]) == " the"
     assert growing.push([space]) == " the"
@@ -177,7 +175,7 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, kind, content, par
     if content is not None:
         file.write_text(content)
     with pytest.raises(DataError) as error:
-        tokenizer.build_tokenizer(Config(kind, str(file)), EMBEDDED)
+        build_tokenizer(Config(kind, str(file)), EMBEDDED)
     said = str(error.value)
     assert str(file) in said and "\n" not in said and all(part in said for part in parts), said
 
@@ -194,11 +192,11 @@ BYTES = {character: i for i, character in enumerate(byte_decoder())}
 def test_ids_without_a_token_stay_so_where_gpt2_is_stored(tmp_path):
     """300 names nothing: without it on record, every later id would move down by one."""
     config = gpt2_files(tmp_path, {**BYTES, "th": 256, "extra": 400, "<|endoftext|>": 300}, "t h\n")
-    built = tokenizer.build_tokenizer(config, EMBEDDED)
-    again = tokenizer.tokenizer_from_json(json.loads(json.dumps(built.to_json())))
+    built = build_tokenizer(config, EMBEDDED)
+    again = tokenizer_from_json(json.loads(json.dumps(built.to_json())))
     assert (again.ranks, again.end_id, again.vocab_size) == (built.ranks, 300, 401)
     assert again.encode("the extra") == built.encode("the extra") and again.decode([400, 256]) == "extrath"
-    endless = tokenizer.build_tokenizer(gpt2_files(tmp_path, {**BYTES, "th": 256, "extra": 400}, "t h\n"), EMBEDDED)
+    endless = build_tokenizer(gpt2_files(tmp_path, {**BYTES, "th": 256, "extra": 400}, "t h\n"), EMBEDDED)
     assert endless.end_id == 401, "not an id that is taken"
 
 
@@ -217,7 +215,7 @@ def test_ids_without_a_token_stay_so_where_gpt2_is_stored(tmp_path):
 )
 def test_broken_files_of_gpt2_are_named(tmp_path, vocabulary, merges, parts):
     with pytest.raises(DataError) as error:
-        tokenizer.build_tokenizer(gpt2_files(tmp_path, vocabulary, merges), EMBEDDED)
+        build_tokenizer(gpt2_files(tmp_path, vocabulary, merges), EMBEDDED)
     said = str(error.value)
     assert str(tmp_path) in said and "\n" not in said and all(part in said for part in parts), said
 
@@ -225,7 +223,7 @@ def test_broken_files_of_gpt2_are_named(tmp_path, vocabulary, merges, parts):
 def test_a_json_vocabulary_with_holes_is_as_large_as_its_largest_id(tmp_path):
     model = {"type": "WordLevel", "vocab": {"a": 0, "b": 70_000, "<eos>": 5}, "unk_token": "a"}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
-    built = tokenizer.build_tokenizer(Config("json", str(tmp_path / "tokenizer.json"), end="<eos>"), EMBEDDED)
+    built = build_tokenizer(Config("json", str(tmp_path / "tokenizer.json"), end="<eos>"), EMBEDDED)
     assert (built.vocab_size, built.end_id, built.encode("b")) == (70_001, 5, [70_000])
 
 
@@ -236,7 +234,7 @@ def test_merges_that_are_not_the_vocabularys_are_refused(tmp_path, vocabularies)
             lines[5], lines[6] = lines[6], lines[5]
         (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(DataError, match=r"is not token \d+ of vocab.json"):
-        tokenizer.build_tokenizer(Config("gpt2", str(tmp_path)), EMBEDDED)
+        build_tokenizer(Config("gpt2", str(tmp_path)), EMBEDDED)
 
 
 # How documents begin and end
@@ -286,7 +284,7 @@ def test_documents_begin_and_end_with_what_the_file_marks_or_the_config_names(
     tmp_path, special, ordinary, template, fields, start, end, prompts
 ):
     path = json_file(tmp_path, special, ordinary, template)
-    built = tokenizer.build_tokenizer(Config("json", path, **fields), EMBEDDED)
+    built = build_tokenizer(Config("json", path, **fields), EMBEDDED)
     id_of = tokenizers.Tokenizer.from_file(path).token_to_id
     assert (built.start_id, built.end_id) == (start and id_of(start), end and id_of(end))
     assert built.start_prompts == prompts
@@ -298,16 +296,16 @@ def test_documents_begin_and_end_with_what_the_file_marks_or_the_config_names(
 )
 def test_a_sentencepiece_model_says_itself_what_begins_and_ends(tmp_path, ids, start, end):
     path = pieces(tmp_path, "the cat sat on the mat\n" * 50, vocab_size=13, **ids)
-    built = tokenizer.build_tokenizer(Config("sentencepiece", path), EMBEDDED)
+    built = build_tokenizer(Config("sentencepiece", path), EMBEDDED)
     assert (built.start_id, built.end_id, built.start_prompts) == (start, end, start == 1)
-    named = tokenizer.build_tokenizer(Config("sentencepiece", path, end="t"), EMBEDDED)
+    named = build_tokenizer(Config("sentencepiece", path, end="t"), EMBEDDED)
     assert built.processor.id_to_piece(named.end_id) == "t"
 
 
 @pytest.mark.parametrize("kind", ["json", "sentencepiece", "gpt2", "bytes", "characters"])
 def test_a_token_that_is_none_can_not_be_named(vocabularies, kind):
     with pytest.raises(DataError, match=r"data.tokenizer.(end: '<nothing>' is no token of|start and .end name tokens)"):
-        tokenizer.build_tokenizer(Config(kind, vocabularies.get(kind, ""), end="<nothing>"), EMBEDDED)
+        build_tokenizer(Config(kind, vocabularies.get(kind, ""), end="<nothing>"), EMBEDDED)
 
 
 def pieces(folder: Path, text: str, **options) -> str:
@@ -338,16 +336,16 @@ def test_what_whoever_saved_a_file_had_set_changes_no_tokens(tmp_path, change):
     assert any(
         theirs.encode(text).ids != theirs.encode(text[:30]).ids + theirs.encode(text[30:]).ids for _ in range(20)
     )
-    one, other = (tokenizer.build_tokenizer(Config("json", path), EMBEDDED) for path in (plain, changed))
+    one, other = (build_tokenizer(Config("json", path), EMBEDDED) for path in (plain, changed))
     expected = tokenizers.Tokenizer.from_file(plain).encode(text).ids
     assert all(built.encode(text) == expected for built in (one, other) for _ in range(5))
-    assert tokenizer.tokenizer_fingerprint(one) == tokenizer.tokenizer_fingerprint(other)
+    assert tokenizer_fingerprint(one) == tokenizer_fingerprint(other)
     assert one.notes == () and len(other.notes) == 1 and "not done here" in other.notes[0]
 
 
 def test_an_unknown_character_of_a_sentencepiece_model_is_named(tmp_path):
     path = pieces(tmp_path, "the cat sat on the mat\n" * 50, vocab_size=13)
-    built = tokenizer.build_tokenizer(Config("sentencepiece", path), EMBEDDED)
+    built = build_tokenizer(Config("sentencepiece", path), EMBEDDED)
     assert built.encode("the cat")
     with pytest.raises(DataError, match=r"character 'Ж' \(U\+0416\) at offset 4 is none that the tokenizer knows"):
         built.encode("the Жat")
@@ -360,13 +358,13 @@ def test_characters_that_a_json_file_drops_or_makes_unknown_are_named(tmp_path):
     bpe._tokenizer.train_from_iterator(["the cat sat"] * 9, tokenizers.trainers.BpeTrainer(show_progress=False))
     bpe.save(str(tmp_path / "few.json"))
     assert bpe.decode(bpe.encode("the Zcat").ids) == "the cat", "what the library does"
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"the": 0, "[UNK]": 1, "cat": 2}, unk_token="[UNK]"))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    words.save(str(tmp_path / "words.json"))
+    word_level = tokenizers.Tokenizer(tokenizers.models.WordLevel({"the": 0, "[UNK]": 1, "cat": 2}, unk_token="[UNK]"))
+    word_level.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    word_level.save(str(tmp_path / "words.json"))
     for name, text, said in (("few", "the Zcat", "'Z' .* offset 4"), ("words", "the bat", "'b' .* offset 4")):
         with pytest.raises(DataError, match=f"character {said} is none that the tokenizer knows"):
-            tokenizer.build_tokenizer(Config("json", str(tmp_path / f"{name}.json")), EMBEDDED).encode(text)
-    assert tokenizer.build_tokenizer(Config("json", str(tmp_path / "words.json")), EMBEDDED).encode("the  cat\n") == [
+            build_tokenizer(Config("json", str(tmp_path / f"{name}.json")), EMBEDDED).encode(text)
+    assert build_tokenizer(Config("json", str(tmp_path / "words.json")), EMBEDDED).encode("the  cat\n") == [
         0,
         2,
     ]
@@ -378,36 +376,36 @@ def test_the_first_tokens_bytes_are_what_sentencepiece_itself_counts(tmp_path, t
     path = pieces(
         tmp_path, "abab\n" * 50, vocab_size=262, byte_fallback=True, model_type="char", hard_vocab_limit=False
     )
-    model = tokenizer.build_tokenizer(Config("sentencepiece", path), EMBEDDED)
+    model = build_tokenizer(Config("sentencepiece", path), EMBEDDED)
     shown = [piece for piece in model.processor.encode(text, out_type="proto").pieces if piece.piece != "▁"]
     expected = len(shown[0].surface.encode()) if shown else 0
-    made = tokenizer.build_tokenizer(Config("json", json_file(tmp_path, [])), EMBEDDED)
-    assert made.first_bytes(text) == expected
-    assert Characters("abé東").first_bytes(text) == len(text[:1].encode())
-    assert tokenizer.build_tokenizer(Config("bytes"), EMBEDDED).first_bytes(text) == bool(text)
+    made = build_tokenizer(Config("json", json_file(tmp_path, [])), EMBEDDED)
+    assert made.first_token_bytes(text) == expected
+    assert Characters("abé東").first_token_bytes(text) == len(text[:1].encode())
+    assert build_tokenizer(Config("bytes"), EMBEDDED).first_token_bytes(text) == bool(text)
 
 
 def test_text_that_a_tokenizer_changes_is_told_with_its_place_and_counted_as_it_comes_back(tmp_path):
     """SentencePiece's own rules make one space of all white space: newlines are lost, and may not lower bits a byte."""
     path = pieces(tmp_path, "the cat sat on the mat\n" * 50, vocab_size=13)
     config = Config("sentencepiece", path)
-    words = tokenizer.build_tokenizer(config, EMBEDDED)
+    tokenizer = build_tokenizer(config, EMBEDDED)
     (tmp_path / "text.txt").write_text("the cat\n\nsat")
     for text, size, change in (
         ("the cat sat", 11, None),
         ("the cat\n\nsat", 11, r"text.txt: '\n\nsat' at offset 7 comes back as ' sat'"),
         (" the cat", 7, r"text.txt: ' the cat' at offset 0 comes back as 'the cat'"),
     ):
-        found = documents.encode_document(words, Document(text, "text.txt"))
+        found = documents.encode_document(tokenizer, Document(text, "text.txt"))
         assert (found.bytes, found.change) == (size, change)
     lines: list[str] = []
     for _ in range(2):  # made, and found in the cache
-        open_store(Source(str(tmp_path / "text.txt")), words, Span(0.0, 1.0), tmp_path / "cache", lines.append)
+        open_store(Source(str(tmp_path / "text.txt")), tokenizer, Span(0.0, 1.0), tmp_path / "cache", lines.append)
     assert [line.startswith("the tokenizer does not keep the text as it is") for line in lines] == [False, True, True]
 
 
 @pytest.mark.parametrize(
-    "text, back, size",
+    "text, decoded, size",
     [
         ("a b", "a b", 3),
         ("a\n\nb", "a b", 3),
@@ -417,8 +415,8 @@ def test_text_that_a_tokenizer_changes_is_told_with_its_place_and_counted_as_it_
         ("ab", "", 0),
     ],
 )
-def test_bytes_kept_are_those_of_the_characters_that_came_back(text, back, size):
-    assert documents.bytes_kept(text, back) == size
+def test_preserved_bytes_are_those_of_the_characters_that_came_back(text, decoded, size):
+    assert documents.preserved_bytes(text, decoded) == size
 
 
 def test_a_word_of_known_characters_that_is_unknown_is_named(tmp_path):
@@ -426,14 +424,14 @@ def test_a_word_of_known_characters_that_is_unknown_is_named(tmp_path):
     made = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     made.save(str(tmp_path / "words.json"))
-    words = tokenizer.build_tokenizer(Config("json", str(tmp_path / "words.json")), EMBEDDED)
-    assert words.encode("ab b") == [1, 3, 2]
+    tokenizer = build_tokenizer(Config("json", str(tmp_path / "words.json")), EMBEDDED)
+    assert tokenizer.encode("ab b") == [1, 3, 2]
     with pytest.raises(DataError, match=r"^'ba' at offset 3 is none that the tokenizer knows"):
-        words.encode("ab ba")
+        tokenizer.encode("ab ba")
 
 
 def test_notes_are_said_by_whoever_builds(tmp_path):
     lines: list[str] = []
     path = json_file(tmp_path, ["<mask>"], change=CHANGES["truncation"])
-    tokenizer.build_tokenizer(Config("json", path), EMBEDDED, lines.append)
+    build_tokenizer(Config("json", path), EMBEDDED, lines.append)
     assert ["not done here" in lines[0], "marks no token" in lines[1], len(lines)] == [True, True, 2]

@@ -10,12 +10,12 @@ import sentencepiece
 import tiny
 import tokenizers
 
-from data import tokenizer
 from data.config import Source, Span
 from data.config import Tokenizer as Config
 from data.documents import tokenize_documents
 from data.sources import read_documents
 from data.store import open_store
+from data.tokenizer import build_tokenizer
 from data.windows import scoring_rows
 from model.transformer import Transformer
 from train.evaluate import metrics, score_model
@@ -82,22 +82,22 @@ def losses(model, rows: list[list[int]]) -> list[np.ndarray]:
 def test_bits_a_byte_are_those_of_a_sum_over_documents(monkeypatch, folder, model, kind):
     monkeypatch.chdir(folder)
     source = Source("texts.jsonl")
-    words = tokenizer.build_tokenizer(KINDS[kind], source)
-    stored = open_store(source, words, Span(0.0, 1.0), folder / "cache").documents
+    tokenizer = build_tokenizer(KINDS[kind], source)
+    stored = open_store(source, tokenizer, Span(0.0, 1.0), folder / "cache").documents
     found = metrics(score_model(model, scoring_rows(stored, LENGTH, LENGTH, 256)), stored.bytes)
     nats, tokens, bits, size = 0.0, 0, 0.0, 0
-    encoded = [words.encode(text) for text in TEXTS]
-    before = [] if words.start_id is None else [words.start_id]
-    behind = [] if words.end_id is None else [words.end_id]
+    encoded = [tokenizer.encode(text) for text in TEXTS]
+    before = [] if tokenizer.start_id is None else [tokenizer.start_id]
+    behind = [] if tokenizer.end_id is None else [tokenizer.end_id]
     rows = [[*before, *ids, *behind] for ids in encoded]
     assert max(map(len, rows)) <= LENGTH + 1, "one window each"
     for text, row, each in zip(TEXTS, rows, losses(model, rows), strict=True):
         nats, tokens = nats + each.sum(), tokens + len(each)
         bits += each[: len(each) - len(behind)].sum() / math.log(2)
-        size += len(text.encode()) - (0 if before else len(words.decode(row[:1]).encode()))
+        size += len(text.encode()) - (0 if before else len(tokenizer.decode(row[:1]).encode()))
     assert (found["tokens"], found["bytes"]) == (tokens, size)
     assert found["loss"] == pytest.approx(nats / tokens, rel=1e-6)
     assert found["bits_per_byte"] == pytest.approx(bits / size, rel=1e-6)
-    joined, change = tokenize_documents(words, read_documents(source))
+    joined, change = tokenize_documents(tokenizer, read_documents(source))
     assert change is None and joined.bytes == size
     assert joined.tokens.tolist() == stored.tokens.tolist() and joined.bounds.tolist() == stored.bounds.tolist()
