@@ -1,6 +1,6 @@
-"""Where every array lives: the axis glossary, the mesh, THE table from logical to mesh axes, the order of time.
+"""Sharding: the glossary of axes, the mesh, the rules from logical to mesh axes, the order of time steps on devices.
 
-Layers name the axes of their parameters and activations; nothing else in the project knows a mesh axis.
+Layers name the logical axes of their parameters and activations; nothing else in the project knows a mesh axis.
 With no mesh set (a notebook, a parity test) every function here is the identity.
 
 Axes, as letters in shapes and einsum strings, and by name in the table:
@@ -12,8 +12,8 @@ Axes, as letters in shapes and einsum strings, and by name in the table:
     K kv_heads       key-value heads                    H head_width features of one head
     G                query heads per key-value head     E experts        of a mixture-of-experts feed-forward
 
-D is `width` in matrices, which are split over it at rest, and `features` in vectors (norms, biases), which lie whole on
-every device: kilobytes, whose gathers would stand in line with those of the matrices.
+D is named `width` in matrices, which are split along it at rest, and `features` in vectors (norms, biases), which
+every device holds whole: they are kilobytes, and their gathers would delay those of the matrices.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from jax.sharding import AxisType, PartitionSpec
 MESH_AXES = ("replica", "stage", "data", "context", "expert", "tensor")  # slowest links first
 
 # Logical axis -> the mesh axes that split it. `storage`: parameters and optimizer state at rest. `compute`: the
-# same parameters while a layer uses them, and activations. Width is split at rest only: it is gathered, layer by
-# layer, before use (ZeRO-3 / fsdp), over every axis whose devices would otherwise hold the same copy. What is no
-# layer's (embedding, logits) is split over the stages too: they would all compute the same.
-TABLE: dict[str, dict[str, tuple[str, ...]]] = {
+# same parameters while a layer uses them, and activations. Width is split at rest only, over every mesh axis whose
+# devices would otherwise hold the same copy; it is gathered, layer by layer, before use (ZeRO-3 / fsdp). Embedding
+# and logits belong to no layer: they are split over the stages too, which would otherwise all compute the same.
+AXIS_RULES: dict[str, dict[str, tuple[str, ...]]] = {
     "storage": {
         "layers": ("stage",),
         "width": ("data", "context", "expert"),
@@ -57,13 +57,13 @@ TABLE: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 class ShardingError(ValueError):
-    """A size that does not divide over its mesh axes, or a mesh that does not fit the devices: one line."""
+    """A size does not divide over its mesh axes, or a mesh does not fit the devices; the message is one line."""
 
 
 def make_mesh(sizes: dict[str, int], devices: list | None = None) -> jax.sharding.Mesh:
-    """A mesh over all devices; `sizes` gives devices per mesh axis, and one of them may be 0: the rest.
+    """A mesh over all devices. `sizes` maps mesh axes to numbers of devices; one of them may be 0, for all the rest.
 
-    Raises ShardingError where the sizes do not multiply to the number of devices.
+    Raises ShardingError if the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(sizes, len(devices))
@@ -72,21 +72,21 @@ def make_mesh(sizes: dict[str, int], devices: list | None = None) -> jax.shardin
 
 
 def mesh_shape(sizes: dict[str, int], count: int) -> dict[str, int]:
-    """Devices along every mesh axis, of `count`. Raises ShardingError."""
+    """The number of devices along every mesh axis, `count` in all. Raises ShardingError."""
     shape = {axis: sizes.get(axis, 1) for axis in MESH_AXES}
     free = [axis for axis, size in shape.items() if size == 0]
     fixed = math.prod(size for size in shape.values() if size)
-    said = " x ".join(f"{axis}={size}" for axis, size in shape.items() if size not in (0, 1)) or "1"
+    text = " x ".join(f"{axis}={size}" for axis, size in shape.items() if size not in (0, 1)) or "1"
     if min(shape.values()) < 0:
-        raise ShardingError(f"mesh: {said}: sizes are at least 1, or 0 for the rest")
+        raise ShardingError(f"mesh: {text}: sizes are at least 1, or 0 for the rest")
     if len(free) > 1:
         raise ShardingError(f"mesh: only one axis may be 0 (the rest), not {' and '.join(free)}")
     if count % fixed or (not free and fixed != count):
-        fits = [d for d in range(1, count + 1) if count % d == 0] if free else [count]
-        rest = "" if free else ", or set mesh.data=0 for the rest"
+        divisors = [d for d in range(1, count + 1) if count % d == 0] if free else [count]
+        hint = "" if free else ", or set mesh.data=0 for the rest"
         raise ShardingError(
-            f"mesh: {said} needs {fixed} devices and there are {count}; "
-            f"sizes that multiply to {' or '.join(map(str, fits))} fit{rest}"
+            f"mesh: {text} needs {fixed} devices and there are {count}; "
+            f"sizes that multiply to {' or '.join(map(str, divisors))} fit{hint}"
         )
     if free:
         shape[free[0]] = count // fixed
@@ -94,26 +94,26 @@ def mesh_shape(sizes: dict[str, int], count: int) -> dict[str, int]:
 
 
 def arrange_devices(shape: dict[str, int], devices: list) -> np.ndarray:
-    """Devices in the mesh's shape, neighbours on the fastest links; each replica within one slice where there are
-    several: only gradients, already reduced inside the slice, cross the network between them.
+    """The devices in the shape of the mesh, neighbours on the fastest links.
 
-    Raises ShardingError where replicas do not divide over the slices.
+    Where there are several slices, each replica stays within one: only gradients, already reduced inside the slice,
+    cross the network between slices. Raises ShardingError if the replicas do not divide over the slices.
     """
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
         return mesh_utils.create_device_mesh(tuple(shape.values()), devices, allow_split_physical_axes=True)
     if shape["replica"] % slices:
         raise ShardingError(f"mesh: replica={shape['replica']} does not divide over {slices} slices; try {slices}")
-    inside = {**shape, "replica": shape["replica"] // slices}
-    between = {axis: slices if axis == "replica" else 1 for axis in shape}
-    inside, between = tuple(inside.values()), tuple(between.values())
-    return mesh_utils.create_hybrid_device_mesh(inside, between, devices, allow_split_physical_axes=True)
+    within_slice = {**shape, "replica": shape["replica"] // slices}
+    across_slices = {axis: slices if axis == "replica" else 1 for axis in shape}
+    within_slice, across_slices = tuple(within_slice.values()), tuple(across_slices.values())
+    return mesh_utils.create_hybrid_device_mesh(within_slice, across_slices, devices, allow_split_physical_axes=True)
 
 
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], table: str) -> PartitionSpec | None:
-    """How an array with these logical axes is split on the current mesh; None where no mesh is set.
+    """The PartitionSpec of an array with these logical axes on the current mesh; None if no mesh is set.
 
-    Raises ShardingError if a size does not divide, or two axes of one array claim the same mesh axis.
+    Raises ShardingError if a size does not divide, or if two axes of one array claim the same mesh axis.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
@@ -121,124 +121,128 @@ def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], table: 
     sizes = dict(zip(mesh.axis_names, mesh.axis_sizes, strict=True))
     parts: list[tuple[str, ...] | None] = []
     for axis, size in zip(axes, shape, strict=True):
-        claimed = tuple(m for m in TABLE[table].get(axis or "", ()) if sizes.get(m, 1) > 1)
-        taken = {m for part in parts if part for m in part} & set(claimed)
-        if taken:
-            raise ShardingError(f"{axes}: mesh axis {taken.pop()} is claimed twice; one array, one use of a mesh axis")
-        over = math.prod(sizes[m] for m in claimed)
-        if size % over:
+        mesh_axes = tuple(m for m in AXIS_RULES[table].get(axis or "", ()) if sizes.get(m, 1) > 1)
+        clash = {m for part in parts if part for m in part} & set(mesh_axes)
+        if clash:
+            raise ShardingError(f"{axes}: mesh axis {clash.pop()} is claimed twice; one array, one use of a mesh axis")
+        count = math.prod(sizes[m] for m in mesh_axes)
+        if size % count:
             raise ShardingError(
-                f"{axis} of size {size} does not divide over mesh {' x '.join(f'{m}={sizes[m]}' for m in claimed)}; "
-                f"{nearest_sizes(size, over)}, or {' x '.join(claimed)} of {largest_divisor(size, over)}"
+                f"{axis} of size {size} does not divide over mesh {' x '.join(f'{m}={sizes[m]}' for m in mesh_axes)}; "
+                f"{nearest_sizes(size, count)}, or {' x '.join(mesh_axes)} of {largest_divisor(size, count)}"
             )
-        parts.append(claimed or None)
+        parts.append(mesh_axes or None)
     return PartitionSpec(*parts)
 
 
-def nearest_sizes(size: int, over: int) -> str:
-    """The sizes next to this one that divide."""
-    low = size - size % over
-    return f"the nearest that work are {low} and {low + over}" if low else f"the nearest that works is {over}"
+def nearest_sizes(size: int, divisor: int) -> str:
+    """Text for an error message: the multiples of `divisor` next to `size`."""
+    low = size - size % divisor
+    return f"the nearest that work are {low} and {low + divisor}" if low else f"the nearest that works is {divisor}"
 
 
-def largest_divisor(size: int, over: int) -> int:
-    """The largest divisor of `size` up to `over`."""
-    return max(d for d in range(1, min(size, over) + 1) if size % d == 0)
+def largest_divisor(size: int, limit: int) -> int:
+    """The largest divisor of `size` up to `limit`."""
+    return max(d for d in range(1, min(size, limit) + 1) if size % d == 0)
 
 
 def shard(x: jax.Array, *axes: str | None) -> jax.Array:
-    """An activation, split as its logical axes say."""
-    wanted = partition_spec(axes, x.shape, "compute")
-    return x if wanted is None else jax.sharding.reshard(x, wanted)
+    """An activation in the compute sharding of its logical axes."""
+    spec = partition_spec(axes, x.shape, "compute")
+    return x if spec is None else jax.sharding.reshard(x, spec)
 
 
 def shard_count(axis: str, table: str = "compute") -> int:
-    """Into how many parts the current mesh splits a logical axis; 1 with no mesh."""
+    """The number of shards into which the current mesh splits a logical axis; 1 with no mesh."""
     sizes = dict(jax.sharding.get_abstract_mesh().shape)
-    return math.prod(sizes.get(m, 1) for m in TABLE[table].get(axis, ()))
+    return math.prod(sizes.get(m, 1) for m in AXIS_RULES[table].get(axis, ()))
 
 
 def gather(parameter: jax.Array, *axes: str | None) -> jax.Array:
-    """A parameter from its place at rest to where a layer computes with it.
+    """Reshards a parameter from its storage sharding to its compute sharding.
 
-    Its gradient comes back the other way: summed and scattered over the axes that were gathered, and then, in pieces,
-    over the replicas. `reduced` says so: the gradient of the one is not summed before it is scattered.
+    The gradient goes the other way: it is reduce-scattered over the gathered axes, and its pieces are then summed over
+    the replicas. `reduced` asks for this order: without it the whole gradient would be summed before it is scattered.
     """
-    at_rest, wanted = partition_spec(axes, parameter.shape, "storage"), partition_spec(axes, parameter.shape, "compute")
-    if wanted is None:
+    storage_spec = partition_spec(axes, parameter.shape, "storage")
+    compute_spec = partition_spec(axes, parameter.shape, "compute")
+    if compute_spec is None:
         return parameter
     mesh = jax.sharding.get_abstract_mesh()
     if not mesh.are_all_axes_explicit:  # inside a pipeline's stage JAX knows no `reduced` yet (0.12)
-        return jax.sharding.reshard(parameter, wanted)
+        return jax.sharding.reshard(parameter, compute_spec)
     sizes = mesh.shape
-    summed = {m for axis in ("batch", "time") for m in TABLE["compute"][axis] if sizes.get(m, 1) > 1}
-    for split in (at_rest, wanted):
-        used = set(flatten_axes(*split))
-        parameter = jax.sharding.reshard(parameter, PartitionSpec(*split, reduced=summed - used))
+    gradient_axes = {m for axis in ("batch", "time") for m in AXIS_RULES["compute"][axis] if sizes.get(m, 1) > 1}
+    for spec in (storage_spec, compute_spec):
+        spec_axes = set(flatten_axes(*spec))
+        parameter = jax.sharding.reshard(parameter, PartitionSpec(*spec, reduced=gradient_axes - spec_axes))
     return parameter
 
 
 def check_chunks(name: str, size: int, parts: int) -> None:
-    """Raises ShardingError where no device can cut its piece of a logical axis into so many."""
-    over = shard_count(name) * parts
-    if size % over:
+    """Raises ShardingError if the devices cannot cut their shards of a logical axis into `parts` equal chunks."""
+    count = shard_count(name) * parts
+    if size % count:
         raise ShardingError(
             f"{name} of size {size} does not divide into {parts} parts on each of {shard_count(name)} shards; "
-            f"{nearest_sizes(size, over)}, or {largest_divisor(size // shard_count(name), parts)} parts"
+            f"{nearest_sizes(size, count)}, or {largest_divisor(size // shard_count(name), parts)} parts"
         )
 
 
 def split_within_shards(x: jax.Array, axis: int, parts: int, name: str) -> jax.Array:
-    """[…, A, …] -> [parts, …, A / parts, …]: every device cuts its own piece of the logical axis `name`, so nothing
-    moves. Raises ShardingError."""
+    """Cuts an axis into chunks and puts the chunks on a new first axis: […, A, …] -> [parts, …, A / parts, …].
+
+    Every device cuts its own shard of the logical axis `name`, so no data moves. Raises ShardingError."""
     check_chunks(name, x.shape[axis], parts)
-    count = shard_count(name)
-    size, lies = x.shape[axis] // (count * parts), partition_of(x)
-    shape = (*x.shape[:axis], count, parts, size, *x.shape[axis + 1 :])
-    apart = reshape(x, shape, (*lies[: axis + 1], None, None, *lies[axis + 1 :]))
-    shape = (parts, *x.shape[:axis], count * size, *x.shape[axis + 1 :])
-    return reshape(jnp.moveaxis(apart, axis + 1, 0), shape, (None, *lies))
+    shards = shard_count(name)
+    size, partition = x.shape[axis] // (shards * parts), partition_of(x)
+    shape = (*x.shape[:axis], shards, parts, size, *x.shape[axis + 1 :])
+    chunks = reshape(x, shape, (*partition[: axis + 1], None, None, *partition[axis + 1 :]))
+    shape = (parts, *x.shape[:axis], shards * size, *x.shape[axis + 1 :])
+    return reshape(jnp.moveaxis(chunks, axis + 1, 0), shape, (None, *partition))
 
 
 def join_within_shards(x: jax.Array, axis: int, name: str) -> jax.Array:
-    """`split` undone: [parts, …, A / parts, …] -> […, A, …], `axis` as it was."""
-    count, parts, lies = shard_count(name), x.shape[0], partition_of(x)[1:]
-    size = x.shape[axis + 1] // count
-    shape = (parts, *x.shape[1 : axis + 1], count, size, *x.shape[axis + 2 :])
-    apart = reshape(x, shape, (None, *lies[: axis + 1], None, *lies[axis + 1 :]))
-    shape = (*x.shape[1 : axis + 1], count * parts * size, *x.shape[axis + 2 :])
-    return reshape(jnp.moveaxis(apart, 0, axis + 1), shape, lies)
+    """Undoes `split_within_shards` of the same `axis` and `name`: [parts, …, A / parts, …] -> […, A, …]."""
+    shards, parts, partition = shard_count(name), x.shape[0], partition_of(x)[1:]
+    size = x.shape[axis + 1] // shards
+    shape = (parts, *x.shape[1 : axis + 1], shards, size, *x.shape[axis + 2 :])
+    chunks = reshape(x, shape, (None, *partition[: axis + 1], None, *partition[axis + 1 :]))
+    shape = (*x.shape[1 : axis + 1], shards * parts * size, *x.shape[axis + 2 :])
+    return reshape(jnp.moveaxis(chunks, 0, axis + 1), shape, partition)
 
 
 def partition_of(x: jax.Array) -> tuple:
-    """The mesh axes that split each axis of an array; None where none does."""
+    """For each axis of an array, the mesh axes that split it, or None."""
     if jax.sharding.get_abstract_mesh().empty:
         return (None,) * x.ndim
-    known = jax.typeof(x).sharding.spec.partitions  # a gathered parameter's spec is more than its parts
-    return (*known, *(None,) * (x.ndim - len(known)))
+    partition = jax.typeof(x).sharding.spec.partitions  # not the spec itself: a gathered parameter's has `reduced` too
+    return (*partition, *(None,) * (x.ndim - len(partition)))
 
 
-def flatten_axes(*parts: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """The mesh axes in parts of what `lying` or a PartitionSpec says, in order."""
-    return tuple(axis for part in parts for axis in ((part,) if isinstance(part, str) else part or ()))
+def flatten_axes(*entries: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes in entries of a PartitionSpec or of `partition_of`, in order."""
+    return tuple(axis for entry in entries for axis in ((entry,) if isinstance(entry, str) else entry or ()))
 
 
 def available_mesh_axes() -> set[str]:
-    """The mesh axes that a shard_map here may take: all but those of one around it (a pipeline's stages)."""
+    """The mesh axes open to a shard_map called here: all but those of a shard_map around it (a pipeline's stages)."""
     return set(jax.sharding.get_abstract_mesh().explicit_axes)
 
 
-def reshape(x: jax.Array, shape: tuple[int, ...], lies: tuple) -> jax.Array:
-    """A reshape whose result is split like this."""
+def reshape(x: jax.Array, shape: tuple[int, ...], partition: tuple) -> jax.Array:
+    """x reshaped, the axes of the result split over these mesh axes."""
     if jax.sharding.get_abstract_mesh().empty:
         return x.reshape(shape)
-    return jnp.reshape(x, shape, out_sharding=PartitionSpec(*lies))
+    return jnp.reshape(x, shape, out_sharding=PartitionSpec(*partition))
 
 
 def time_order(length: int) -> np.ndarray:
-    """int [T]: which token of a row lies where. With the time axis split over c devices each holds two pieces of 2c,
-    the i-th and the i-th from the end: under a causal mask all have the same work (Brandon et al. 2023 name the
-    problem; the pairing is that of Llama 3's context parallelism, 3.3.2). Raises ShardingError."""
+    """The order in which a row's tokens are laid out along the time axis, as indices int [T].
+
+    With the time axis split over c devices, a row is cut into 2c pieces and each device holds two, the i-th and the
+    i-th from the end: under a causal mask all devices have the same work (Brandon et al. 2023 name the problem; the
+    pairing is that of Llama 3's context parallelism, 3.3.2). Raises ShardingError."""
     count = shard_count("time")
     if count == 1:
         return np.arange(length)
@@ -251,37 +255,46 @@ def time_order(length: int) -> np.ndarray:
 
 
 def zigzag(count: int) -> np.ndarray:
-    """int [2c]: the pieces of a row as they lie on c devices: 0, 2c-1, 1, 2c-2, …"""
+    """The order of a row's pieces on c devices, int [2c]: 0, 2c-1, 1, 2c-2, …"""
     return np.stack([np.arange(count), 2 * count - 1 - np.arange(count)], axis=1).reshape(-1)
 
 
 def shift_right(x_BTD: jax.Array, first_B1D: jax.Array | None) -> jax.Array:
-    """Every token's predecessor in its row; before the first stands `first_B1D`, or zeros. In and out as time lies."""
+    """x shifted right by one token: each position gets its predecessor in the row, the first `first_B1D` or zeros.
+
+    Input and output are in `time_order`."""
     count, (rows, length, width) = shard_count("time"), x_BTD.shape
     if first_B1D is None:
         first_B1D = shard(jnp.zeros((rows, 1, width), x_BTD.dtype), "batch", None, None)
     first_B1D = first_B1D.astype(x_BTD.dtype)
     if count == 1:
         return jnp.concatenate([first_B1D, x_BTD[:, :-1]], axis=1)
-    lies, order = partition_of(x_BTD), zigzag(count)
-    x_BPTD = reshape(x_BTD, (rows, 2 * count, length // (2 * count), width), (*lies[:2], None, lies[2]))
-    last_BPD = shard(x_BPTD[:, :, -1], "batch", None, None)  # whole: every piece's last token goes to the next piece
+    partition, order = partition_of(x_BTD), zigzag(count)
+    x_BPTD = reshape(x_BTD, (rows, 2 * count, length // (2 * count), width), (*partition[:2], None, partition[2]))
+    last_BPD = shard(x_BPTD[:, :, -1], "batch", None, None)  # replicated: every piece's last token goes to the next
     last_BPD = jnp.concatenate([first_B1D, last_BPD[:, np.argsort(order)]], axis=1)[:, order]
     first_BPTD = shard(last_BPD, "batch", "time", None)[:, :, None]
-    return reshape(jnp.concatenate([first_BPTD, x_BPTD[:, :, :-1]], axis=2), x_BTD.shape, lies)
+    return reshape(jnp.concatenate([first_BPTD, x_BPTD[:, :, :-1]], axis=2), x_BTD.shape, partition)
 
 
 def decoding_mesh(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
-    """The same devices as a mesh for writing, token by token, where time, experts and stages are not split: their
-    devices take rows as those of `data` and `replica` do, and hold what they held of everything but layers."""
-    at, sizes = mesh.shape, dict.fromkeys(MESH_AXES, 1)
-    sizes |= {"replica": at["replica"] * at["stage"], "data": at["data"] * at["context"] * at["expert"]}
-    sizes["tensor"] = at["tensor"]
+    """A mesh of the same devices for decoding, which splits neither time nor experts nor layers.
+
+    Devices of `context` and `expert` join `data`, those of `stage` join `replica`: they take rows of the batch.
+    Each device holds as large a share of every parameter as before, except of those that `stage` split."""
+    shape, sizes = mesh.shape, dict.fromkeys(MESH_AXES, 1)
+    sizes |= {"replica": shape["replica"] * shape["stage"], "data": shape["data"] * shape["context"] * shape["expert"]}
+    sizes["tensor"] = shape["tensor"]
     return jax.sharding.Mesh(mesh.devices.reshape(tuple(sizes.values())), MESH_AXES, axis_types=mesh.axis_types)
 
 
-def dealt(x: jax.Array, over_devices: bool = False) -> jax.Array:
-    """x whole on every device; or its first axis dealt out over as many devices as divide it.
+def replicate(x: jax.Array) -> jax.Array:
+    """x whole on every device."""
+    return x if jax.sharding.get_abstract_mesh().empty else jax.sharding.reshard(x, PartitionSpec(None))
+
+
+def distribute(x: jax.Array) -> jax.Array:
+    """x with its first axis split over as many devices as divide it.
 
     For work on whole matrices that no layer's axes describe (an optimizer's orthogonalisation).
     """
@@ -290,6 +303,6 @@ def dealt(x: jax.Array, over_devices: bool = False) -> jax.Array:
         return x
     axes: list[str] = []
     for axis, size in zip(mesh.axis_names, mesh.axis_sizes, strict=True):
-        if over_devices and size > 1 and x.shape[0] % (math.prod(mesh.shape[a] for a in axes) * size) == 0:
+        if size > 1 and x.shape[0] % (math.prod(mesh.shape[a] for a in axes) * size) == 0:
             axes.append(axis)
     return jax.sharding.reshard(x, PartitionSpec(tuple(axes) or None))

@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 
 from model.layers import stacked_axes
-from model.sharding import dealt, partition_spec
+from model.sharding import distribute, partition_spec, replicate
 from train.config import Muon
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan's quintic: singular values end in [0.7, 1.2], not at 1
@@ -81,10 +81,10 @@ def orthogonalize_by_shape(parameters: list[nnx.Param], iterations: int) -> list
         stacks = []
         for index in members:
             layers, rows, columns = matrix_shape(parameters[index])
-            stack = dealt(parameters[index][...]).reshape(layers, rows, columns)
+            stack = replicate(parameters[index][...]).reshape(layers, rows, columns)
             stacks.append(jnp.swapaxes(stack, 1, 2) if rows > columns else stack)
-        whole = orthogonalize(dealt(jnp.concatenate(stacks), over_devices=True), iterations)
-        whole = dealt(whole)
+        whole = orthogonalize(distribute(jnp.concatenate(stacks)), iterations)
+        whole = replicate(whole)
         start = 0
         for index in members:
             parameter = parameters[index]
