@@ -1,4 +1,5 @@
-"""Causal multi-head and grouped-query self-attention (Vaswani et al. 2017, 3.2; Ainslie et al. 2023)."""
+"""Causal multi-head and grouped-query self-attention (Vaswani et al. 2017, 3.2; Ainslie et al. 2023): the mixer of a
+block in model/transformer.py."""
 
 from __future__ import annotations
 
@@ -29,12 +30,12 @@ class Attention(nnx.Module):
         self.key_bias = declare.zeros(("kv_heads", "head_width"), (kv_heads, size)) if config.bias else None
         self.value_bias = declare.zeros(("kv_heads", "head_width"), (kv_heads, size)) if config.bias else None
         self.output_bias = declare.zeros(("features",), (width,)) if config.output_bias else None
-        normed = config.query_key_norm
-        self.query_norm = Norm(normed, declare, "head_width", size) if normed else None
-        self.key_norm = Norm(normed, declare, "head_width", size) if normed else None
+        norm = config.query_key_norm
+        self.query_norm = Norm(norm, declare, "head_width", size) if norm else None
+        self.key_norm = Norm(norm, declare, "head_width", size) if norm else None
 
-    def __call__(self, x_BTD: jax.Array, forward_pass: ForwardPass, memory: KeyValues | None):
-        """[B, T, D] -> [B, T, D], and the memory with this call's keys and values in it (None stays None)."""
+    def __call__(self, x_BTD: jax.Array, forward_pass: ForwardPass, kv_cache: KeyValues | None):
+        """[B, T, D] -> [B, T, D], and the cache with these tokens' keys and values added (None stays None)."""
         query_BTNH = project("BTD,DNH->BTNH", x_BTD, self.query, "batch", "time", "heads", None)
         key_BTKH = project("BTD,DKH->BTKH", x_BTD, self.key, "batch", "time", "kv_heads", None)
         value_BTKH = project("BTD,DKH->BTKH", x_BTD, self.value, "batch", "time", "kv_heads", None)
@@ -49,14 +50,14 @@ class Attention(nnx.Module):
             query_BTNH = (at_least_float32(query_BTNH) * self.scale).astype(query_BTNH.dtype)
         query_BTNH = checkpoint_name(query_BTNH, "query")
         key_BTKH, value_BTKH = checkpoint_name(key_BTKH, "key"), checkpoint_name(value_BTKH, "value")
-        # Kernels and memory want heads first: otherwise a batched matrix product copies what it reads.
+        # Kernels and cache have heads first: otherwise a batched matrix product copies what it reads.
         query_BNTH, key_BKSH, value_BKSH = (jnp.swapaxes(x, 1, 2) for x in (query_BTNH, key_BTKH, value_BTKH))
-        if memory is not None:
-            memory = KeyValues(
-                cache.update(memory.key, key_BKSH, forward_pass.start_B),
-                cache.update(memory.value, value_BKSH, forward_pass.start_B),
+        if kv_cache is not None:
+            kv_cache = KeyValues(
+                cache.update(kv_cache.key, key_BKSH, forward_pass.start_B),
+                cache.update(kv_cache.value, value_BKSH, forward_pass.start_B),
             )
-            key_BKSH, value_BKSH = memory
+            key_BKSH, value_BKSH = kv_cache
         context_BNTH = forward_pass.kernel(
             query_BNTH,
             key_BKSH,
@@ -65,9 +66,9 @@ class Attention(nnx.Module):
             (self.config.dropout, forward_pass.dropout_key("weights")),
         )
         out_BTD = project("BTNH,NHD->BTD", jnp.swapaxes(context_BNTH, 1, 2), self.output, "batch", "time", None)
-        return add_bias(out_BTD, self.output_bias), memory
+        return add_bias(out_BTD, self.output_bias), kv_cache
 
     @property
     def scale(self) -> float:
-        given = self.config.score_scale
-        return self.config.head_width**-0.5 if given is None else given
+        scale = self.config.score_scale
+        return self.config.head_width**-0.5 if scale is None else scale

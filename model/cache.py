@@ -1,6 +1,6 @@
-"""What a model remembers while decoding: keys and values, and the last input of each shifted branch.
+"""The cache of a model while decoding: keys and values, and the last input of each branch with a token shift.
 
-Made by Transformer.cache, read and returned by attention and the block; the decoder passes it on unopened.
+Transformer.init_cache creates it, attention and block read and return it; the decoder passes it on unopened.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 
 class KeyValues(NamedTuple):
-    """Keys and values of every slot so far [B, K, S, H]; slots past a row's length hold what no query may see.
+    """Keys and values of all slots [B, K, S, H]. No query may see the slots past a row's length.
 
-    Heads come first, as kernels read them: otherwise every token copies the whole memory.
+    Heads come before slots, as kernels read them: otherwise every token would copy the whole cache.
     """
 
     key: jax.Array
@@ -22,7 +22,7 @@ class KeyValues(NamedTuple):
 
 
 class LayerCache(NamedTuple):
-    """One layer's memory. `mixer_input`, `feed_forward_input`: the last token's [B, 1, D], or None unshifted."""
+    """One layer's cache. `mixer_input`, `feed_forward_input`: of the last token [B, 1, D]; None without token shift."""
 
     attention: KeyValues
     mixer_input: jax.Array | None = None
@@ -30,22 +30,22 @@ class LayerCache(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """The memory of a batch of sequences. `length_B`: tokens each row has read; `layers`: one entry a layer."""
+    """The cache of a batch of sequences. `length_B`: tokens that each row has read; `layers`: one entry a layer."""
 
     length_B: jax.Array
     layers: tuple[LayerCache, ...]
 
 
-def update(memory_BKSH: jax.Array, new_BKTH: jax.Array, start_B: jax.Array) -> jax.Array:
-    """Puts each row's new entries into its slots start .. start + T."""
+def update(cache_BKSH: jax.Array, new_BKTH: jax.Array, start_B: jax.Array) -> jax.Array:
+    """Writes each row's new keys or values into its slots start .. start + T."""
 
-    def row(memory_KSH, new_KTH, start):
-        return jax.lax.dynamic_update_slice(memory_KSH, new_KTH.astype(memory_KSH.dtype), (0, start, 0))
+    def row(cache_KSH, new_KTH, start):
+        return jax.lax.dynamic_update_slice(cache_KSH, new_KTH.astype(cache_KSH.dtype), (0, start, 0))
 
-    return jax.vmap(row)(memory_BKSH, new_BKTH, start_B)
+    return jax.vmap(row)(cache_BKSH, new_BKTH, start_B)
 
 
-def last_input(x_BTD: jax.Array, before_B1D: jax.Array, count_B: jax.Array) -> jax.Array:
-    """Each row's last real input [B, 1, D]: entry count - 1, or the one remembered where a row has none."""
-    joined = jnp.concatenate([before_B1D.astype(x_BTD.dtype), x_BTD], axis=1)
-    return jnp.take_along_axis(joined, count_B[:, None, None], axis=1)
+def last_input(x_BTD: jax.Array, previous_B1D: jax.Array, count_B: jax.Array) -> jax.Array:
+    """Each row's last real input [B, 1, D]: entry count - 1 of x, or the previous one if the row has no new token."""
+    inputs = jnp.concatenate([previous_B1D.astype(x_BTD.dtype), x_BTD], axis=1)
+    return jnp.take_along_axis(inputs, count_B[:, None, None], axis=1)

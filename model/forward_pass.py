@@ -1,4 +1,7 @@
-"""What all layers of one forward pass share, and what flows through them."""
+"""The inputs that all layers of a forward pass share (ForwardPass), and the residual stream that runs through them.
+
+model/transformer.py creates both and passes them to every layer, in the order of model/schedule.py.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from model.kernels import AttentionMask
 
 
 class ResidualStream(NamedTuple):
-    """The residual stream, and the loss terms that layers add for each row (nats a token; mixture of experts)."""
+    """The residual stream, and the auxiliary loss of each row so far (nats a token; from mixtures of experts)."""
 
     x_BTD: jax.Array
     auxiliary_loss_B: jax.Array
@@ -23,15 +26,15 @@ class ResidualStream(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ForwardPass:
-    """One pass over tokens [B, T]: a tree whose every array begins with B.
+    """What every layer needs to know of one forward pass over tokens [B, T]: a pytree whose arrays all begin with B.
 
-    `positions_BT` counts within a document. While decoding, `start_B` says how many slots are filled already and
-    `count_B` how many tokens of this call are real (rows are padded on the right).
+    `positions_BT` counts within a document. While decoding, `start_B` is how many slots of each row are filled already,
+    and `count_B` how many of its tokens in this call are real (rows are padded on the right).
     """
 
     positions_BT: jax.Array
     mask: AttentionMask
-    sin_cos: tuple  # sine and cosine of every (rope, head width) in `ropes`, for all layers
+    sin_cos: tuple  # (sine, cosine) of each (rope, head width) in `ropes`
     kernel: Callable = dataclasses.field(metadata={"static": True})
     ropes: tuple[tuple[c.Rope, int], ...] = dataclasses.field(metadata={"static": True})
     start_B: jax.Array | None = None
@@ -41,15 +44,15 @@ class ForwardPass:
     def rotary(self, rope: c.Rope, head_width: int) -> tuple[jax.Array, jax.Array]:
         return self.sin_cos[self.ropes.index((rope, head_width))]
 
-    def dropout_key(self, purpose: str) -> jax.Array | None:
-        """A dropout key for one use in this layer; None where nothing is dropped."""
-        return None if self.layer_key is None else jax.random.fold_in(self.layer_key, DROPOUT_SITES.index(purpose))
+    def dropout_key(self, site: str) -> jax.Array | None:
+        """The dropout key of one of DROPOUT_SITES in this layer; None if dropout is off."""
+        return None if self.layer_key is None else jax.random.fold_in(self.layer_key, DROPOUT_SITES.index(site))
 
     def for_layer(self, key: jax.Array | None) -> ForwardPass:
         return dataclasses.replace(self, layer_key=key)
 
     def is_document_start(self) -> jax.Array:
-        """bool [B, T, 1]: tokens with nothing before them in their document."""
+        """bool [B, T, 1]: True for the first token of each document."""
         return jnp.equal(self.positions_BT, 0)[..., None]
 
     def token_mask(self) -> jax.Array:

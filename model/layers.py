@@ -1,4 +1,4 @@
-"""Parameters, linear maps, norms, embedding and dropout: what the larger parts of a block are made of."""
+"""Parameters, linear maps, norms, embedding and dropout: the parts of which the larger modules of model/ are built."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Initializer = Callable[[jax.Array, tuple[int, ...], jax.sharding.PartitionSpec |
 
 
 def normal(deviation: float) -> Initializer:
-    """Normal numbers with this standard deviation, born sharded. 0 gives zeros."""
+    """An initializer of normal numbers with this standard deviation, created sharded; of zeros if it is 0."""
     if deviation == 0:
         return constant(0.0)
 
@@ -33,27 +33,27 @@ def constant(value: float) -> Initializer:
 
 
 class BalancingBias(nnx.Param):
-    """A bias that no loss moves: its gradient is an excess of load, and every update takes a step of `rate` against
-    that gradient's sign (train/optimizer.py)."""
+    """A bias that is trained on load, not on the loss: its gradient is an excess of load, and every update takes a
+    step of `rate` against the gradient's sign (train/optimizer.py)."""
 
 
 def stacked_axes(axes: tuple[str, ...]) -> int:
-    """How many of a parameter's first axes number matrices instead of belonging to one: layers, experts."""
+    """The number of a parameter's leading axes that stack matrices (layers, experts)."""
     return next((i for i, axis in enumerate(axes) if axis not in ("layers", "experts")), len(axes))
 
 
 class ParameterFactory:
-    """Makes the parameters of one module tree: shape, logical axes and initial value are said once, here.
+    """Creates the parameters of a module tree; one call declares a parameter's logical axes, shape and initial value.
 
-    Layers of a stack are declared together: `repeats` puts an axis L before every parameter's own.
+    All layers of a stack are declared together: `repeats` puts an axis L in front of every parameter's own axes.
     """
 
     def __init__(self, key: jax.Array, init: c.Init, repeats: int | None = None):
         self.key, self.init, self.repeats = key, init, repeats
         self.count = 0
 
-    def stacked(self, repeats: int) -> ParameterFactory:
-        """The same declaration for `repeats` layers at once, with keys of its own."""
+    def for_stack(self, repeats: int) -> ParameterFactory:
+        """A factory for the parameters of `repeats` layers at once, with random keys of its own."""
         self.count += 1
         return ParameterFactory(jax.random.fold_in(self.key, self.count), self.init, repeats)
 
@@ -64,10 +64,11 @@ class ParameterFactory:
         init: Initializer,
         input_axes: int = 0,
         kind=nnx.Param,
-        **says,
+        **overrides,
     ) -> nnx.Param:
-        """A float32 parameter. `inputs`: over how many axes its use as a matrix sums, the first behind those that
-        number matrices; 0 for vectors. `exact`: it is used in float32, whatever the dtype of the rest."""
+        """Creates a float32 parameter of class `kind`. `input_axes`: how many axes its use as a matrix sums over, the
+        first behind those that stack matrices; 0 for vectors. `overrides` replace entries of the metadata;
+        `keep_float32`: it is used in float32, whatever the dtype of the rest."""
         self.count += 1
         if self.repeats is not None:
             axes, shape = ("layers", *axes), (self.repeats, *shape)
@@ -79,12 +80,12 @@ class ParameterFactory:
             "matmul": "plain",
             "keep_float32": False,
         }
-        return kind(value, **{**metadata, **says})
+        return kind(value, **{**metadata, **overrides})
 
     def weight(
         self, axes: tuple[str, ...], shape: tuple[int, ...], input_axes: int = 1, keep_float32: bool = False
     ) -> nnx.Param:
-        """A matrix that reads the residual stream: deviation `init.weight`, or 1 / sqrt(fan in)."""
+        """A matrix that reads the residual stream. Its standard deviation is `init.weight`, or 1 / sqrt(fan in)."""
         deviation = self.init.weight
         if deviation is None:
             first = stacked_axes(axes)
@@ -92,7 +93,7 @@ class ParameterFactory:
         return self(axes, shape, normal(deviation), input_axes, keep_float32=keep_float32)
 
     def residual(self, axes: tuple[str, ...], shape: tuple[int, ...], input_axes: int = 1) -> nnx.Param:
-        """A matrix that writes into the residual stream."""
+        """A matrix that writes into the residual stream. Its standard deviation is `init.residual`."""
         return self(axes, shape, normal(self.init.residual), input_axes)
 
     def balancing_bias(self, axes: tuple[str, ...], shape: tuple[int, ...], rate: float) -> BalancingBias:
@@ -108,14 +109,14 @@ class ParameterFactory:
 def gather_parameters(
     module: nnx.Module, dtype: jnp.dtype, move: Callable = gather, matmul: str = "plain"
 ) -> nnx.Module:
-    """A module's parameters as a layer uses them: cast first, then moved from storage to compute sharding; by `place`
-    where there will be no gradient. `matmul`: how `project` multiplies with them (config.Execution).
+    """Casts a module's parameters to `dtype` and reshards them from storage to compute, as its layer uses them.
 
-    Matrices are cast, and before they move, so that half the bytes travel; vectors stay float32. Inside a scan over
-    layers the leading axis is gone: a parameter's axes are the last ones of its name.
+    Matrices are cast before they move, so that half the bytes travel; vectors stay float32. `move` is `gather`, or
+    `shard` where there will be no gradient. `matmul`: how `project` multiplies with them (config.Execution). Inside a
+    scan over layers the axis L is gone: an array's axes are the last ones that its parameter names.
     """
 
-    def use(parameter: nnx.Param) -> nnx.Param:
+    def cast_and_move(parameter: nnx.Param) -> nnx.Param:
         if parameter.transposed_from:
             return parameter.replace(matmul=matmul)
         value = parameter[...]
@@ -125,40 +126,43 @@ def gather_parameters(
         value = value if parameter.keep_float32 else value.astype(dtype)
         return parameter.replace(move(value, *axes), matmul="plain" if parameter.keep_float32 else matmul)
 
-    return jax.tree.map(use, module, is_leaf=lambda x: isinstance(x, nnx.Param))
+    return jax.tree.map(cast_and_move, module, is_leaf=lambda x: isinstance(x, nnx.Param))
 
 
 def transpose_for_decoding(module: nnx.Module) -> nnx.Module:
-    """A gathered module with its weights as matrices [outputs, inputs], as a CPU reads them fastest; `project` takes
-    either. On one device: over a mesh they stay as they are."""
+    """A gathered module with its weights transposed to matrices [outputs, inputs], which a CPU reads fastest.
+
+    `project` takes them either way. Only on one device: with a mesh set the module is returned as it is."""
     if not jax.sharding.get_abstract_mesh().empty:
         return module
 
-    def turn(parameter: nnx.Param) -> nnx.Param:
+    def transpose(parameter: nnx.Param) -> nnx.Param:
         value = parameter[...]
         stacked = parameter.axes[0] == "layers"
         shape = value.shape[stacked:]
         matrix = value.reshape(*value.shape[:stacked], math.prod(shape[: parameter.input_axes]), -1).swapaxes(-1, -2)
         return parameter.replace(matrix, transposed_from=shape)
 
-    def matrix(x: nnx.Param) -> bool:  # that `project` takes: neither a stack of experts nor their router
+    def is_projection(x: nnx.Param) -> bool:  # a weight of `project`: neither a stack of experts nor their router
         return bool(x.input_axes) and "experts" not in x.axes and not x.keep_float32
 
-    return jax.tree.map(lambda x: turn(x) if matrix(x) else x, module, is_leaf=lambda x: isinstance(x, nnx.Param))
+    return jax.tree.map(
+        lambda x: transpose(x) if is_projection(x) else x, module, is_leaf=lambda x: isinstance(x, nnx.Param)
+    )
 
 
 def einsum(formula: str, x: jax.Array, y: jax.Array, *axes: str | None) -> jax.Array:
-    """A contraction whose result has these logical axes (partial sums over sharded axes are added up)."""
-    read, made = formula.split("->")
-    sizes = dict(zip(read.replace(",", ""), x.shape + y.shape, strict=True))
-    # jnp.einsum contracts axes in alphabetical order, XLA copies a weight whose own order is another: so rename them.
-    order = dict.fromkeys(read.split(",")[1] + read)
+    """A contraction of x and y, sharded by the result's logical axes; partial sums over sharded axes are added up."""
+    inputs, out = formula.split("->")
+    sizes = dict(zip(inputs.replace(",", ""), x.shape + y.shape, strict=True))
+    # jnp.einsum contracts axes in alphabetical order, and XLA copies a weight whose own order differs: so rename them.
+    order = dict.fromkeys(inputs.split(",")[1] + inputs)
     formula = formula.translate({ord(axis): chr(ord("a") + i) for i, axis in enumerate(order) if axis != ","})
-    return jnp.einsum(formula, x, y, out_sharding=partition_spec(axes, tuple(sizes[axis] for axis in made), "compute"))
+    return jnp.einsum(formula, x, y, out_sharding=partition_spec(axes, tuple(sizes[axis] for axis in out), "compute"))
 
 
 def project(formula: str, x: jax.Array, weight: nnx.Param, *axes: str | None) -> jax.Array:
-    """`einsum` with a weight, in the precision it asks for; it may be `turned`: x's last axes are those it reads."""
+    """`einsum` of x and a weight, transposed or not, in the weight's precision. It sums over the last axes of x."""
     if weight.matmul != "plain":
         from model import quantized  # only here: qwix, and what it imports, takes more than a second
 
@@ -166,34 +170,36 @@ def project(formula: str, x: jax.Array, weight: nnx.Param, *axes: str | None) ->
         return shard(quantized.project(x, value, weight.input_axes, weight.matmul), *axes)
     if not weight.transposed_from:
         return einsum(formula, x, weight[...], *axes)
-    kept = x.shape[: x.ndim - weight.input_axes]
-    made = (*kept, *weight.transposed_from[weight.input_axes :])
+    leading = x.shape[: x.ndim - weight.input_axes]
+    shape = (*leading, *weight.transposed_from[weight.input_axes :])
     matrix_OI = weight[...]
-    y = jax.lax.dot_general(x.reshape(*kept, -1), matrix_OI, (((len(kept),), (1,)), ((), ())))
-    return shard(y.reshape(made), *axes)
+    y = jax.lax.dot_general(x.reshape(*leading, -1), matrix_OI, (((len(leading),), (1,)), ((), ())))
+    return shard(y.reshape(shape), *axes)
 
 
 def add_bias(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
-    """x + bias, in x's dtype; x where there is none. Added in float32, so that the bias's gradient is summed in it."""
+    """x + bias, in x's dtype; x if there is no bias. Added in float32, so that the bias's gradient is summed in it."""
     return x if bias is None else (x + bias[...]).astype(x.dtype)
 
 
-def feature_minor(x: jax.Array) -> jax.Array:
-    """x with its last axis next to each other in memory. A hint to the compiler: left to itself, TPU's makes a layer's
-    outputs time-minor, as the gathered weights lie, and copies what was saved of them for the backward pass (1% of the
-    Llama-2 7B step on v5p, by `skald plan`). Said of each device's part: of the whole, the compiler would gather it."""
+def constrain_row_major(x: jax.Array) -> jax.Array:
+    """x in row-major layout: the features of a token are neighbours in memory. A hint to the compiler.
 
-    def hint(x: jax.Array) -> jax.Array:
+    Left to itself, the compiler for TPUs makes a layer's outputs time-minor, like the gathered weights, and copies what
+    was saved of them for the backward pass (1% of the Llama-2 7B step on v5p, by `skald plan`). The constraint is on
+    each device's shard: for a constraint on the whole array the compiler would gather it."""
+
+    def constrain(x: jax.Array) -> jax.Array:
         return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
     if jax.sharding.get_abstract_mesh().empty:
-        return hint(x)
-    lies = jax.P(*partition_of(x))
-    return jax.shard_map(hint, in_specs=lies, out_specs=lies, axis_names=available_mesh_axes(), check_vma=False)(x)
+        return constrain(x)
+    spec = jax.P(*partition_of(x))
+    return jax.shard_map(constrain, in_specs=spec, out_specs=spec, axis_names=available_mesh_axes(), check_vma=False)(x)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-    """x in float32 at least: what must not be computed in less."""
+    """x in float32, or in its own dtype if that is wider: for what must not be computed in less."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -218,7 +224,7 @@ class Norm(nnx.Module):
 
 
 class Embedding(nnx.Module):
-    """The table of token vectors [V, D]; the output projection too where that is tied."""
+    """The table of token vectors [V, D]; it is the output projection too if that is tied."""
 
     def __init__(self, vocab_size: int, width: int, declare: ParameterFactory):
         self.table = declare(("vocab", "width"), (vocab_size, width), normal(declare.init.embedding), input_axes=1)
@@ -231,16 +237,16 @@ class Embedding(nnx.Module):
 def embedding_lookup(table: nnx.Param, indices_BT: jax.Array, dtype: jnp.dtype, mode: str | None = None) -> jax.Array:
     """Rows of a gathered table [A, D]: int [B, T] -> [B, T, D] in `dtype`.
 
-    Read in float32 for the gradient's sake: a row's is a sum over all places that read it, and a sum in bfloat16 stands
-    still after 256 equal terms.
+    The table is read in float32 for its gradient: a row's gradient is a sum over all tokens that read the row, and a
+    sum in bfloat16 stands still after 256 equal terms.
     """
     table_AD = at_least_float32(table[...])
-    wanted = partition_spec(("batch", "time", None), (*indices_BT.shape, table_AD.shape[1]), "compute")
-    return table_AD.at[indices_BT].get(out_sharding=wanted, mode=mode).astype(dtype)
+    spec = partition_spec(("batch", "time", None), (*indices_BT.shape, table_AD.shape[1]), "compute")
+    return table_AD.at[indices_BT].get(out_sharding=spec, mode=mode).astype(dtype)
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes a share `rate` of x and scales the rest up; the identity where `key` is None (evaluation, decoding)."""
+    """Zeroes a share `rate` of x and scales the rest up; returns x if `key` is None (evaluation, decoding)."""
     if rate == 0 or key is None:
         return x
     keep = jax.random.bernoulli(key, 1 - rate, x.shape, out_sharding=jax.typeof(x).sharding)

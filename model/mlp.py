@@ -1,4 +1,7 @@
-"""The feed-forward half of a block: dense or gated (Vaswani et al. 2017, 3.3; Shazeer 2020)."""
+"""The feed-forward of a block, plain or gated (Vaswani et al. 2017, 3.3; Shazeer 2020).
+
+model/transformer.py builds it; model/moe.py too, as the expert that all tokens share.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from model.forward_pass import ForwardPass
 from model.layers import ParameterFactory, add_bias, project
 
 ACTIVATIONS = {
-    "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),  # jax.nn.gelu takes erfc: five times the work
+    "gelu": lambda x: 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5)),  # jax.nn.gelu uses erfc: five times the work
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
@@ -27,15 +30,15 @@ class MLP(nnx.Module):
 
     def __init__(self, config: c.MLP, width: int, declare: ParameterFactory):
         self.config = config
-        into, out = ("width", "feed_forward"), ("feed_forward", "width")
-        self.up = declare.weight(into, (width, config.width))
-        self.gate = declare.weight(into, (width, config.width)) if config.gated else None
-        self.down = declare.residual(out, (config.width, width))
+        up_axes, down_axes = ("width", "feed_forward"), ("feed_forward", "width")
+        self.up = declare.weight(up_axes, (width, config.width))
+        self.gate = declare.weight(up_axes, (width, config.width)) if config.gated else None
+        self.down = declare.residual(down_axes, (config.width, width))
         self.up_bias = declare.zeros(("feed_forward",), (config.width,)) if config.bias else None
         self.down_bias = declare.zeros(("features",), (width,)) if config.bias else None
 
     def __call__(self, x_BTD: jax.Array, forward_pass: ForwardPass) -> tuple[jax.Array, float]:
-        """[B, T, D] -> [B, T, D], and what it adds to each row's loss: nothing."""
+        """[B, T, D] -> [B, T, D], and the auxiliary loss, which is 0."""
         del forward_pass
         up_BTF = project("BTD,DF->BTF", x_BTD, self.up, "batch", "time", "feed_forward")
         up_BTF = checkpoint_name(add_bias(up_BTF, self.up_bias), "up")

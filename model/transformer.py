@@ -1,6 +1,6 @@
-"""The Transformer: block, stacks of layers, logits. Training calls `hidden` and `logits`, the decoder calls the model.
+"""The Transformer: blocks, stacks of layers, logits. Training calls `hidden` and `logits`, the decoder calls the model.
 
-Which program computes attention is model/kernels' choice, in which order layers run model/schedule's.
+model/kernels chooses the program that computes attention, model/schedule.py the order in which layers run.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from model import cache as memory
 from model import config as c
 from model import kernels, schedule
 from model.attention import Attention
-from model.cache import Cache, KeyValues, LayerCache
+from model.cache import Cache, KeyValues, LayerCache, last_input
 from model.forward_pass import ForwardPass, ResidualStream
 from model.layers import (
     Embedding,
     Norm,
     ParameterFactory,
     at_least_float32,
+    constrain_row_major,
     dropout,
-    feature_minor,
     gather_parameters,
     project,
     transpose_for_decoding,
@@ -35,79 +34,81 @@ from model.moe import MoE
 from model.positions import LearnedPositions, rotary_sin_cos, sinusoids
 from model.sharding import gather, partition_spec, shard, shift_right, time_order
 
-FEED_FORWARDS = {c.MLP: MLP, c.MoE: MoE}  # what a block's config asks for -> what it is built of
+FEED_FORWARDS = {c.MLP: MLP, c.MoE: MoE}  # class of a block's config -> class of its module
 
 
 class Block(nnx.Module):
-    """One layer (config.Block): mixer and feed-forward, each a branch off the residual stream."""
+    """One layer (config.Block): mixer and feed-forward, each of them a branch of the residual stream."""
 
     def __init__(self, config: c.Block, width: int, declare: ParameterFactory):
         self.config = config
 
-        def norm(wanted: bool) -> Norm | None:
-            return Norm(config.norm, declare, "features", width) if wanted else None
+        def norm(enabled: bool) -> Norm | None:
+            return Norm(config.norm, declare, "features", width) if enabled else None
 
-        before, after = config.placement in ("pre", "sandwich"), config.placement != "pre"
-        self.mixer_norm, self.mixer_post_norm = norm(before), norm(after)
+        pre, post = config.placement in ("pre", "sandwich"), config.placement != "pre"
+        self.mixer_norm, self.mixer_post_norm = norm(pre), norm(post)
         self.mixer = Attention(config.mixer, width, declare)
-        self.feed_forward_norm, self.feed_forward_post_norm = norm(before), norm(after)
+        self.feed_forward_norm, self.feed_forward_post_norm = norm(pre), norm(post)
         self.feed_forward = FEED_FORWARDS[type(config.feed_forward)](config.feed_forward, width, declare)
 
-    def __call__(self, stream: ResidualStream, forward_pass: ForwardPass, past: LayerCache | None = None):
-        """The stream behind this layer, and this layer's memory with the call in it (None stays None)."""
-        past = past or LayerCache(None)
+    def __call__(self, stream: ResidualStream, forward_pass: ForwardPass, cache: LayerCache | None = None):
+        """The residual stream after this layer, and the layer's cache with these tokens added (None stays None)."""
+        cache = cache or LayerCache(None)
         x_BTD, auxiliary_loss_B = stream
         input_BTD = x_BTD if self.mixer_norm is None else self.mixer_norm(x_BTD)
-        input_BTD, mixer_input = self.shift_tokens(input_BTD, forward_pass, past.mixer_input)
-        branch_BTD, attended = self.mixer(input_BTD, forward_pass, past.attention)
+        input_BTD, mixer_input = self.shift_tokens(input_BTD, forward_pass, cache.mixer_input)
+        branch_BTD, kv_cache = self.mixer(input_BTD, forward_pass, cache.attention)
         x_BTD = self.add_branch(x_BTD, branch_BTD, self.mixer_post_norm, forward_pass.dropout_key("mixer"))
         x_BTD = checkpoint_name(x_BTD, "middle")
         input_BTD = x_BTD if self.feed_forward_norm is None else self.feed_forward_norm(x_BTD)
-        input_BTD, feed_forward_input = self.shift_tokens(input_BTD, forward_pass, past.feed_forward_input)
-        branch_BTD, more_B = self.feed_forward(input_BTD, forward_pass)
+        input_BTD, feed_forward_input = self.shift_tokens(input_BTD, forward_pass, cache.feed_forward_input)
+        branch_BTD, branch_loss_B = self.feed_forward(input_BTD, forward_pass)
         x_BTD = self.add_branch(
             x_BTD, branch_BTD, self.feed_forward_post_norm, forward_pass.dropout_key("feed_forward")
         )
-        memory = None if attended is None else LayerCache(attended, mixer_input, feed_forward_input)
-        return ResidualStream(x_BTD, auxiliary_loss_B + more_B), memory
+        new_cache = None if kv_cache is None else LayerCache(kv_cache, mixer_input, feed_forward_input)
+        return ResidualStream(x_BTD, auxiliary_loss_B + branch_loss_B), new_cache
 
     def add_branch(self, x_BTD, branch_BTD, post_norm: Norm | None, key):
-        """The residual stream with a branch's output in it, as the block's placement says."""
-        branch_BTD = dropout(feature_minor(branch_BTD), self.config.dropout, key)
+        """Adds a branch's output to the residual stream, with norms as in the block's placement (config.Block)."""
+        branch_BTD = dropout(constrain_row_major(branch_BTD), self.config.dropout, key)
         if self.config.placement == "post_residual":
             return post_norm(x_BTD + branch_BTD)
         return x_BTD + (branch_BTD if post_norm is None else post_norm(branch_BTD))
 
-    def shift_tokens(self, x_BTD, forward_pass: ForwardPass, before_B1D):
-        """x with its first `token_shift` share of features taken from the token before, and what to remember."""
+    def shift_tokens(self, x_BTD, forward_pass: ForwardPass, previous_B1D):
+        """x with its first features, a share of `token_shift`, replaced by those of the token before in the document.
+
+        Also returns the last token's x [B, 1, D], for the cache; None without a cache or without a shift."""
         features = round(self.config.token_shift * x_BTD.shape[-1])
         if not features:
             return x_BTD, None
-        remembered = None if before_B1D is None else memory.last_input(x_BTD, before_B1D, forward_pass.count_B)
-        previous_BTD = shift_right(x_BTD, before_B1D)
+        last_B1D = None if previous_B1D is None else last_input(x_BTD, previous_B1D, forward_pass.count_B)
+        previous_BTD = shift_right(x_BTD, previous_B1D)
         previous_BTD = jnp.where(forward_pass.is_document_start(), 0, previous_BTD)
         mixed_BTD = jnp.concatenate([previous_BTD[..., :features], x_BTD[..., features:]], axis=-1)
-        return mixed_BTD, remembered
+        return mixed_BTD, last_B1D
 
 
 class Stack(nnx.Module):
-    """`repeats` times a pattern of blocks; every parameter has an axis L of that size in front."""
+    """A pattern of blocks, repeated `repeats` times; every parameter has an axis L of that size in front."""
 
     def __init__(self, config: c.Stack, width: int, declare: ParameterFactory):
         self.config = config
-        self.pattern = nnx.List([Block(block, width, declare.stacked(config.repeats)) for block in config.pattern])
+        self.pattern = nnx.List([Block(block, width, declare.for_stack(config.repeats)) for block in config.pattern])
 
-    def layer(self, repeat: int, position: int) -> Block:
-        """One layer's parameters, the axis L gone."""
-        return jax.tree.map(lambda x: x[repeat], self.pattern[position])
+    def layer(self, repeat: int, index: int) -> Block:
+        """The block at `index` of the pattern in one repeat: its parameters without the axis L."""
+        return jax.tree.map(lambda x: x[repeat], self.pattern[index])
 
     def __call__(
         self, stream: ResidualStream, forward_pass: ForwardPass, key, execution: c.Execution
     ) -> ResidualStream:
-        """Runs all layers; `key` turns dropout on."""
+        """Runs all layers. With a `key` dropout is on."""
         dtype = jnp.dtype(execution.dtype)
 
-        def repeat(stream, forward_pass, blocks, key):
+        def run_pattern(stream, forward_pass, blocks, key):
             for index, block in enumerate(blocks):
                 layer_key = None if key is None else jax.random.fold_in(key, index)
                 block = gather_parameters(block, dtype, matmul=execution.matmul)
@@ -115,11 +116,11 @@ class Stack(nnx.Module):
             return stream
 
         keys = None if key is None else jax.random.split(key, self.config.repeats)
-        return schedule.run_layers(repeat, stream, forward_pass, self.pattern, keys, execution)
+        return schedule.run_layers(run_pattern, stream, forward_pass, self.pattern, keys, execution)
 
 
 class Transformer(nnx.Module):
-    """A language model (config.Model). Build it under jit, so that parameters are born where they live."""
+    """A language model (config.Model). Build it under jit, so that its parameters are created sharded."""
 
     def __init__(self, config: c.Model, key: jax.Array, execution: c.Execution | None = None):
         self.config, self.execution = config, execution or c.Execution()
@@ -135,14 +136,14 @@ class Transformer(nnx.Module):
         self.output = None if config.tied else declare.weight(("width", "vocab"), shape)
 
     def hidden(self, tokens_BT, segments_BT=None, positions_BT=None, key=None) -> jax.Array:
-        """int [B, T] -> the last hidden states [B, T, D] (see `stream`)."""
+        """int [B, T] -> the last hidden states [B, T, D] (see `residual_stream`)."""
         return self.residual_stream(tokens_BT, segments_BT, positions_BT, key).x_BTD
 
     def residual_stream(self, tokens_BT, segments_BT=None, positions_BT=None, key=None) -> ResidualStream:
-        """int [B, T] -> the last hidden states [B, T, D], and what layers add to the loss of each row [B].
+        """Runs all layers: int [B, T] -> the last hidden states [B, T, D], and the layers' auxiliary losses [B].
 
-        Documents in a row see each other only where `segments_BT` agree (None: one document a row). Time lies as
-        sharding.time_order says. `key` turns dropout on.
+        Tokens see only tokens of their own segment in `segments_BT` (None: one document a row). The time axis of all
+        arrays is in sharding.time_order. With a `key` dropout is on.
         """
         slots_T = jnp.asarray(time_order(tokens_BT.shape[1]), jnp.int32)
         slots_BT = shard(jnp.broadcast_to(slots_T, tokens_BT.shape), "batch", "time")
@@ -161,54 +162,55 @@ class Transformer(nnx.Module):
         return self.output_projection(hidden_BTD.dtype, move)(hidden_BTD)
 
     def output_projection(self, dtype: jnp.dtype, move: Callable = gather) -> Callable:
-        """`logits` as a function whose weight was gathered once, for several calls: its gradients add up in float32."""
+        """A function from hidden states to logits. The weight is gathered once, for several calls; its gradients of all
+        calls are added up in float32."""
         formula = "BTD,VD->BTV" if self.output is None else "BTD,DV->BTV"
         weight = gather_parameters(self.embedding.table if self.output is None else self.output, dtype, move)
-        exact = weight.replace(at_least_float32(weight[...]))
+        weight_float32 = weight.replace(at_least_float32(weight[...]))
 
         def logits(hidden_BTD):
-            weight = exact.replace(exact[...].astype(dtype))
+            weight = weight_float32.replace(weight_float32[...].astype(dtype))
             return project(formula, hidden_BTD, weight, "batch", "time", "vocab") * self.config.logit_scale
 
         return logits
 
     def __call__(self, tokens_BT, cache: Cache, count_B=None):
-        """The decoder's contract: logits [B, T, V] of each token's successor, and the cache with the tokens in it.
+        """Logits [B, T, V] of each token's successor, and the cache with the tokens added (decode/sources.py).
 
-        Each row continues where its cache ends. Rows are padded on the right; `count_B` real tokens, default all.
+        Each row continues where its cache ends. Rows are padded on the right; `count_B` tokens are real, default all.
         """
         count_B = jnp.full_like(cache.length_B, tokens_BT.shape[1]) if count_B is None else count_B
-        start_B, counted_B = shard(cache.length_B, "batch"), shard(count_B, "batch")
+        start_B, count_B = shard(cache.length_B, "batch"), shard(count_B, "batch")
         slots_BT = start_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
         kernel = kernels.decoding_kernel(self.execution.kernel)
-        forward_pass = self.forward_pass(slots_BT, kernels.AttentionMask(slots_BT), kernel, start_B, counted_B)
+        forward_pass = self.forward_pass(slots_BT, kernels.AttentionMask(slots_BT), kernel, start_B, count_B)
         stream = ResidualStream(self.embed(tokens_BT, forward_pass, None, shard), 0.0)
-        layers, dtype = [], jnp.dtype(self.execution.dtype)
+        layer_caches, dtype = [], jnp.dtype(self.execution.dtype)
         for stack in self.stacks:
             for repeat in range(stack.config.repeats):
-                for position in range(len(stack.pattern)):
-                    block = gather_parameters(stack.layer(repeat, position), dtype, shard, self.execution.matmul)
-                    stream, layer = block(stream, forward_pass, cache.layers[len(layers)])
-                    layers.append(layer)
-        return self.logits(self.normalize_output(stream.x_BTD), shard), Cache(start_B + counted_B, tuple(layers))
+                for index in range(len(stack.pattern)):
+                    block = gather_parameters(stack.layer(repeat, index), dtype, shard, self.execution.matmul)
+                    stream, layer_cache = block(stream, forward_pass, cache.layers[len(layer_caches)])
+                    layer_caches.append(layer_cache)
+        return self.logits(self.normalize_output(stream.x_BTD), shard), Cache(start_B + count_B, tuple(layer_caches))
 
     def init_cache(self, rows: int, slots: int) -> Cache:
-        """An empty memory for `rows` sequences of at most `slots` tokens."""
+        """An empty cache for `rows` sequences of at most `slots` tokens."""
         dtype = jnp.dtype(self.execution.dtype)
 
-        def layer(block: c.Block) -> LayerCache:
+        def layer_cache(block: c.Block) -> LayerCache:
             shape = (rows, block.mixer.kv_heads, slots, block.mixer.head_width)
 
             def zeros():
                 return shard(jnp.zeros(shape, dtype), "batch", "kv_heads", None, None)
 
-            def remembered():
-                before = jnp.zeros((rows, 1, self.config.width), dtype)
-                return shard(before, "batch", None, None) if block.token_shift else None
+            def empty_input():
+                zeros_B1D = jnp.zeros((rows, 1, self.config.width), dtype)
+                return shard(zeros_B1D, "batch", None, None) if block.token_shift else None
 
-            return LayerCache(KeyValues(zeros(), zeros()), remembered(), remembered())
+            return LayerCache(KeyValues(zeros(), zeros()), empty_input(), empty_input())
 
-        return Cache(shard(jnp.zeros(rows, jnp.int32), "batch"), tuple(map(layer, c.blocks(self.config))))
+        return Cache(shard(jnp.zeros(rows, jnp.int32), "batch"), tuple(map(layer_cache, c.blocks(self.config))))
 
     def forward_pass(self, positions_BT, mask, kernel, start_B=None, count_B=None) -> ForwardPass:
         mixers = [block.mixer for stack in self.config.layers for block in stack.pattern]
@@ -217,7 +219,7 @@ class Transformer(nnx.Module):
         return ForwardPass(positions_BT, mask, sin_cos, kernel, ropes, start_B, count_B)
 
     def embed(self, tokens_BT, forward_pass: ForwardPass, key, move: Callable = gather):
-        """Embeddings with positions added, normed and dropped out as the config says. [B, T] -> [B, T, D]."""
+        """Embeds tokens: int [B, T] -> [B, T, D], with the positions, norm and dropout of the config."""
         dtype = jnp.dtype(self.execution.dtype)
         x_BTD = self.embedding(tokens_BT, dtype, move) * self.config.embedding_scale
         if self.positions is not None:
@@ -232,40 +234,41 @@ class Transformer(nnx.Module):
         return x_BTD if self.final_norm is None else gather_parameters(self.final_norm, x_BTD.dtype)(x_BTD)
 
     def to_storage(self) -> Transformer:
-        """The same model, its parameters moved to where the current mesh keeps them at rest."""
+        """The same model with its parameters resharded to their storage sharding on the current mesh."""
         mesh = jax.sharding.get_mesh()
 
         def move(x: nnx.Param) -> nnx.Param:
-            home = partition_spec(x.axes, x[...].shape, "storage")
-            return x.replace(jax.device_put(x[...], jax.sharding.NamedSharding(mesh, home)))
+            spec = partition_spec(x.axes, x[...].shape, "storage")
+            return x.replace(jax.device_put(x[...], jax.sharding.NamedSharding(mesh, spec)))
 
         return jax.tree.map(move, self, is_leaf=lambda x: isinstance(x, nnx.Param))
 
     def unstack_layers(self) -> Transformer:
-        """The same function with every layer's parameters in arrays of their own. Axis L stays, of size 1."""
+        """The same model with every layer's parameters in arrays of their own. The axis L stays, with size 1."""
         blocks = [
             jax.tree.map(lambda x, i=repeat: x[i : i + 1], block)
             for stack in self.stacks
             for repeat in range(stack.config.repeats)
             for block in stack.pattern
         ]
-        copied, stack = (jax.tree.map(lambda x: x, module) for module in (self, self.stacks[0]))
+        model, stack = (jax.tree.map(lambda x: x, module) for module in (self, self.stacks[0]))
         stack.config = c.Stack(c.blocks(self.config), 1)
         stack.pattern = nnx.List(blocks)
-        copied.config = dataclasses.replace(self.config, layers=(stack.config,))
-        copied.stacks = nnx.List([stack])
-        return copied
+        model.config = dataclasses.replace(self.config, layers=(stack.config,))
+        model.stacks = nnx.List([stack])
+        return model
 
     def for_decoding(self) -> Transformer:
-        """The same function with each weight as a decoding step reads it, once a token: in an array of its own (a
-        slice of a stacked one would be a copy), cast, where its layer uses it, and turned where execution says so."""
-        ready = gather_parameters(self, jnp.dtype(self.execution.dtype), shard).unstack_layers()
+        """The same model with its weights as a decoding step reads them, once a token: cast, in the compute sharding,
+        each layer's in arrays of their own (a slice of a stacked array would be a copy), and transposed if
+        `execution.transposed`."""
+        model = gather_parameters(self, jnp.dtype(self.execution.dtype), shard).unstack_layers()
         if self.execution.transposed:
-            ready.stacks = transpose_for_decoding(ready.stacks)
-            ready.output = None if ready.output is None else transpose_for_decoding(ready.output)
-        return ready
+            model.stacks = transpose_for_decoding(model.stacks)
+            model.output = None if model.output is None else transpose_for_decoding(model.output)
+        return model
 
 
 def abstract_model(config: c.Model, execution: c.Execution | None = None) -> Transformer:
-    """A model's shapes and types; nothing is computed."""
+    """A model of shapes and dtypes only; nothing is computed."""
     return jax.eval_shape(lambda: Transformer(config, jax.random.key(0), execution))
