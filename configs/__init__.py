@@ -1,1 +1,1 @@
-"""Experiments: functions that return one. `skald configs` lists them; the function `default` needs no variant."""
+"""Experiments: functions that return an Experiment. `skald configs` lists them; `default` needs no variant."""

@@ -29,7 +29,7 @@ def gpt2(layers: int, width: int, heads: int) -> Model:
 
 
 def pretraining(name: str, model: Model, rate: float) -> Experiment:
-    """Half a million tokens a step, as GPT-2 and GPT-3 took; paths are placeholders to --set."""
+    """Pretraining at half a million tokens a step, as for GPT-2 and GPT-3; paths are placeholders to --set."""
     return Experiment(
         name=f"gpt2:{name}",
         model=model,

@@ -45,7 +45,7 @@ def pretraining(name: str, model: Model, data: Data, rate: float, batch_size: in
 
 
 def text(length: int) -> Data:
-    """Placeholders to --set."""
+    """Text in rows of `length` tokens; paths are placeholders to --set."""
     return Data(Source("text"), Tokenizer("json", "tokenizer.json"), length)
 
 

@@ -1,7 +1,7 @@
-"""What a Transformer is, as frozen dataclasses that mirror the modules built from them.
+"""The config of a Transformer: frozen dataclasses that mirror the modules built from them.
 
-Experiments (configs/) fill them in; model/transformer.py and its parts read them. Only values stand here:
-no JAX, no defaults that depend on a machine. Sizes are numbers of features unless a line says otherwise.
+Experiments (configs/) fill them in; model/transformer.py and its parts read them. They hold only values: no JAX,
+no defaults that depend on a machine. Sizes are numbers of features unless a line says otherwise.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Literal
 class Norm:
     """Normalisation over the last axis, computed in float32.
 
-    `layer`: Ba et al. 2016, (x - mean) / std; `rms`: Zhang & Sennrich 2019, x / rms. `scale` and `bias` say
-    which of the two learned vectors there are.
+    `layer`: (x - mean) / std (Ba et al. 2016); `rms`: x / rms (Zhang & Sennrich 2019). `scale` and `bias`: whether
+    the norm has these two learned vectors.
     """
 
     kind: Literal["layer", "rms"] = "rms"
@@ -26,7 +26,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions (Su et al. 2021): pairs of features turned by position / base^(2i/H) radians."""
+    """Rotary positions (Su et al. 2021): pairs of features are rotated by position / base^(2i/H) radians."""
 
     base: float = 10_000.0
 
@@ -71,16 +71,16 @@ class MLP:
 
 @dataclass(frozen=True)
 class MoE:
-    """Mixture of experts: every token goes through the `active` of `experts` feed-forwards that its router scores
-    highest, and none is ever dropped (Shazeer et al. 2017; dropless: Gale et al. 2022, MegaBlocks).
+    """Mixture of experts: every token goes through `active` of the `experts` feed-forwards, those that its router
+    scores highest; no token is ever dropped (Shazeer et al. 2017; dropless: Gale et al. 2022, MegaBlocks).
 
-    The experts' outputs are weighted with their scores, which sum to 1 where `normalised`, times `scale`. `shared` is
-    the width of a feed-forward that every token goes through besides (DeepSeekMoE, Dai et al. 2024); 0: none.
-    Three ways to keep the load even, each off at 0: `balance_loss` times experts * sum over experts(share of the row's
-    choices * mean of its share of the scores), 1 where all is even (Fedus et al. 2021, eq. 4; by row: DeepSeek-V3,
-    eq. 17); `router_z_loss` times the row's mean square of the router's logsumexp (Zoph et al. 2022, eq. 5);
-    `balance_rate`: after each step every expert's bias, which counts in choosing only, moves so far towards an even
-    load, whatever the optimizer's rate (Wang et al. 2024, loss-free balancing).
+    Outputs of the chosen experts are weighted with their scores, which sum to 1 if `normalised`, times `scale`.
+    `shared`: the width of a further feed-forward that every token goes through (DeepSeekMoE, Dai et al. 2024); 0: none.
+    Three ways keep the load even, each off at 0. `balance_loss` is the weight of a loss, experts * sum over
+    experts(share of the row's choices * mean share of its scores), which is 1 if the load is even (Fedus et al. 2021,
+    eq. 4; by row: DeepSeek-V3, eq. 17). `router_z_loss` is the weight of the row's mean squared logsumexp of router
+    logits (Zoph et al. 2022, eq. 5). `balance_rate`: each step moves every expert's bias, which counts in choosing
+    only, by this much towards an even load, whatever the optimizer's rate (Wang et al. 2024, loss-free balancing).
     """
 
     experts: int
@@ -99,11 +99,11 @@ class MoE:
 
 @dataclass(frozen=True)
 class Block:
-    """One layer: a mixer over time, then a feed-forward, each with a norm, placed by `placement`.
+    """One layer: a mixer over time, then a feed-forward, each with norms where `placement` puts them.
 
-    `pre` x + f(norm(x)); `post_residual` norm(x + f(x)) (Vaswani et al. 2017); `post_branch` x + norm(f(x))
-    (OLMo 2); `sandwich` x + norm(f(norm(x))) (Gemma 2). `token_shift` is the share of each branch's input
-    features taken from the token before, in the same document (Peng et al. 2023, RWKV, 3.1.1, with a fixed mix).
+    `pre`: x + f(norm(x)); `post_residual`: norm(x + f(x)) (Vaswani et al. 2017); `post_branch`: x + norm(f(x))
+    (OLMo 2); `sandwich`: x + norm(f(norm(x))) (Gemma 2). `token_shift`: the share of each branch's input features
+    that come from the token before in the same document (Peng et al. 2023, RWKV, 3.1.1, with a fixed mix).
     """
 
     mixer: Attention
@@ -116,7 +116,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Stack:
-    """`pattern` of blocks, `repeats` times over: layers = len(pattern) * repeats."""
+    """A `pattern` of blocks, repeated `repeats` times: layers = len(pattern) * repeats."""
 
     pattern: tuple[Block, ...]
     repeats: int
@@ -124,7 +124,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Init:
-    """Standard deviations of the normal distributions that parameters start from.
+    """Standard deviations of the normal distributions from which parameters are initialised.
 
     `weight` None means 1 / sqrt(fan in). `residual` is for the matrices that write into the residual stream
     (attention's output, feed-forward's down): GPT-2 takes 0.02 / sqrt(2 * layers); 0 starts every block as identity.
@@ -139,9 +139,9 @@ class Init:
 class Model:
     """A decoder-only Transformer language model."""
 
-    vocab_size: int  # 0 in an experiment: the tokenizer's, settled before the model is made
+    vocab_size: int  # 0 in an experiment: the tokenizer's, set before the model is built
     width: int
-    context: int  # tokens: the longest sequence it is made for; learned positions end here
+    context: int  # tokens: the longest sequence; learned positions end here
     layers: tuple[Stack, ...]
     positions: Learned | Sinusoidal | None = None  # None: rotary positions in attention, or none at all
     final_norm: Norm | None = field(default_factory=Norm)
@@ -155,20 +155,20 @@ class Model:
 
 @dataclass(frozen=True)
 class Execution:
-    """How the model is computed. A change here changes speed, memory and rounding, never the parameters or their names.
+    """How the model is computed. It changes speed, memory and rounding, but never the parameters or their names.
 
     `auto` leaves a choice to launch/machine/auto.py, which makes it before a model is built.
 
-    - `dtype`: of activations, and of weights as they are multiplied; parameters are kept in float32. `auto`: float32 on
+    - `dtype`: of activations, and of weights in products; the parameters themselves are float32. `auto`: float32 on
       CPU, bfloat16 elsewhere.
     - `layers`: `scan` compiles one layer of a stack, `unroll` all of them. `auto`: `unroll` on CPU, `scan` elsewhere.
     - `remat`: what the backward pass recomputes (model/schedule.py). `auto`: as little as memory allows.
-    - `kernel`: the program that computes attention (model/kernels). `auto`: by backend and mesh.
+    - `kernel`: the program that computes attention (model/kernels). `auto`: chosen by backend and mesh.
     - `matmul`: the precision in which activations and weights are multiplied.
-    - `loss_chunks`: a row's logits are computed in this many parts, one after another, and never held whole.
-    - `stage_microbatches`: parts of a batch on its way through the pipeline of mesh.stage stages. 0: as many as divide
+    - `loss_chunks`: the logits of a row are computed in this many chunks, one after another, and never held whole.
+    - `stage_microbatches`: microbatches into which the pipeline of mesh.stage stages cuts a batch. 0: as many as divide
       the batch, up to four a stage.
-    - `transposed`: a decoder keeps its weights as [outputs, inputs].
+    - `transposed`: a decoder keeps its weights transposed, as [outputs, inputs].
     """
 
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"

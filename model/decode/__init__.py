@@ -1,1 +1,1 @@
-"""The decoder: sources of logits, links of the sampler chain, strategies that choose. launch/ calls it."""
+"""The decoder: sources of logits, links of the sampler chain, strategies that choose a token. launch/ calls it."""

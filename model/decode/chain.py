@@ -14,7 +14,7 @@ from model.decode.links import Link, Temperature, TopK, TopP
 from model.decode.strategies import Greedy, Sample, Strategy
 
 LINKS: dict[str, type] = {"temperature": Temperature, "top_k": TopK, "top_p": TopP}
-STRATEGIES: dict[str, type] = {"greedy": Greedy}  # the last word of a chain; without one, a draw
+STRATEGIES: dict[str, type] = {"greedy": Greedy}  # the last word of a chain; without one, Sample
 EXPECTED = {
     "temperature": "a number from 1e-6 to 1e6, as temperature=0.8 (for the likeliest token alone write greedy)",
     "top_k": "a whole number of tokens from 1, as top_k=50",
@@ -23,19 +23,19 @@ EXPECTED = {
 
 
 class SamplerError(ValueError):
-    """A chain that can't be read: one line with the link, the value and what works."""
+    """A chain can't be parsed; the message is one line with the link, the value and what works."""
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Links in order, then how a token is chosen."""
+    """A sampler chain: links, applied in order, then the strategy that chooses a token."""
 
     links: tuple[Link, ...] = ()
     strategy: Strategy = dataclasses.field(default_factory=Sample)
 
 
 def parse_chain(sampler: str) -> Chain:
-    """The chain a text names; the empty text draws from the model's own distribution. Raises SamplerError."""
+    """Parses a chain; the empty text samples from the model's own distribution. Raises SamplerError."""
     links, strategy = [], None
     for word in sampler.split(",") if sampler.strip() else []:
         name, equals, value = (part.strip() for part in word.partition("="))
@@ -44,7 +44,7 @@ def parse_chain(sampler: str) -> Chain:
         if name in LINKS:
             links.append(LINKS[name](parse_value(sampler, name, value)))
         elif name not in STRATEGIES:
-            raise SamplerError(f"sampler {sampler!r}: {unknown_link(name)}")
+            raise SamplerError(f"sampler {sampler!r}: {unknown_link_message(name)}")
         elif equals:
             raise SamplerError(f"sampler {sampler!r}: {name} takes no value and got {value!r}; write {name}")
         else:
@@ -53,7 +53,7 @@ def parse_chain(sampler: str) -> Chain:
 
 
 def format_chain(chain: Chain) -> str:
-    """The canonical text, which `parse` reads back as the same chain."""
+    """The canonical text of a chain, which `parse_chain` reads back as the same chain."""
     names = {kind: name for name, kind in (LINKS | STRATEGIES).items()}
     words = []
     for link in chain.links:
@@ -63,19 +63,19 @@ def format_chain(chain: Chain) -> str:
 
 
 def parse_value(sampler: str, name: str, value: str) -> float | int:
-    """A link's value, checked."""
+    """A link's value as a number, checked. Raises SamplerError."""
     try:
         parsed = int(value) if name == "top_k" else float(value)
     except ValueError:
         parsed = math.nan
-    good = {"temperature": 1e-6 <= parsed <= 1e6, "top_k": 1 <= parsed < 2**31, "top_p": 0 < parsed <= 1}
-    if not good[name]:
+    valid = {"temperature": 1e-6 <= parsed <= 1e6, "top_k": 1 <= parsed < 2**31, "top_p": 0 < parsed <= 1}
+    if not valid[name]:
         raise SamplerError(f"sampler {sampler!r}: {name} is {value or 'nothing'}; it takes {EXPECTED[name]}")
     return parsed
 
 
-def unknown_link(name: str) -> str:
-    """What to say of a word that names no link."""
-    known = [*LINKS, *STRATEGIES]
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"no link {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"links are {', '.join(known)}")
+def unknown_link_message(name: str) -> str:
+    """The error message for a word that names no link."""
+    names = [*LINKS, *STRATEGIES]
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"no link {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"links are {', '.join(names)}")

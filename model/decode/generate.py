@@ -1,6 +1,6 @@
-"""Writes: prompts in, tokens out as they are drawn. launch/ and the samples listener call Generator.
+"""Generates text: prompts in, tokens out as they are drawn. launch/ and the samples listener call Generator.
 
-Two programs: `prefill` reads all of a prompt but its last token, `decode` draws up to CHUNK tokens a dispatch.
+It runs two programs: `prefill` reads all of a prompt but its last token, `decode` draws up to CHUNK tokens a dispatch.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from model.decode.sources import Source
 from model.decode.strategies import row_keys
 from model.sharding import shard, shard_count
 
-CHUNK = 16  # tokens a dispatch at most: a caller streaming text sees no more than this at once
-SLOTS = 64  # caches come in multiples of this many tokens
+CHUNK = 16  # tokens a dispatch at most: a caller that streams text gets no more than this at once
+SLOT_MULTIPLE = 64  # the number of slots of a cache is a multiple of this
 
 
 class PromptError(ValueError):
-    """A request that can't be written to: one line with the prompt, what is wrong and what works."""
+    """A request can't be served; the message is one line with the prompt, what is wrong and what works."""
 
 
 class PromptTooLong(PromptError):
-    """A prompt that leaves no room in the context to write a token."""
+    """A prompt leaves no room in the context for a new token."""
 
 
 @dataclass
 class Completion:
-    """What one row has written: all of it (generate) or since the last time (stream). A stop id is not part of it.
+    """The new tokens of one row: all (`generate`), or those since the last time (`stream`). They include no stop id.
 
-    Natural logarithms of each token's probability: the model's own, and after the chain, as it was drawn.
+    `log_probabilities` are natural logarithms, by the model itself; `chain_log_probabilities` after the chain.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -47,21 +47,21 @@ class Completion:
 
 
 class Requests(NamedTuple):
-    """What a row asks for. All of it is data, so that one program serves every request of its shape."""
+    """The request of each row. All of it is arrays, so that one program serves every request of its shape."""
 
     seed_BW: jax.Array  # uint32, two words
     sample_B: jax.Array
-    start_B: jax.Array  # tokens of the row that came before what is in the cache
-    limit_B: jax.Array  # tokens of the row, prompt included, at which it is cut
-    stop_BE: jax.Array  # ids that end it; -1 is none
+    start_B: jax.Array  # tokens of the row that come before those in the cache
+    limit_B: jax.Array  # tokens of the row, prompt included, at which it ends
+    stop_BE: jax.Array  # ids that end the row; -1 is none
 
 
 class DecodeState(NamedTuple):
-    """Rows half written. The cache holds each row's tokens but the last, which the next step feeds."""
+    """A batch during decoding. The cache holds each row's tokens but the last, which the next step reads."""
 
     cache: Any
     history: History
-    memories: tuple
+    memories: tuple  # of the chain's links
     last_B: jax.Array
     finished_B: jax.Array
 
@@ -75,7 +75,7 @@ class DrawnTokens(NamedTuple):
 
 
 def prefill(source: Source, tokens_BT, history: History, finished_B, slots: int, chain: Chain, vocab_size: int):
-    """A batch of prompts, read up to their last tokens. tokens [B, T]: the prompts, padded on the right."""
+    """Reads a batch of prompts up to their last tokens. tokens [B, T]: the prompts, padded on the right."""
     tokens_BT, finished_B = shard(tokens_BT, "batch", None), shard(finished_B, "batch")
     prompt_B = shard(history.prompt_B, "batch")
     history = History(shard(history.tokens_BS, "batch", None), prompt_B, prompt_B)
@@ -87,10 +87,10 @@ def prefill(source: Source, tokens_BT, history: History, finished_B, slots: int,
     return DecodeState(cache, history, memories, last_BS.sum(-1), finished_B)
 
 
-def decode(source: Source, progress: DecodeState, requests: Requests, steps, chain: Chain, vocab_size: int):
+def decode(source: Source, state: DecodeState, requests: Requests, steps, chain: Chain, vocab_size: int):
     """Draws up to `steps` <= CHUNK tokens for every row, fewer when all are finished.
 
-    Returns the progress, and what to fetch: (Drawn, finished [B]).
+    Returns the state after them, and what the caller is to fetch: (DrawnTokens, finished [B]).
     """
     requests = Requests(*(shard(x, "batch", *[None] * (x.ndim - 1)) for x in requests))
     rows = requests.limit_B.shape[0]
@@ -98,83 +98,80 @@ def decode(source: Source, progress: DecodeState, requests: Requests, steps, cha
     drawn = DrawnTokens(empty.astype(jnp.int32) - 1, empty, empty)
 
     def unfinished(carry):
-        step, progress, _ = carry
-        return (step < steps) & ~progress.finished_B.all()
+        step, state, _ = carry
+        return (step < steps) & ~state.finished_B.all()
 
     def draw(carry):
-        step, progress, drawn = carry
-        active_B = ~progress.finished_B
-        logits_BTV, cache = source(progress.last_B[:, None], progress.cache, active_B.astype(jnp.int32))
+        step, state, drawn = carry
+        active_B = ~state.finished_B
+        logits_BTV, cache = source(state.last_B[:, None], state.cache, active_B.astype(jnp.int32))
         logits_BV = shard(logits_BTV[:, 0].astype(jnp.float32), "batch", None)
         logits_BV = jnp.where(jnp.arange(logits_BV.shape[1]) < vocab_size, logits_BV, -jnp.inf)
-        memories, token_B, chain_logits_BV = apply_chain(chain, progress, requests, logits_BV)
-        found = (token_B, log_probability(logits_BV, token_B), log_probability(chain_logits_BV, token_B))
+        memories, token_B, chain_logits_BV = apply_chain(chain, state, requests, logits_BV)
+        results = (token_B, log_probability(logits_BV, token_B), log_probability(chain_logits_BV, token_B))
         stopped_B = (token_B[:, None] == requests.stop_BE).any(-1)
-        found = (jnp.where(active_B & ~stopped_B, token_B, -1), *found[1:])
-        here_C = jnp.arange(CHUNK) == step
-        drawn = DrawnTokens(*(jnp.where(here_C, new[:, None], old) for new, old in zip(found, drawn, strict=True)))
-        history = append_token(progress.history, token_B, active_B)
-        finished_B = progress.finished_B | stopped_B | (history.length_B >= requests.limit_B)
-        last_B = jnp.where(active_B, token_B, progress.last_B)
+        results = (jnp.where(active_B & ~stopped_B, token_B, -1), *results[1:])
+        mask_C = jnp.arange(CHUNK) == step
+        drawn = DrawnTokens(*(jnp.where(mask_C, new[:, None], old) for new, old in zip(results, drawn, strict=True)))
+        history = append_token(state.history, token_B, active_B)
+        finished_B = state.finished_B | stopped_B | (history.length_B >= requests.limit_B)
+        last_B = jnp.where(active_B, token_B, state.last_B)
         return step + 1, DecodeState(cache, history, memories, last_B, finished_B), drawn
 
-    _, progress, drawn = jax.lax.while_loop(unfinished, draw, (jnp.int32(0), progress, drawn))
-    finished_B = shard(progress.finished_B, None)
-    return progress, (
-        DrawnTokens(*(shard(x, None, None) for x in drawn)),
-        finished_B,
-    )  # whole, for every process to read
+    _, state, drawn = jax.lax.while_loop(unfinished, draw, (jnp.int32(0), state, drawn))
+    finished_B = shard(state.finished_B, None)
+    return state, (DrawnTokens(*(shard(x, None, None) for x in drawn)), finished_B)  # whole: every process reads it
 
 
-def apply_chain(chain: Chain, progress: DecodeState, requests: Requests, logits_BV):
-    """Runs the chain: (the links' memories, tokens [B], the logits [B, V] they were drawn from)."""
-    history, memories = progress.history, []
+def apply_chain(chain: Chain, decode_state: DecodeState, requests: Requests, logits_BV):
+    """Runs the chain: returns the links' memories, the tokens [B], and the logits [B, V] they were drawn from."""
+    history, memories = decode_state.history, []
     key_B = row_keys(requests.seed_BW, requests.sample_B, requests.start_B + history.length_B)
     for index, link in enumerate(chain.links):
         link_key_B = jax.vmap(lambda key, index=index: jax.random.fold_in(key, index))(key_B)
-        state, logits_BV = link(LinkState(history, progress.memories[index]), logits_BV, link_key_B)
-        memories.append(state.memory)
+        link_state, logits_BV = link(LinkState(history, decode_state.memories[index]), logits_BV, link_key_B)
+        memories.append(link_state.memory)
     return tuple(memories), chain.strategy(logits_BV, key_B), logits_BV
 
 
 def log_probability(logits_BV, token_B):
-    """Of one token a row, natural logarithm. [B, V], [B] -> [B]."""
+    """The natural logarithm of one token's probability in each row. [B, V], [B] -> [B]."""
     chosen_BV = jnp.arange(logits_BV.shape[1]) == token_B[:, None]
     return jnp.where(chosen_BV, logits_BV, 0).sum(-1) - jax.nn.logsumexp(logits_BV, axis=-1)
 
 
 def append_token(history: History, token_B, active_B) -> History:
-    """The history with one more token in its active rows."""
-    here_BS = (jnp.arange(history.tokens_BS.shape[1]) == history.length_B[:, None]) & active_B[:, None]
+    """The history with one more token in each active row."""
+    next_BS = (jnp.arange(history.tokens_BS.shape[1]) == history.length_B[:, None]) & active_B[:, None]
     return History(
-        jnp.where(here_BS, token_B[:, None], history.tokens_BS), history.length_B + active_B, history.prompt_B
+        jnp.where(next_BS, token_B[:, None], history.tokens_BS), history.length_B + active_B, history.prompt_B
     )
 
 
 @dataclass
 class SequenceState:
-    """A text being written: its ids from the prompt on, and whether more may come."""
+    """A sequence while it is generated: its ids, prompt first, and whether it is finished."""
 
     ids: list[int]
     seed: int
     sample: int
-    limit: int  # ids at which it is complete
+    limit: int  # number of ids at which it is complete
     finish_reason: Literal["stop", "length"] | None = None
 
     def window(self, context: int) -> list[int]:
-        """What is read before writing on: all of it, or the newest half of the context where all leaves no room."""
+        """The ids to read before the next token: all, or the newest half of the context if all would leave no room."""
         return self.ids if len(self.ids) < context else self.ids[-(context // 2) :]
 
 
 @functools.lru_cache(maxsize=32)
 def jitted_programs(structure):
-    """Prefill and decode for sources of this tree structure, which take its leaves: flattening modules takes longer."""
+    """Jitted `prefill` and `decode` of the leaves of sources with this tree structure: modules flatten more slowly."""
 
-    def prefill_leaves(leaves, *given, **static):
-        return prefill(structure.unflatten(leaves), *given, **static)
+    def prefill_leaves(leaves, *arguments, **static):
+        return prefill(structure.unflatten(leaves), *arguments, **static)
 
-    def decode_leaves(leaves, *given, **static):
-        return decode(structure.unflatten(leaves), *given, **static)
+    def decode_leaves(leaves, *arguments, **static):
+        return decode(structure.unflatten(leaves), *arguments, **static)
 
     return (
         jax.jit(prefill_leaves, static_argnames=("slots", "chain", "vocab_size")),
@@ -183,10 +180,10 @@ def jitted_programs(structure):
 
 
 class Generator:
-    """A model made ready to write. `vocab_size`: ids from here on are padding of the vocabulary, never drawn.
+    """Generates text with a model, whose weights it prepares for decoding once (Transformer.for_decoding).
 
-    `context`: tokens the model can see. A text that outgrows it goes on from its newest half, read anew. Weights
-    are laid out for decoding once, here. With a mesh set, the batch is split over it.
+    `vocab_size`: ids from this one on are padding of the vocabulary, never drawn. `context`: tokens the model can see;
+    a text that outgrows it goes on from its newest half, read anew. With a mesh set, the batch is split over it.
     """
 
     def __init__(self, model, *, vocab_size: int, context: int, chunk: int = CHUNK):
@@ -195,7 +192,7 @@ class Generator:
         self.prefill, self.decode = jitted_programs(structure)
 
     def generate(self, prompts: Sequence[Sequence[int]], **request) -> list[Completion]:
-        """All of what `stream` yields, one Written a row."""
+        """All that `stream` yields, as one Completion a row."""
         rows: list[Completion] = []
         for pieces in self.stream(prompts, **request):
             rows = rows or [Completion() for _ in pieces]
@@ -216,7 +213,7 @@ class Generator:
         samples: int = 1,
         stop_ids: Sequence[int] = (),
     ) -> Iterator[list[Completion]]:
-        """Yields what every row wrote since the last time, rows in order of prompt, then sample.
+        """Yields every row's new tokens since the last time, rows in order of prompt, then sample.
 
         A row's text depends on its prompt, seed (one for all, or one a prompt), sample index and chain alone.
         Raises PromptError, at the call.
@@ -228,47 +225,49 @@ class Generator:
             for prompt, seed in zip(prompts, seeds, strict=True)
             for sample in range(samples)
         ]
-        return self.windows(rows, list(stop_ids), chain)
+        return self.stream_windows(rows, list(stop_ids), chain)
 
-    def windows(self, rows: list[SequenceState], stop_ids: list[int], chain: Chain) -> Iterator[list[Completion]]:
-        """Writes until every row is finished: one window of the context after another, rows at their own pace."""
-        while going := [row for row in rows if not row.finish_reason]:
-            for pieces in self.dispatches(going, stop_ids, chain):
-                new = {id(row): piece for row, piece in zip(going, pieces, strict=True)}
-                yield [new.get(id(row)) or Completion(finish_reason=row.finish_reason) for row in rows]
+    def stream_windows(
+        self, rows: list[SequenceState], stop_ids: list[int], chain: Chain
+    ) -> Iterator[list[Completion]]:
+        """Generates until every row is finished: one window of the context after another, each row at its own pace."""
+        while unfinished := [row for row in rows if not row.finish_reason]:
+            for pieces in self.stream_window(unfinished, stop_ids, chain):
+                pieces_by_id = {id(row): piece for row, piece in zip(unfinished, pieces, strict=True)}
+                yield [pieces_by_id.get(id(row)) or Completion(finish_reason=row.finish_reason) for row in rows]
 
-    def dispatches(self, rows: list[SequenceState], stop_ids: list[int], chain: Chain) -> Iterator[list[Completion]]:
-        """Prefill, then decode until all rows are finished or have filled their window."""
+    def stream_window(self, rows: list[SequenceState], stop_ids: list[int], chain: Chain) -> Iterator[list[Completion]]:
+        """Runs prefill, then decode until all rows are finished or have filled their window."""
         requests, history, finished_B, tokens_BT = self.batch(rows, stop_ids)
         static = {"chain": chain, "vocab_size": self.vocab_size}
         slots = history.tokens_BS.shape[1]
-        progress = self.prefill(self.leaves, tokens_BT, history, finished_B, slots=slots, **static)
-        room = (requests.limit_B - history.prompt_B).tolist()
+        state = self.prefill(self.leaves, tokens_BT, history, finished_B, slots=slots, **static)
+        remaining = (requests.limit_B - history.prompt_B).tolist()
         while not finished_B.all():
-            progress, fetched = self.decode(self.leaves, progress, requests, np.int32(self.chunk), **static)
-            # Once every device is through: what else may be dispatched in between is not to find one still at work.
-            before, (drawn, finished_B) = finished_B, jax.device_get(jax.block_until_ready(fetched))
+            state, fetched = self.decode(self.leaves, state, requests, np.int32(self.chunk), **static)
+            # Waits for every device: what else may be dispatched in between must not find one still at work.
+            finished_before_B, (drawn, finished_B) = finished_B, jax.device_get(jax.block_until_ready(fetched))
             pieces = []
             for index, row in enumerate(rows):
-                count = 0 if before[index] else int((drawn.tokens_BC[index] >= 0).sum())
+                count = 0 if finished_before_B[index] else int((drawn.tokens_BC[index] >= 0).sum())
                 columns = [column[index, :count].tolist() for column in drawn]
                 row.ids += columns[0]
-                room[index] -= count
+                remaining[index] -= count
                 if len(row.ids) == row.limit:
                     row.finish_reason = "length"
-                elif finished_B[index] and room[index]:
+                elif finished_B[index] and remaining[index]:
                     row.finish_reason = "stop"
                 pieces.append(Completion(*columns, finish_reason=row.finish_reason))
             yield pieces
 
     def batch(self, rows: list[SequenceState], stop_ids: list[int]):
-        """Rows as arrays of few shapes: rows and prompts padded to powers of two, slots to multiples of SLOTS."""
+        """The rows as arrays of few shapes: rows and prompts padded to powers of two, slots to SLOT_MULTIPLE."""
         size = math.lcm(power_of_two(len(rows)), shard_count("batch"))
         windows = [row.window(self.context) for row in rows]
         longest = max(map(len, windows))
-        read = min(max(power_of_two(longest - 1), 16), self.context) if longest > 1 else 0
+        length = min(max(power_of_two(longest - 1), 16), self.context) if longest > 1 else 0
         limits = [min(self.context, len(w) + row.limit - len(row.ids)) for row, w in zip(rows, windows, strict=True)]
-        slots = min(-(-max(*limits, read) // SLOTS) * SLOTS, self.context)
+        slots = min(-(-max(*limits, length) // SLOT_MULTIPLE) * SLOT_MULTIPLE, self.context)
         tokens_BS, prompt_B = np.zeros((size, slots), np.int32), np.ones(size, np.int32)
         seed_BW, sample_B, start_B = np.zeros((size, 2), np.uint32), np.zeros(size, np.int32), np.zeros(size, np.int32)
         limit_B = np.ones(size, np.int32)
@@ -279,19 +278,19 @@ class Generator:
         stop_BE = np.full((size, power_of_two(max(len(stop_ids), 4))), -1, np.int32)
         stop_BE[:, : len(stop_ids)] = stop_ids
         requests = Requests(seed_BW, sample_B, start_B, limit_B, stop_BE)
-        return requests, History(tokens_BS, prompt_B, prompt_B), np.arange(size) >= len(rows), tokens_BS[:, :read]
+        return requests, History(tokens_BS, prompt_B, prompt_B), np.arange(size) >= len(rows), tokens_BS[:, :length]
 
     def check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, samples: int):
-        """Raises PromptError for what can't be written to."""
+        """Raises PromptError for a request that can't be served."""
         if not prompts or max_new_tokens < 1 or samples < 1:
-            given = f"{len(prompts)} prompts, max_new_tokens {max_new_tokens}, samples {samples}"
-            raise PromptError(f"{given}: each must be at least 1")
+            values = f"{len(prompts)} prompts, max_new_tokens {max_new_tokens}, samples {samples}"
+            raise PromptError(f"{values}: each must be at least 1")
         for index, prompt in enumerate(prompts):
             if not len(prompt):
                 raise PromptError(f"prompt {index} is empty; it needs one token at least, such as the end-of-text id")
             if not 0 <= min(prompt) <= max(prompt) < self.vocab_size:
-                odd = next(token for token in prompt if not 0 <= token < self.vocab_size)
-                raise PromptError(f"prompt {index} holds the id {odd}; ids go from 0 to {self.vocab_size - 1}")
+                invalid = next(token for token in prompt if not 0 <= token < self.vocab_size)
+                raise PromptError(f"prompt {index} holds the id {invalid}; ids go from 0 to {self.vocab_size - 1}")
             if len(prompt) >= self.context:
                 raise PromptTooLong(
                     f"prompt {index} has {len(prompt)} tokens and the model's context is {self.context}: "

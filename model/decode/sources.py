@@ -1,5 +1,5 @@
-"""SEAM 3a, where logits come from: all that the decoder knows of a model. A Transformer is one as it stands;
-guidance or a contrast with a weaker model is a source made of sources, its cache a tuple of theirs.
+"""SEAM 3a, sources of logits: all that the decoder (generate.py) knows of a model. A Transformer is a Source; so are
+guidance, or a contrast with a weaker model, if built of several sources with a tuple of their caches.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import jax
 
 
 class Source(Protocol):
-    """A pytree of weights that reads tokens. Caches are pytrees which the decoder passes on unopened."""
+    """A model for the decoder: a pytree of weights, called with tokens. The decoder passes caches on unopened."""
 
     def init_cache(self, rows: int, slots: int) -> Any:
-        """An empty memory for `rows` sequences of at most `slots` tokens."""
+        """An empty cache for `rows` sequences of at most `slots` tokens."""
         ...
 
     def __call__(self, tokens_BT: jax.Array, cache: Any, count_B: jax.Array) -> tuple[jax.Array, Any]:
-        """Logits [B, T, V] of each token's successor, and the cache with each row's first `count_B` tokens in it."""
+        """Logits [B, T, V] of each token's successor, and the cache with each row's first `count_B` tokens added."""
         ...

@@ -1,4 +1,4 @@
-"""SEAM 3c, strategies: how a token is chosen from the last logits of a chain. generate.py asks the one it ends in."""
+"""SEAM 3c, strategies: how a token is chosen from the logits that a chain ends with. generate.py calls them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Strategy(Protocol):
 class Sample:
     """A draw from softmax(logits) as argmax(logits + Gumbel noise) (Gumbel 1954; Maddison et al. 2014).
 
-    The noise of a row depends on its key alone, so that neighbours change nothing.
+    The noise of a row depends on its key alone, and so not on the other rows of its batch.
     """
 
     def __call__(self, logits_BV: jax.Array, key_B: jax.Array) -> jax.Array:
@@ -29,14 +29,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class Greedy:
-    """The likeliest token, of equals the lowest id."""
+    """The likeliest token; of equally likely ones that with the lowest id."""
 
     def __call__(self, logits_BV: jax.Array, key_B: jax.Array) -> jax.Array:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
 
 
 def row_keys(seed_BW: jax.Array, sample_B: jax.Array, position_B: jax.Array) -> jax.Array:
-    """A key for each row's next token, of its seed (two uint32 words), sample index and position in its sequence."""
+    """A random key for each row's next token, from its seed (two uint32 words), sample index and position."""
 
     def key(seed_W, sample, position):
         return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(seed_W), sample), position)

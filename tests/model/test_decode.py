@@ -320,14 +320,14 @@ def test_a_decoding_step_copies_no_weight_and_a_batch_no_memory(rows, transposed
     texts = [generate.SequenceState([1, 2, 3], seed=0, sample=0, limit=253) for _ in range(rows)]
     requests, history, finished_B, tokens_BT = writer.batch(texts, [])
     static = {"chain": GREEDY, "vocab_size": 160}
-    progress = writer.prefill(writer.leaves, tokens_BT, history, finished_B, slots=256, **static)
-    program = writer.decode.lower(writer.leaves, progress, requests, np.int32(4), **static).compile().as_text()
+    state = writer.prefill(writer.leaves, tokens_BT, history, finished_B, slots=256, **static)
+    program = writer.decode.lower(writer.leaves, state, requests, np.int32(4), **static).compile().as_text()
     weights = {96 * 96, 96 * 200, 160 * 96}
     memory = {rows * 4 * 256 * 24} if rows > 1 else set()  # one row's memory is copied: XLA's own choice of layout
     for shape in re.findall(r"= f32\[([\d,]+)\]\S* (?:copy|transpose)\(", program):
         assert np.prod([int(size) for size in shape.split(",")]) not in weights | memory, shape
-    given = jax.tree.leaves(progress.cache)
-    jax.block_until_ready(writer.decode(writer.leaves, progress, requests, np.int32(4), **static))
+    given = jax.tree.leaves(state.cache)
+    jax.block_until_ready(writer.decode(writer.leaves, state, requests, np.int32(4), **static))
     assert all(array.is_deleted() for array in given), "the memory is donated"
 
 
