@@ -1,6 +1,6 @@
-"""What can be wrong with an experiment that no type says: ranges, sizes that must divide, a vocabulary too small.
+"""Checks an experiment for what its types can't exclude: ranges, sizes that must divide, a vocabulary too small.
 
-launch/ calls `check` before anything else is done, `check_vocabulary` once the tokenizer is there.
+launch/ calls `check` before anything else is done, and `check_vocabulary` once the tokenizer is there.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ def field_at(experiment: Experiment, path: str):
 
 
 def check(experiment: Experiment) -> None:
-    """Raises ConfigError naming paths and values that would work."""
+    """Raises ConfigError where an experiment can't work, naming the path and values that would work."""
     e, m = experiment, experiment.model
     check_ranges(e)
     if e.data.length > m.context:
         raise ConfigError(f"data.length: {e.data.length} is longer than model.context={m.context}; set either")
     if e.batch_size % e.microbatches:
-        near = max(d for d in range(1, e.microbatches + 1) if e.batch_size % d == 0)
-        raise ConfigError(f"microbatches: {e.microbatches} does not divide batch_size={e.batch_size}; try {near}")
-    for place, stack in enumerate(m.layers):
-        require(f"model.layers.{place}.repeats", stack.repeats, stack.repeats >= 1, "at least 1")
-        for number, block in enumerate(stack.pattern):
-            check_block(f"model.layers.{place}.pattern.{number}", block, m.width)
+        nearest = max(d for d in range(1, e.microbatches + 1) if e.batch_size % d == 0)
+        raise ConfigError(f"microbatches: {e.microbatches} does not divide batch_size={e.batch_size}; try {nearest}")
+    for i, stack in enumerate(m.layers):
+        require(f"model.layers.{i}.repeats", stack.repeats, stack.repeats >= 1, "at least 1")
+        for j, block in enumerate(stack.pattern):
+            check_block(f"model.layers.{i}.pattern.{j}", block, m.width)
     check_spans(e.data)
     check_mesh(e)
 
 
 def check_vocabulary_stated(experiment: Experiment) -> None:
-    """Raises ConfigError where the size of the vocabulary is left to a tokenizer, for what reads no text."""
+    """Raises ConfigError where vocab_size is left to the tokenizer, for commands that read no text and so have none."""
     size = experiment.model.vocab_size
     require("model.vocab_size", size, size >= 1, "at least 1 here, where no text is read (0 means the tokenizer's)")
 
 
 def check_vocabulary(experiment: Experiment, vocab_size: int) -> None:
-    """Raises ConfigError where the tokenizer knows more ids than the model."""
+    """Raises ConfigError where the tokenizer has more ids than the model."""
     if experiment.model.vocab_size < vocab_size:
         raise ConfigError(
             f"model.vocab_size: {experiment.model.vocab_size} is smaller than the tokenizer's {vocab_size}; "
@@ -63,13 +63,14 @@ def check_vocabulary(experiment: Experiment, vocab_size: int) -> None:
         )
 
 
-def require(path: str, value, right: bool, expected: str) -> None:
-    if not right:
+def require(path: str, value, valid: bool, expected: str) -> None:
+    """Raises ConfigError naming what was expected, unless the value is valid."""
+    if not valid:
         raise ConfigError(f"{path}: must be {expected}, got {value}")
 
 
 def check_ranges(e: Experiment) -> None:
-    """Numbers that would make a run diverge, or do nothing, without a word."""
+    """Raises ConfigError for numbers that would make a run diverge, or do nothing, without a message."""
     for path, value in fields.leaves(fields.to_json(e)).items():
         require(path, value, not isinstance(value, float) or math.isfinite(value), "finite")
     for path in AT_LEAST_1:
@@ -131,31 +132,31 @@ def check_experts(path: str, moe: MoE) -> None:
 
 
 def check_spans(data: Data) -> None:
-    """Raises ConfigError for parts of a text that are none, and where a part of validation is trained on."""
+    """Raises ConfigError for spans that are no part of a text, and where training reaches into validation."""
     train, validation = splits = spans(data)
     for name, span in splits._asdict().items():
-        right = 0 <= span.start < span.stop <= 1
-        require(f"data.{name}", f"{span.start:g} to {span.stop:g}", right, "a part of the text: 0 <= start < stop <= 1")
-    apart = train.stop <= validation.start or validation.stop <= train.start
-    if data.validation_source in (None, data.source) and not apart and not validation_holds_training(data):
-        before = train.start < validation.start
-        works = f"train.stop={validation.start:g}" if before else f"train.start={validation.stop:g}"
+        valid = 0 <= span.start < span.stop <= 1
+        require(f"data.{name}", f"{span.start:g} to {span.stop:g}", valid, "a part of the text: 0 <= start < stop <= 1")
+    disjoint = train.stop <= validation.start or validation.stop <= train.start
+    if data.validation_source in (None, data.source) and not disjoint and not validation_contains_training(data):
+        train_is_first = train.start < validation.start
+        suggestion = f"train.stop={validation.start:g}" if train_is_first else f"train.start={validation.stop:g}"
         raise ConfigError(
             f"data.train: {train.start:g} to {train.stop:g} of the text reaches into data.validation, "
-            f"{validation.start:g} to {validation.stop:g} of it; set data.{works}"
+            f"{validation.start:g} to {validation.stop:g} of it; set data.{suggestion}"
         )
 
 
-def validation_holds_training(data: Data) -> bool:
-    """Whether validation is all of the training text, and perhaps more: asked for to see the loss of training."""
+def validation_contains_training(data: Data) -> bool:
+    """Whether all of the training text, and perhaps more, is validation: people set this to see training's loss."""
     train, validation = spans(data)
-    one_source = data.validation_source in (None, data.source)
-    return one_source and validation.start <= train.start and train.stop <= validation.stop
+    same_source = data.validation_source in (None, data.source)
+    return same_source and validation.start <= train.start and train.stop <= validation.stop
 
 
 def cautions(experiment: Experiment) -> list[str]:
-    """Lines about what may be wanted, and is easily taken for something else."""
-    if validation_holds_training(experiment.data):
+    """Warnings, a line each, about settings that may be intended and are easily misunderstood."""
+    if validation_contains_training(experiment.data):
         return ["data.validation holds all of the training text: its loss says nothing of other texts"]
     return []
 

@@ -1,7 +1,7 @@
-"""Saving and restoring by Orbax: asynchronous, published whole or not at all, and enough by themselves to write with.
+"""Saves and restores checkpoints with Orbax: asynchronous, published whole or not at all, each enough to generate with.
 
 RUN/checkpoints/STEP/ holds four items: `model`, `average` (where there is one), `optimizer`, and `about`, the metadata:
-step, config, tokenizer, data fingerprints, scores. train/checkpoint_folder.py knows them by name.
+step, config, tokenizer, data fingerprints, scores. train/checkpoint_folder.py finds them by name.
 """
 
 from __future__ import annotations
@@ -33,37 +33,37 @@ from train.checkpoint_folder import (
 from train.run import RunError
 from train.state import TrainState
 
-OVERHEAD = 1_000_000  # bytes: more than Orbax writes besides the arrays and what we say of them
+OVERHEAD = 1_000_000  # bytes: more than Orbax writes besides the arrays and our metadata
 
-WEIGHTS = {"average": "average", "plain": "model"}  # kinds that can be asked for, best first, and their items
+WEIGHTS = {"average": "average", "plain": "model"}  # kinds that callers may ask for, the default first, and their items
 
 
 def flatten_by_path(tree) -> dict[str, jax.Array]:
-    """A tree's arrays by path: what is stored, whatever classes the tree is made of."""
-    found = {}
+    """A tree's arrays by dotted path: a form to store that does not depend on the tree's classes."""
+    arrays = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         names = [str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path]
-        found[".".join(names).removesuffix(".value")] = leaf
-    return found
+        arrays[".".join(names).removesuffix(".value")] = leaf
+    return arrays
 
 
 def unflatten_by_path(tree, arrays: dict[str, jax.Array]):
-    """`tree` with the arrays of what `flatten_by_path` made. Raises CheckpointError naming what is missing or extra."""
-    wanted = flatten_by_path(tree)
-    if wanted.keys() != arrays.keys():
-        missing, extra = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
+    """`tree` with the arrays that `flatten_by_path` gave. Raises CheckpointError naming what is missing or extra."""
+    expected = flatten_by_path(tree)
+    if expected.keys() != arrays.keys():
+        missing, extra = sorted(expected.keys() - arrays.keys()), sorted(arrays.keys() - expected.keys())
         raise CheckpointError(f"the checkpoint's arrays are not the config's: missing {missing[:3]}, extra {extra[:3]}")
-    return jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in wanted])
+    return jax.tree.unflatten(jax.tree.structure(tree), [arrays[name] for name in expected])
 
 
 def orbax_items(state: TrainState) -> dict:
-    """What is saved of a state, an Orbax item each."""
-    held = {"model": state.model, "optimizer": state.optimizer, "average": state.average}
-    return {name: flatten_by_path(tree) for name, tree in held.items() if tree is not None and flatten_by_path(tree)}
+    """The arrays of a state by Orbax item and path: what a checkpoint saves."""
+    trees = {"model": state.model, "optimizer": state.optimizer, "average": state.average}
+    return {name: flatten_by_path(tree) for name, tree in trees.items() if tree is not None and flatten_by_path(tree)}
 
 
 class PreservationPolicy:
-    """Orbax's preservation policy of a run: the last ones, and of those that were scored the best.
+    """Orbax's preservation policy for a run: it keeps the newest checkpoints, and those with the best scores.
 
     Scores of checkpoints from before a restart are read from the checkpoints themselves.
     """
@@ -75,68 +75,68 @@ class PreservationPolicy:
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         del context
         steps = sorted(checkpoint.step for checkpoint in checkpoints)
-        kept = {*steps[-self.last :], *rank_by_loss({step: self.losses.get(step) for step in steps})[: self.best]}
-        return [checkpoint.step in kept for checkpoint in checkpoints]
+        preserved = {*steps[-self.last :], *rank_by_loss({step: self.losses.get(step) for step in steps})[: self.best]}
+        return [checkpoint.step in preserved for checkpoint in checkpoints]
 
 
 class Checkpoints:
-    """The checkpoints of one run, for its trainer. The best are those of the lowest eval/loss.
+    """Saves, scores and restores the checkpoints of one run. The best are those with the lowest eval/loss.
 
-    Of several processes each saves and restores what its devices hold; process 0 does all else in the folder, and
-    decides what there is. All of them call every method.
+    Each process saves and restores what its own devices hold. Process 0 does everything else in the folder, and decides
+    which checkpoints there are. All processes call every method.
     """
 
     def __init__(self, run: Path, keep_last: int, keep_best: int):
-        self.folder, self.keep = run / "checkpoints", PreservationPolicy(run, keep_last, keep_best)
+        self.folder, self.policy = run / "checkpoints", PreservationPolicy(run, keep_last, keep_best)
         processes.broadcast_from_first(self.prepare_folder)
-        everyone = set(range(processes.count())) if processes.count() > 1 else None
+        all_processes = set(range(processes.count())) if processes.count() > 1 else None
         self.manager = ocp.CheckpointManager(
             self.folder.absolute(),
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=self.keep,
+                preservation_policy=self.policy,
                 create=False,
-                # Named, the processes wait for each other through the coordination service; not through the devices,
-                # where saving, which runs beside the steps, would meet them in another order on each process.
-                multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=everyone),
+                # With processes named, Orbax waits for them through the coordination service. Else it would through the
+                # devices: saving runs beside the steps, and would be dispatched in another order on each process.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=all_processes),
             ),
         )
 
     def prepare_folder(self) -> None:
-        """Makes the folder. Orbax goes by names: it would save nothing up to a step whose folder lacks a part."""
+        """Makes the folder, and renames unfinished checkpoints: Orbax goes by names, and saves no step up to theirs."""
         self.folder.mkdir(exist_ok=True)
         for step in unfinished_steps(self.folder.parent):
             set_aside(self.folder / str(step))
 
     def save(self, step: int, state: TrainState, metadata: dict, scores: dict | None) -> None:
-        """Starts saving; returns once the arrays are copied off. Errors of an earlier save are raised here."""
+        """Starts saving; returns once the arrays left the devices. Errors of an earlier save are raised here."""
         metadata = {**metadata, "step": step, "saved": time.time(), "scores": scores or {}}
         needed = OVERHEAD + 2 * len(json.dumps(metadata))
         needed += sum(x.nbytes for arrays in orbax_items(state).values() for x in arrays.values())
         free = shutil.disk_usage(self.folder).free
-        if free < needed:  # Orbax would find out too, with pages of tracebacks and an unfinished folder
+        if free < needed:  # Orbax would fail too, with pages of tracebacks and an unfinished folder
             raise RunError(
                 f"{self.folder}: a checkpoint takes {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB left; "
                 f"free some and start the same command again"
             )
         args = {name: ocp.args.StandardSave(arrays) for name, arrays in orbax_items(state).items()}
         args["about"] = ocp.args.JsonSave(metadata)
-        self.keep.losses[step] = metadata["scores"].get("eval/loss")
+        self.policy.losses[step] = metadata["scores"].get("eval/loss")
         if not self.manager.save(step, args=ocp.args.Composite(**args)):
             raise RunError(f"{self.folder}: step {step} was not saved; is another program writing there?")
 
     def score(self, step: int, scores: dict) -> None:
-        """Writes into a published checkpoint how it scored: it was saved before that was known."""
+        """Writes its scores into a published checkpoint that was saved before they were known."""
         self.wait()
-        self.keep.losses[step] = scores.get("eval/loss")
+        self.policy.losses[step] = scores.get("eval/loss")
         if processes.index():
             return
         file = self.folder / str(step) / METADATA
-        beside = file.with_name("metadata.scored")
-        beside.write_text(json.dumps({**json.loads(file.read_text()), "scores": scores}))
-        beside.replace(file)
+        temporary = file.with_name("metadata.scored")
+        temporary.write_text(json.dumps({**json.loads(file.read_text()), "scores": scores}))
+        temporary.replace(file)
 
     def is_published(self) -> bool:
-        """Whether nothing is being saved any more. Raises what made the last save fail."""
+        """Whether the last save is complete. Raises the error that made it fail."""
         if self.manager.is_saving_in_progress():
             return False
         self.wait()
@@ -149,28 +149,28 @@ class Checkpoints:
         self.manager.close()
 
     def restore_newest(self, state: TrainState, report: Callable[[str], None]) -> TrainState | None:
-        """The newest checkpoint that can be read; None where there is none. Newer ones that can't are put aside.
+        """Restores the newest checkpoint that can be read; returns None where the run has no checkpoint.
 
-        Raises CheckpointError where none of those that are there can be read.
+        Newer ones that can't be read are renamed out of the way, and `report` gets a line for each. Raises
+        CheckpointError where there are checkpoints and none can be read.
         """
         damaged: list[int] = []
         for step in reversed(processes.broadcast_from_first(lambda: published_steps(self.folder.parent))):
-            found, wrong = None, ""
+            restored, failure = None, ""
             try:
-                found = self.restore(step, state)
+                restored = self.restore(step, state)
             except Exception as error:  # Orbax, TensorStore and the file system have an error each for every damage
-                wrong = textwrap.shorten(str(error), 120) or type(error).__name__
-            if wrongs := [
-                text for text in processes.all_gather_json(wrong) if text
-            ]:  # each process reads other parts of it
+                failure = textwrap.shorten(str(error), 120) or type(error).__name__
+            # One process may fail alone: each reads other parts of the checkpoint.
+            if failures := [text for text in processes.all_gather_json(failure) if text]:
                 damaged.append(step)
-                report(f"checkpoint {step} can't be read ({wrongs[0]})")
+                report(f"checkpoint {step} can't be read ({failures[0]})")
                 continue
             for bad in damaged:
-                aside = processes.broadcast_from_first(lambda bad=bad: str(set_aside(self.folder / str(bad))))
-                report(f"put aside as {aside}")
+                new_path = processes.broadcast_from_first(lambda bad=bad: str(set_aside(self.folder / str(bad))))
+                report(f"put aside as {new_path}")
             self.manager.reload()
-            return found
+            return restored
         if damaged:
             raise CheckpointError(
                 f"{self.folder}: none of the checkpoints {damaged} can be read; put whole ones back, or take another "
@@ -179,45 +179,45 @@ class Checkpoints:
         return None
 
     def restore(self, step: int, state: TrainState) -> TrainState:
-        """The saved state of `step`, in the types and shardings of `state`, arrays or their shapes."""
-        found = {name: read_item(self.folder / str(step) / name, arrays) for name, arrays in orbax_items(state).items()}
+        """The saved state of `step`, in the types and shardings of `state` (of arrays, or of their shapes)."""
+        items = {name: read_item(self.folder / str(step) / name, arrays) for name, arrays in orbax_items(state).items()}
         model, optimizer = (
-            unflatten_by_path(state.model, found["model"]),
-            unflatten_by_path(state.optimizer, found["optimizer"]),
+            unflatten_by_path(state.model, items["model"]),
+            unflatten_by_path(state.optimizer, items["optimizer"]),
         )
-        average = None if state.average is None else unflatten_by_path(state.average, found["average"])
-        # Not device_put: it would ask the other processes whether they put the same, and one may have read nothing.
-        at = jax.make_array_from_callback((), state.step.sharding, lambda _: np.int32(step))
-        return TrainState(at, model, optimizer, average)
+        average = None if state.average is None else unflatten_by_path(state.average, items["average"])
+        # Not device_put: it waits for all processes, to compare their values, and one may have failed to read.
+        step_array = jax.make_array_from_callback((), state.step.sharding, lambda _: np.int32(step))
+        return TrainState(step_array, model, optimizer, average)
 
 
 def read_item(item: Path, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """An item of a checkpoint in the types and shardings of `arrays`; every process reads what its devices hold.
+    """One item of a checkpoint, in the types and shardings of `arrays`; every process reads what its devices hold.
 
-    By Orbax's handler and not its Checkpointer: that makes all processes wait for one that could not read its part.
+    Orbax's handler reads it, not its Checkpointer, which makes all processes wait for one that failed to read its part.
     """
-    wanted = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for name, x in arrays.items()}
-    return ocp.StandardCheckpointHandler().restore(item.absolute(), args=ocp.args.StandardRestore(wanted))
+    abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for name, x in arrays.items()}
+    return ocp.StandardCheckpointHandler().restore(item.absolute(), args=ocp.args.StandardRestore(abstract))
 
 
 def check_weights_fit(checkpoint: CheckpointRef, model: Model) -> None:
-    """Raises CheckpointError naming what differs, where a model of this config can't take these weights."""
-    there = fields.from_json(Model, checkpoint.metadata["config"]["model"])
-    sizes = [
-        {name: x.shape for name, x in flatten_by_path(abstract_model(config)).items()} for config in (there, model)
+    """Raises CheckpointError, naming what differs, where a model of this config can't take these weights."""
+    saved = fields.from_json(Model, checkpoint.metadata["config"]["model"])
+    shapes = [
+        {name: x.shape for name, x in flatten_by_path(abstract_model(config)).items()} for config in (saved, model)
     ]
-    if sizes[0] != sizes[1]:
-        differ = "; ".join(f"{p}: {old!r} there, {new!r} here" for p, old, new in fields.differences(there, model))
+    if shapes[0] != shapes[1]:
+        differ = "; ".join(f"{p}: {old!r} there, {new!r} here" for p, old, new in fields.differences(saved, model))
         raise CheckpointError(f"{checkpoint.folder}: its weights do not fit this model ({differ})")
 
 
 def read_weights(checkpoint: CheckpointRef, model, kind: str | None = None):
-    """The weights of this kind (None: the average where one was kept), in the types and shardings of `model`.
+    """A checkpoint's weights of one kind (None: the average where it has one), in the types and shardings of `model`.
 
-    Raises CheckpointError where they are not there.
+    Raises CheckpointError where it has none of that kind.
     """
-    there = [name for name, item in WEIGHTS.items() if (checkpoint.folder / item).is_dir()]
-    if kind not in (None, *there):
+    kinds = [name for name, item in WEIGHTS.items() if (checkpoint.folder / item).is_dir()]
+    if kind not in (None, *kinds):
         reason = "; optimizer.average was null" if kind == "average" else ""
-        raise CheckpointError(f"{checkpoint.folder}: no {kind} weights in it{reason}; there are {', '.join(there)}")
-    return unflatten_by_path(model, read_item(checkpoint.folder / WEIGHTS[kind or there[0]], flatten_by_path(model)))
+        raise CheckpointError(f"{checkpoint.folder}: no {kind} weights in it{reason}; there are {', '.join(kinds)}")
+    return unflatten_by_path(model, read_item(checkpoint.folder / WEIGHTS[kind or kinds[0]], flatten_by_path(model)))

@@ -1,6 +1,6 @@
-"""The checkpoints in a run's folder: which are complete, what each says of itself, what a name such as RUN@best means.
+"""The checkpoints in a run's folder: which are complete, their metadata, and which one a name such as RUN@best means.
 
-train/checkpoint.py writes them, and reads their arrays.
+train/checkpoint.py writes them, and reads their arrays; launch/ finds them by name.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ METADATA = "about/metadata"  # in a checkpoint's folder: step, config, tokenizer
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is not there, or can't be read or written: one line."""
+    """A checkpoint is not there, or can't be read or written. The message is one line."""
 
 
 class CheckpointRef(NamedTuple):
-    """A complete checkpoint: its folder, its step, and what it says of itself."""
+    """A complete checkpoint: its folder, its step and its metadata."""
 
     folder: Path
     step: int
@@ -36,10 +36,10 @@ def find_checkpoint(name: str) -> CheckpointRef:
     run = Path(folder)
     steps = published_steps(run)
     if not steps:
-        what = "no such folder" if not run.exists() else "a file" if run.is_file() else "no checkpoint in it"
-        near = [str(p.parent) for p in sorted(run.parent.glob("*/checkpoints"))][:6]
-        raise CheckpointError(f"{run}: {what}{'; runs there: ' + ', '.join(near) if near else ''}")
-    there = ", ".join(f"@{s}" for s in steps)
+        reason = "no such folder" if not run.exists() else "a file" if run.is_file() else "no checkpoint in it"
+        nearby = [str(p.parent) for p in sorted(run.parent.glob("*/checkpoints"))][:6]
+        raise CheckpointError(f"{run}: {reason}{'; runs there: ' + ', '.join(nearby) if nearby else ''}")
+    available = ", ".join(f"@{s}" for s in steps)
     if which == "latest":
         step = steps[-1]
     elif which == "best":
@@ -47,30 +47,30 @@ def find_checkpoint(name: str) -> CheckpointRef:
     elif which.isdigit() and int(which) in steps:
         step = int(which)
     else:
-        raise CheckpointError(f"{name}: no such checkpoint; {run} has {there}, @latest, @best")
+        raise CheckpointError(f"{name}: no such checkpoint; {run} has {available}, @latest, @best")
     if step is None:
-        raise CheckpointError(f"{name}: no checkpoint there has a validation loss; {run} has {there}, @latest")
+        raise CheckpointError(f"{name}: no checkpoint there has a validation loss; {run} has {available}, @latest")
     return checkpoint_in(run / "checkpoints" / str(step))
 
 
 def checkpoint_in(folder: Path) -> CheckpointRef:
     """The published checkpoint in this folder. Raises CheckpointError for one of an older Skald."""
-    said = read_metadata(folder.parents[1], int(folder.name))
-    if "trained_length" not in said:
+    metadata = read_metadata(folder.parents[1], int(folder.name))
+    if "trained_length" not in metadata:
         raise CheckpointError(
-            f"{folder}: made by Skald {said.get('version', 'of old')}, whose checkpoints do not say how long rows were "
-            "and how documents begin; that version reads it"
+            f"{folder}: made by Skald {metadata.get('version', 'of old')}, whose checkpoints do not say how long rows "
+            "were and how documents begin; that version reads it"
         )
-    return CheckpointRef(folder, int(folder.name), said)
+    return CheckpointRef(folder, int(folder.name), metadata)
 
 
 def published_steps(run: Path) -> list[int]:
-    """Steps of a run's whole checkpoints, in order. What a killed save left behind is none."""
+    """Steps of a run's complete checkpoints, in order. What a killed save left behind does not count."""
     return [step for step in numbered_folders(run) if is_complete(run, step)]
 
 
 def unfinished_steps(run: Path) -> list[int]:
-    """Steps whose folders lack a part."""
+    """Steps of checkpoints whose folders lack a part."""
     return [step for step in numbered_folders(run) if not is_complete(run, step)]
 
 
@@ -80,7 +80,7 @@ def numbered_folders(run: Path) -> list[int]:
 
 
 def is_complete(run: Path, step: int) -> bool:
-    """Whether the weights are there and it can say what it is."""
+    """Whether a checkpoint has its weights, and metadata that can be read."""
     try:
         scores = read_metadata(run, step)["scores"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -89,23 +89,23 @@ def is_complete(run: Path, step: int) -> bool:
 
 
 def set_aside(folder: Path) -> Path:
-    """Gives a damaged checkpoint a name that nothing reads; nothing is deleted."""
+    """Renames a damaged checkpoint to what nothing reads, and returns its new path; nothing is deleted."""
     for number in itertools.count(1):
-        place = folder.with_name(f"{folder.name}.damaged-{number}")
-        if not place.exists():
-            return folder.rename(place)
+        target = folder.with_name(f"{folder.name}.damaged-{number}")
+        if not target.exists():
+            return folder.rename(target)
 
 
 def read_metadata(run: Path, step: int) -> dict:
-    """What a checkpoint says of itself."""
+    """A checkpoint's metadata: step, config, tokenizer, data fingerprints, scores."""
     file = run / "checkpoints" / str(step) / METADATA
-    return parse_json(file, file.stat().st_mtime_ns)
+    return parse_metadata(file, file.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=16)
-def parse_json(file: Path, changed: int) -> dict:
-    """Read once while it does not change: a checkpoint's tokenizer may be megabytes, and many ask what there is."""
-    del changed
+def parse_metadata(file: Path, modified_ns: int) -> dict:
+    """The file's metadata, parsed once while it does not change: its tokenizer may be megabytes, and many read it."""
+    del modified_ns
     metadata = json.loads(file.read_text())
     return {**metadata, "config": fields.with_current_names(metadata["config"])}
 
@@ -116,7 +116,7 @@ def validation_losses(run: Path) -> dict[int, float | None]:
 
 
 def rank_by_loss(losses: Mapping[int, float | None]) -> list[int]:
-    """Steps from the lowest loss to the highest, of equals the earlier first; those without a finite loss are out."""
+    """Steps from the lowest loss to the highest, of equals the earlier first; steps without a finite loss are out."""
     scored = [(loss, step) for step, loss in losses.items() if loss is not None and math.isfinite(loss)]
     return [step for _, step in sorted(scored)]
 

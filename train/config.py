@@ -56,7 +56,7 @@ class Adafactor:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Rate over the run: linear warm-up over `warmup` steps, then `shape` down to peak * `final`.
+    """The learning rate over the run: linear warm-up over `warmup` steps, then `shape` down to peak * `final`.
 
     `wsd` (Hu et al. 2024) stays at the peak and falls linearly over the last `decay` share of the steps.
     """
@@ -73,7 +73,7 @@ class Optimizer:
     rule: AdamW | Muon | Lion | Adafactor = field(default_factory=AdamW)
     schedule: Schedule = field(default_factory=Schedule)
     clip: float | None = 1.0  # largest global norm of the gradient
-    average: float | None = None  # decay a step of the moving average of weights (train/step.py); evaluated and saved
+    average: float | None = None  # decay per step of the weights' moving average (train/step.py), evaluated and saved
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ class Checkpoints:
 @dataclass(frozen=True)
 class Evaluation:
     every: int  # steps
-    rows: int = 64  # rows scored at one time
-    samples: int = 1  # texts written at each evaluation
+    rows: int = 64  # rows in a batch that is scored
+    samples: int = 1  # texts generated at each evaluation
     sample_tokens: int = 200
     prompt: str = "\n"
     sampler: str = "temperature=0.8,top_p=0.95"
@@ -110,7 +110,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run. Changing `model`, `data`, `optimizer`, `seed`, `batch_size`, `microbatches` or `z_loss` makes it
+    """A run's config. Changing `model`, `data`, `optimizer`, `seed`, `batch_size`, `microbatches` or `z_loss` makes it
     another run (train/run.py); the rest may change on resuming."""
 
     name: str

@@ -1,4 +1,4 @@
-"""Scores a model over documents. The loop's listener and `skald evaluate` call it."""
+"""Scores a model over documents. train/listeners/evaluation.py and `skald evaluate` call it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from train.feed import shard_rows
 
 
 class LossSums(NamedTuple):
-    """Sums over targets, in nats: all of them, how many they are, and those that stand for text."""
+    """Sums over targets: of their losses in nats, their number, and the losses of those that stand for text."""
 
     nats: float
     tokens: int
@@ -24,39 +24,39 @@ class LossSums(NamedTuple):
 
 
 @jax.jit
-def batch_sums(model: Transformer, given: ScoredRows) -> LossSums:
-    rows = given.rows
+def batch_sums(model: Transformer, batch: ScoredRows) -> LossSums:
+    rows = batch.rows
     hidden_BTD = model.hidden(rows.tokens, rows.segments, rows.positions)
     losses_BT, _ = loss.chunked_losses(model, hidden_BTD, rows.targets)
-    return LossSums((losses_BT * rows.weights).sum(), rows.weights.sum(), (losses_BT * given.text).sum())
+    return LossSums((losses_BT * rows.weights).sum(), rows.weights.sum(), (losses_BT * batch.text).sum())
 
 
 def sums_by_batch(model: Transformer, batches: Iterable[ScoredRows]) -> Iterator[LossSums]:
-    """Of each batch of rows [B, T], as they are computed."""
+    """Yields the sums of each batch of rows [B, T], as they are computed."""
     return in_flight.bounded_map(lambda rows: batch_sums(model, rows), map(shard_rows, batches))
 
 
 def add_up(sums: Iterable[LossSums]) -> LossSums:
-    """Of all batches; added in float64 on the host."""
+    """The sums of all batches together, added in float64 on the host."""
     nats, tokens, text_nats = np.asarray(list(sums), np.float64).sum(0)
     return LossSums(nats, round(tokens), text_nats)
 
 
 def score_model(model: Transformer, batches: Iterable[ScoredRows]) -> LossSums:
-    """`total` of `sums`."""
+    """The sums over all batches of rows [B, T]."""
     return add_up(sums_by_batch(model, batches))
 
 
-def metrics(found: LossSums, size: int) -> dict:
-    """The figures of `skald evaluate`: loss (nats a token, end tokens among them), perplexity, bits a byte.
+def metrics(sums: LossSums, text_bytes: int) -> dict:
+    """The metrics of `skald evaluate`, from sums over a text: loss (nats a token), perplexity, bits a byte.
 
-    Bits a byte divide the losses of text by its `size` bytes: an end token stands for none, and does not count in them.
+    The loss counts end tokens. Bits a byte divide the losses of text alone by its bytes: end tokens stand for none.
     """
-    mean = found.nats / found.tokens
+    mean = sums.nats / sums.tokens
     return {
         "loss": mean,
         "perplexity": math.exp(min(mean, 700.0)),
-        "bits_per_byte": found.text_nats / (math.log(2) * size),
-        "tokens": found.tokens,
-        "bytes": size,
+        "bits_per_byte": sums.text_nats / (math.log(2) * text_bytes),
+        "tokens": sums.tokens,
+        "bytes": text_bytes,
     }

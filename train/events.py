@@ -1,4 +1,4 @@
-"""What happens during a run, told to every listener in order. The loop and some listeners tell them."""
+"""The events of a run: each goes to every listener, in order. The loop and some listeners emit them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Started:
-    step: int  # updates already made: above 0 on resuming
+    step: int  # updates made so far: above 0 on resuming
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of consecutive steps, in order; each has `step` and what train_step returned."""
+    """Metrics of consecutive steps, in order; each has `step`, `seconds` and what train_step returned."""
 
     steps: list[dict]
 
 
 @dataclass(frozen=True)
 class Paused:
-    """The state is that of `step` and nothing is in flight: time to evaluate or to save."""
+    """The loop waits, nothing is in flight, the state is that of `step`: listeners evaluate and save now."""
 
     step: int
 
 
 @dataclass(frozen=True)
 class Advanced:
-    """Within a pause a batch was scored, or some tokens of a sample were written: a signal is heard here too."""
+    """In a pause a batch was scored, or some tokens of a sample were generated: a signal is noticed here too."""
 
     step: int
 

@@ -1,5 +1,5 @@
-"""Rows onto devices: every process asks the data for what its own devices hold, and nothing else. Time is laid out
-as sharding.time_order says.
+"""Puts rows onto devices: every process asks the data for what its own devices hold, and nothing else. Time is in the
+order of sharding.time_order.
 
 Called by train/run.py for training and by train/evaluate.py for scoring.
 """
@@ -21,56 +21,59 @@ ROW_AXES = ("batch", "time")
 def training_rows(
     rows: Callable[[int, int, int], Rows], first: int, count: int, microbatches: int, batch: int, length: int
 ) -> Rows:
-    """Rows of steps first .. first + count as arrays [steps, M, B / M, T], on the current mesh."""
+    """The rows of steps first .. first + count as arrays [steps, M, B / M, T], split over the current mesh.
+
+    `rows(step, start, stop)` returns rows start .. stop of a step's batch.
+    """
     shape = rows_shape(count, microbatches, batch, length)
     order_T = time_order(length)
-    parts: dict[tuple[int, int], list[Rows]] = {}
+    cache: dict[tuple[int, int], list[Rows]] = {}
 
-    def part(start: int, stop: int) -> list[Rows]:
+    def host_rows(start: int, stop: int) -> list[Rows]:
         """Rows start .. stop of every microbatch of every step, stacked; made once for all fields and devices."""
-        if (start, stop) not in parts:
+        if (start, stop) not in cache:
             size = shape[2]
-            made = [
+            by_step = [
                 [rows(first + step, m * size + start, m * size + stop) for m in range(microbatches)]
                 for step in range(count)
             ]
-            parts[start, stop] = Rows(*(np.stack([np.stack(f) for f in fields]) for fields in transpose_fields(made)))
-        return parts[start, stop]
+            cache[start, stop] = Rows(*(np.stack([np.stack(x) for x in xs]) for xs in transpose_fields(by_step)))
+        return cache[start, stop]
 
-    def field(index: int) -> jax.Array:
-        def block(slices: tuple[slice, ...]) -> np.ndarray:
+    def sharded_field(index: int) -> jax.Array:
+        def shard(slices: tuple[slice, ...]) -> np.ndarray:
             start, stop, _ = slices[2].indices(shape[2])
-            return part(start, stop)[index][slices[0], slices[1], :, order_T[slices[3]]]
+            return host_rows(start, stop)[index][slices[0], slices[1], :, order_T[slices[3]]]
 
-        return jax.make_array_from_callback(shape, row_sharding((None, None, *ROW_AXES), shape), block)
+        return jax.make_array_from_callback(shape, row_sharding((None, None, *ROW_AXES), shape), shard)
 
-    return Rows(*(field(index) for index in range(len(Rows._fields))))
+    return Rows(*(sharded_field(index) for index in range(len(Rows._fields))))
 
 
 def rows_shape(count: int, microbatches: int, batch: int, length: int) -> tuple[int, int, int, int]:
     return count, microbatches, batch // microbatches, length
 
 
-def transpose_fields(made: list[list[Rows]]) -> list[list[list[np.ndarray]]]:
+def transpose_fields(by_step: list[list[Rows]]) -> list[list[list[np.ndarray]]]:
     """[step][microbatch] of Rows -> [field][step][microbatch]."""
-    return [[[rows[field] for rows in step] for step in made] for field in range(len(Rows._fields))]
+    return [[[rows[field] for rows in step] for step in by_step] for field in range(len(Rows._fields))]
 
 
 def shard_rows(rows: ScoredRows) -> ScoredRows:
     """Host rows [B, T] on the current mesh, split as activations are."""
     order_T = time_order(rows.text.shape[1])
 
-    def field(values: np.ndarray) -> jax.Array:
-        def block(slices: tuple[slice, ...]) -> np.ndarray:
+    def sharded_field(values: np.ndarray) -> jax.Array:
+        def shard(slices: tuple[slice, ...]) -> np.ndarray:
             return values[slices[0]][:, order_T[slices[1]]]
 
-        return jax.make_array_from_callback(values.shape, row_sharding(ROW_AXES, values.shape), block)
+        return jax.make_array_from_callback(values.shape, row_sharding(ROW_AXES, values.shape), shard)
 
-    return jax.tree.map(field, rows)
+    return jax.tree.map(sharded_field, rows)
 
 
 def row_sharding(axes: tuple[str | None, ...], shape: tuple[int, ...]):
-    wanted = partition_spec(axes, shape, "compute")
-    if wanted is None:
+    spec = partition_spec(axes, shape, "compute")
+    if spec is None:
         return jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return NamedSharding(jax.sharding.get_mesh(), wanted)
+    return NamedSharding(jax.sharding.get_mesh(), spec)

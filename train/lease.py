@@ -1,4 +1,4 @@
-"""One trainer holds a run at a time: a locked file in its folder, with an attempt number. `skald train` takes it."""
+"""Lets one trainer at a time hold a run: a locked file in its folder, with an attempt number, for `skald train`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 
 from train.run import RunError
 
-VISIBLE_SECONDS = 30.0  # seconds: clients of a network file system may remember for so long that a file was not there
+VISIBLE_TIMEOUT = 30.0  # seconds: a network file system's clients may cache for so long that a file is not there
 
 
 def parse_holder(text: str) -> dict:
-    """What a lease tells of its holder; what is no lease tells nothing."""
+    """The holder that a lease's text names; {"attempt": 0} where the text is no lease."""
     try:
         return {"attempt": 0, **json.loads(text)}
     except (ValueError, TypeError):
@@ -23,7 +23,7 @@ def parse_holder(text: str) -> dict:
 
 
 class Lease:
-    """Held from construction to the end of the process, however it ends: the kernel lets go of the lock.
+    """A lock on a run, held from construction to the end of the process: however it ends, the kernel releases the lock.
 
     Raises RunError naming who holds it.
     """
@@ -31,15 +31,15 @@ class Lease:
     def __init__(self, folder: Path):
         self.file = (folder / "lease.json").open("a+")
         self.file.seek(0)
-        held = parse_holder(self.file.read())
+        last_holder = parse_holder(self.file.read())
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise RunError(
-                f"{folder}: another trainer holds this run (process {held.get('process')} on {held.get('host')}); "
-                f"wait for it, stop it, or take another --run-dir"
+                f"{folder}: another trainer holds this run (process {last_holder.get('process')} on "
+                f"{last_holder.get('host')}); wait for it, stop it, or take another --run-dir"
             ) from None
-        self.attempt = held["attempt"] + 1
+        self.attempt = last_holder["attempt"] + 1
         self.holder = {
             "attempt": self.attempt,
             "process": os.getpid(),
@@ -54,8 +54,8 @@ class Lease:
 
 
 def check_shared(folder: Path, holder: dict) -> None:
-    """For the run's other processes: raises RunError where this folder is not the one that its holder wrote to."""
-    file, deadline = folder / "lease.json", time.monotonic() + VISIBLE_SECONDS
+    """For the run's other processes: raises RunError unless this is the folder that the holder wrote its lease to."""
+    file, deadline = folder / "lease.json", time.monotonic() + VISIBLE_TIMEOUT
     while not (file.is_file() and parse_holder(file.read_text()) == holder):
         if time.monotonic() > deadline:
             raise RunError(

@@ -1,4 +1,4 @@
-"""THE main loop. It dispatches steps, and tells listeners what happened; everything else is a listener's."""
+"""THE main loop: it dispatches steps and emits events; listeners do everything else. launch/ calls it."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from train.run import Run
 def train(run: Run) -> str:
     """Trains `run` to its last step, or until `run.stop` is set. Returns "done" or the reason for stopping.
 
-    Metrics are fetched late, so that the device always has work: as many dispatches as may be in flight
-    (train/in_flight.py). Where a listener's turn has come the loop pauses: everything in flight is delivered first.
+    Metrics are fetched late, so that the devices always have work: as many dispatches as train/in_flight.py allows are
+    in flight. Where listeners evaluate or save the loop pauses, and everything in flight is delivered first.
     """
     with jax.set_mesh(run.mesh):
         run.emit(Started(run.step))
         if run.step and run.pauses_at(run.step):
-            run.emit(Paused(run.step))  # a signal may have come before this pause was used
-        flying, since = deque(), time.perf_counter()
+            run.emit(Paused(run.step))  # a signal may have stopped the run before listeners used this pause
+        pending, last_finished = deque(), time.perf_counter()
         while run.step < run.experiment.steps and not run.stop:
             count = run.next_count()
-            rows = run.feed(run.step, count)  # while the steps before are computed
-            since = deliver(run, flying, in_flight.limit() - 1, since)
+            rows = run.feed(run.step, count)  # while earlier steps are computed
+            last_finished = deliver(run, pending, in_flight.limit() - 1, last_finished)
             if run.stop:
                 break
             run.state, metrics = run.program.train_steps(run.state, rows)
             run.step += count
-            flying.append((run.step, count, metrics))
+            pending.append((run.step, count, metrics))
             if run.pauses_at(run.step):
-                deliver(run, flying, 0, since)
+                deliver(run, pending, 0, last_finished)
                 run.emit(Paused(run.step))
-                since = time.perf_counter()
-        deliver(run, flying, 0, since)  # what a signal left in flight
+                last_finished = time.perf_counter()
+        deliver(run, pending, 0, last_finished)  # what a signal left in flight
         reason = run.stop or "done"
         run.emit(Ended(run.step, reason))
         return reason
 
 
-def deliver(run: Run, flying: deque, left: int, since: float) -> float:
-    """Waits for the metrics of all but the newest `left` dispatches and tells them, a dictionary a step.
+def deliver(run: Run, pending: deque, remaining: int, last_finished: float) -> float:
+    """Emits metrics, a dictionary a step, of the oldest pending dispatches, until only `remaining` are pending.
 
-    `since`: when the device last finished something. Returns when it finished the last of these.
+    `last_finished`: when the devices last finished something (time.perf_counter). Returns when they finished these.
     """
-    while len(flying) > left:
-        last, count, metrics = flying.popleft()
+    while len(pending) > remaining:
+        last_step, count, metrics = pending.popleft()
         values = in_flight.fetch(metrics)
         now = time.perf_counter()
-        each, since = (now - since) / count, now
-        steps = [{"step": last - count + 1 + i, "seconds": each} for i in range(count)]
+        seconds, last_finished = (now - last_finished) / count, now
+        steps = [{"step": last_step - count + 1 + i, "seconds": seconds} for i in range(count)]
         run.emit(Measured([step | {k: float(v[i]) for k, v in values.items()} for i, step in enumerate(steps)]))
-    return since
+    return last_finished

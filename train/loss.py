@@ -1,4 +1,4 @@
-"""Cross-entropy over rows, in nats, and what training adds to it. Used by train/step.py and train/evaluate.py."""
+"""Cross-entropy over rows, in nats, and the terms that training adds. Used by train/step.py and train/evaluate.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from model.transformer import Transformer
 
 
 class TrainingSums(NamedTuple):
-    """Over rows: the weighted token losses (nats), their weights, and what training adds: z-loss and penalties."""
+    """Sums over rows: weighted token losses (nats), their weights, and the added terms (z-loss, mixture penalties)."""
 
     loss: jax.Array
     weight: jax.Array
@@ -22,38 +22,39 @@ class TrainingSums(NamedTuple):
 
 
 def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """(-log p(target), logsumexp of the logits) of every position, float32 [B, T], in nats.
+    """(-log p(target) in nats, logsumexp of the logits) of every position, float32 [B, T].
 
-    Written as a sum over the vocabulary, so that logits may be split along it.
+    The target's logit is a sum over the vocabulary, so that logits may be split along it.
     """
     logits_BTV = at_least_float32(logits_BTV)
-    chosen = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
-    total_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-    return total_BT - jnp.where(chosen, logits_BTV, 0).sum(-1), total_BT
+    is_target = jnp.arange(logits_BTV.shape[-1]) == targets_BT[..., None]
+    logsumexp_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+    return logsumexp_BT - jnp.where(is_target, logits_BTV, 0).sum(-1), logsumexp_BT
 
 
 def chunked_losses(model: Transformer, hidden_BTD: jax.Array, targets_BT: jax.Array):
-    """`token_losses` of hidden states, a part of every row's time at once: forward and backward hold the logits of one
-    part only. Each device cuts its own time: into fewer parts where it does not divide (a window that is scored)."""
+    """`token_losses` of hidden states, one chunk of time after another: forward and backward hold one chunk's logits.
+    Each device cuts its own time, into fewer chunks where their number does not divide it (a window that is scored)."""
     chunks = largest_divisor(targets_BT.shape[1] // shard_count("time"), model.execution.loss_chunks)
     if chunks == 1:
         return token_losses(model.logits(hidden_BTD), targets_BT)
     project = model.output_projection(hidden_BTD.dtype)
 
     @jax.checkpoint
-    def one(part):
-        hidden_BTD, targets_BT = part
+    def chunk_losses(chunk):
+        hidden_BTD, targets_BT = chunk
         return token_losses(project(hidden_BTD), targets_BT)
 
     parts = (split_within_shards(hidden_BTD, 1, chunks, "time"), split_within_shards(targets_BT, 1, chunks, "time"))
-    return jax.tree.map(lambda x: join_within_shards(x, 1, "time"), jax.lax.map(one, parts))
+    return jax.tree.map(lambda x: join_within_shards(x, 1, "time"), jax.lax.map(chunk_losses, parts))
 
 
 def sum_losses(model: Transformer, rows: Rows, key: jax.Array | None = None, z_loss: float = 0.0) -> TrainingSums:
-    """Sums over rows [B, T]; `key` turns dropout on. A row's penalties count as often as it has weights."""
+    """The sums over rows [B, T]; a `key` turns dropout on. A row's penalties are weighted by the sum of its weights."""
     stream = model.residual_stream(rows.tokens, rows.segments, rows.positions, key)
-    losses_BT, total_BT = chunked_losses(model, stream.x_BTD, rows.targets)
+    losses_BT, logsumexp_BT = chunked_losses(model, stream.x_BTD, rows.targets)
     added = (
-        z_loss * (jnp.square(total_BT) * rows.weights).sum() + (stream.auxiliary_loss_B * rows.weights.sum(-1)).sum()
+        z_loss * (jnp.square(logsumexp_BT) * rows.weights).sum()
+        + (stream.auxiliary_loss_B * rows.weights.sum(-1)).sum()
     )
     return TrainingSums((losses_BT * rows.weights).sum(), rows.weights.sum(), added)

@@ -1,4 +1,4 @@
-"""The optax transform an experiment asks for: guards first, then the rule, then the rate. Used by train/step.py."""
+"""Builds an experiment's optax transform: clipping, then the update rule, then the rate. Used by train/step.py."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_parameter(x) -> bool:
 
 
 def weight_decay_mask(parameters):
-    """True for every parameter used as a matrix (embeddings and output too): those that weight decay acts on."""
+    """True for every parameter that weight decay acts on: those used as a matrix, embeddings and output too."""
     return jax.tree.map(lambda p: p.replace(bool(p.input_axes)), parameters, is_leaf=is_parameter)
 
 
@@ -35,7 +35,7 @@ def muon_labels(parameters):
 
 
 def parameter_labels(parameters):
-    """`balance` for the biases that even out an experts' load, `weight` for all that the loss moves."""
+    """`balance` for the biases that even out the experts' load, `weight` for everything that the loss trains."""
 
     def label(p: nnx.Param) -> nnx.Param:
         return p.replace("balance" if isinstance(p, BalancingBias) else "weight")
@@ -50,7 +50,7 @@ def gradient_norm(gradient) -> jax.Array:
 
 
 def balance_expert_load() -> optax.GradientTransformation:
-    """Every bias goes down by its own rate where its expert took more than an even share, up where less (Wang et al.
+    """Moves every bias by its own rate: down where its expert took more than an even share, up where less (Wang et al.
     2024, algorithm 1)."""
 
     def step(p: nnx.Param) -> nnx.Param:
@@ -65,7 +65,7 @@ def adamw(rule: c.AdamW) -> optax.GradientTransformation:
 
 
 def make_optimizer(optimizer: c.Optimizer, steps: int) -> optax.GradientTransformation:
-    """Clipping, the rule with its decoupled weight decay, and minus the scheduled rate; biases of a mixture of experts
+    """Clipping, the rule with its decoupled weight decay, and minus the scheduled rate. The balancing biases of experts
     have a rule of their own."""
     match optimizer.rule:
         case c.AdamW() as rule:
@@ -80,7 +80,7 @@ def make_optimizer(optimizer: c.Optimizer, steps: int) -> optax.GradientTransfor
         case c.Adafactor() as rule:
             decay = optax.add_decayed_weights(rule.weight_decay, mask=weight_decay_mask)
             direction = optax.chain(scale_by_adafactor(rule), decay)
-    scheduled = functools.partial(learning_rate, optimizer.schedule, optimizer.peak_rate, steps)
+    rate = functools.partial(learning_rate, optimizer.schedule, optimizer.peak_rate, steps)
     clip = [] if optimizer.clip is None else [optax.clip_by_global_norm(optimizer.clip)]
-    weight = optax.chain(*clip, direction, optax.scale_by_learning_rate(scheduled))
+    weight = optax.chain(*clip, direction, optax.scale_by_learning_rate(rate))
     return optax.partition({"weight": weight, "balance": balance_expert_load()}, parameter_labels)

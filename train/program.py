@@ -1,4 +1,4 @@
-"""What is compiled of a run: its mesh, the steps on it, the shapes of what goes in. train/run.py runs it on the devices
+"""What is compiled of a run: its mesh, the steps on it, the shapes of their inputs. train/run.py runs it on the devices
 that are here, launch/plan compiles it for machines that are not."""
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from train.feed import ROW_AXES, rows_shape
 
 
 class Program:
-    """The steps of an experiment on a mesh over `devices`; None: those that are here.
+    """The training steps of an experiment, compiled for a mesh over `devices`; None: those that are here.
 
-    `tuned` may rewrite the step for the machine before it is compiled: the numbers stay the same. `options`: the
-    compiler's, by name.
+    `tuned` may rewrite the steps for the machine before they are compiled, without changing their numbers. `options`:
+    the compiler's, by name.
     """
 
     def __init__(
@@ -38,24 +38,24 @@ class Program:
 
     @functools.cached_property
     def abstract_state(self) -> state.TrainState:
-        """Shapes, types and shardings of the state on this mesh; nothing is computed."""
+        """Shapes, dtypes and shardings of the state on this mesh; nothing is computed."""
         with jax.set_mesh(self.mesh):
             shapes = jax.eval_shape(lambda: state.create_state(self.experiment))
 
-        def here(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-            lies = x.sharding.spec if x.sharding else PartitionSpec()
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, lies))
+        def on_mesh(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            spec = x.sharding.spec if x.sharding else PartitionSpec()
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(self.mesh, spec))
 
-        return jax.tree.map(here, shapes)
+        return jax.tree.map(on_mesh, shapes)
 
     def abstract_rows(self, steps: int = 1) -> Rows:
-        """The rows of one dispatch as shapes: [steps, M, B / M, T]."""
+        """Shapes, dtypes and shardings of the rows of one dispatch: [steps, M, B / M, T]."""
         e = self.experiment
         shape = rows_shape(steps, e.microbatches, e.batch_size, e.data.length)
         with jax.set_mesh(self.mesh):
-            lies = NamedSharding(self.mesh, partition_spec((None, None, *ROW_AXES), shape, "compute"))
-        types = Rows(jnp.int32, jnp.int32, jnp.int32, jnp.int32, jnp.float32)
-        return Rows(*(jax.ShapeDtypeStruct(shape, dtype, sharding=lies) for dtype in types))
+            sharding = NamedSharding(self.mesh, partition_spec((None, None, *ROW_AXES), shape, "compute"))
+        dtypes = Rows(jnp.int32, jnp.int32, jnp.int32, jnp.int32, jnp.float32)
+        return Rows(*(jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for dtype in dtypes))
 
     def lower(self) -> jax.stages.Lowered:
         """One step, traced for this mesh."""
@@ -75,8 +75,8 @@ class Program:
         self.pipeline_microbatches()
 
     def pipeline_microbatches(self) -> int:
-        """Into how many microbatches a pipeline cuts the rows of a gradient; 1 where there is none. Raises
-        ShardingError."""
+        """The number of microbatches into which a pipeline cuts the rows of a gradient; 1 where there is no pipeline.
+        Raises ShardingError."""
         e = self.experiment
         with jax.set_mesh(self.mesh):
             return schedule.microbatch_count(e.batch_size // e.microbatches, e.execution)

@@ -20,22 +20,22 @@ from train.program import Program
 T = TypeVar("T")
 
 IDENTITY_FIELDS = ("model", "data", "optimizer", "seed", "batch_size", "microbatches", "z_loss")
-PATH_FIELDS = ("data.source.path", "data.validation_source.path", "data.tokenizer.path")  # may move: fingerprints tell
+PATH_FIELDS = ("data.source.path", "data.validation_source.path", "data.tokenizer.path")  # fingerprints stand for them
 
 
 class RunError(ValueError):
-    """A run that can't start or go on: one line that says why and what would work. Exit status 1."""
+    """A run can't start or go on. The message is one line: why, and what would work. Exit status 1."""
 
 
 class Run:
-    """What the loop and the listeners share. `stop` names the signal once one was received."""
+    """What the loop and the listeners share. `stop` is empty, or the name of the signal that is to stop the run."""
 
     def __init__(self, program: Program, folder: Path, data: Pipeline, listeners: Sequence[Callable] = ()):
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.folder, self.data, self.listeners = folder, data, listeners
         self.step, self.stop = 0, ""
         self.state: state.TrainState | None = None
-        self.scores: dict[int, dict] = {}  # step -> what evaluation found there
+        self.scores: dict[int, dict] = {}  # step -> metrics of its evaluation
 
     def create_state(self) -> state.TrainState:
         with jax.set_mesh(self.mesh):
@@ -48,8 +48,8 @@ class Run:
     def next_count(self) -> int:
         """Steps of the next dispatch: up to the next pause, at most steps_per_dispatch."""
         e = self.experiment
-        nearest = min(every - self.step % every for every in (e.evaluation.every, e.checkpoints.every))
-        return min(e.steps_per_dispatch or 1, nearest, e.steps - self.step)
+        until_pause = min(every - self.step % every for every in (e.evaluation.every, e.checkpoints.every))
+        return min(e.steps_per_dispatch or 1, until_pause, e.steps - self.step)
 
     def pauses_at(self, step: int) -> bool:
         e = self.experiment
@@ -60,10 +60,9 @@ class Run:
             listener(self, event)
 
     def until_stopped(self, parts: Iterable[T]) -> Iterator[T]:
-        """The parts of a listener's long work as they are done, to the first at which the run is to stop.
+        """Yields the parts of a listener's long work; ends early once the run is to stop, which `stop` says afterwards.
 
-        All processes of the run go through it with as many parts, so that all stop at the same one. Look at `stop`
-        afterwards.
+        All processes of the run must have the same number of parts; then all stop at the same one.
         """
         for part in parts:
             yield part
@@ -72,25 +71,25 @@ class Run:
                 return
 
     def close(self) -> None:
-        """However the loop ended: what a listener has open is closed."""
+        """Closes what listeners have open, however the loop ended."""
         for listener in self.listeners:
             getattr(listener, "close", lambda: None)()
 
 
 def check_identity(saved: dict, experiment: Experiment, folder: Path) -> list[str]:
-    """Lines for what may change and did. Raises RunError naming every identity field that differs."""
+    """Lines about changed fields that may change. Raises RunError naming the identity fields that differ."""
     changed = fields.differences(saved, experiment)
-    mine = [c for c in changed if c[0].split(".")[0] in IDENTITY_FIELDS and c[0] not in PATH_FIELDS]
-    if mine:
-        shown = "; ".join(f"{path}: {old!r} there, {new!r} here" for path, old, new in mine[:8])
-        more = f" and {len(mine) - 8} more" if len(mine) > 8 else ""
+    conflicts = [c for c in changed if c[0].split(".")[0] in IDENTITY_FIELDS and c[0] not in PATH_FIELDS]
+    if conflicts:
+        shown = "; ".join(f"{path}: {old!r} there, {new!r} here" for path, old, new in conflicts[:8])
+        more = f" and {len(conflicts) - 8} more" if len(conflicts) > 8 else ""
         raise RunError(f"{folder} holds another run ({shown}{more}); take another --run-dir, or start anew with --from")
     return [f"{path}: {old!r} -> {new!r}" for path, old, new in changed]
 
 
-def check_data(saved: dict, here: dict, folder: Path) -> None:
-    """Raises RunError if the text or the tokenizer is not what the run began with."""
-    differ = [f"{split} {what}" for split in here for what in here[split] if saved[split][what] != here[split][what]]
+def check_data(saved: dict, current: dict, folder: Path) -> None:
+    """Raises RunError if the fingerprints of the text or the tokenizer are not those that the run began with."""
+    differ = [f"{split} {k}" for split in current for k in current[split] if saved[split][k] != current[split][k]]
     if differ:
         raise RunError(
             f"{folder} was trained on other data (changed: {', '.join(differ)}); put the files back, or take another "
@@ -103,7 +102,7 @@ def count_parameters(tree) -> int:
 
 
 def read_config(folder: Path) -> dict | None:
-    """RUN/config.json's experiment, or None where there is none. Raises RunError where the file is something else."""
+    """The experiment in RUN/config.json, as JSON; None where there is no file. Raises RunError for any other file."""
     file = folder / "config.json"
     try:
         return fields.with_current_names(json.loads(file.read_text())["experiment"]) if file.is_file() else None
@@ -111,8 +110,8 @@ def read_config(folder: Path) -> dict | None:
         raise RunError(f"{file} is not a run's config; move it away, or take another --run-dir") from None
 
 
-def write_config(folder: Path, version: str, stored: dict) -> None:
-    """RUN/config.json, whole or not at all."""
-    beside = folder / "config.json.written"
-    beside.write_text(json.dumps({"version": version, "experiment": stored}, indent=1) + "\n")
-    beside.replace(folder / "config.json")
+def write_config(folder: Path, version: str, experiment: dict) -> None:
+    """Writes RUN/config.json, whole or not at all."""
+    temporary = folder / "config.json.written"
+    temporary.write_text(json.dumps({"version": version, "experiment": experiment}, indent=1) + "\n")
+    temporary.replace(folder / "config.json")

@@ -1,4 +1,4 @@
-"""What a training run carries from step to step, and how it is born. Saved by train/checkpoint.py."""
+"""The state that training carries from step to step, and how it is created. Saved by train/checkpoint.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from train.config import Experiment
 
 
 class TrainState(NamedTuple):
-    """`step` updates were made. `average` is the moving average of the weights that they made (before the first: the
-    initial ones), or None."""
+    """The state after `step` updates. `average` is the moving average of the weights after each of them (before the
+    first: the initial weights), or None."""
 
     step: jax.Array
     model: Transformer
@@ -24,12 +24,12 @@ class TrainState(NamedTuple):
 
     @property
     def evaluation_model(self) -> Transformer:
-        """The weights to evaluate and to write with."""
+        """The weights to evaluate and to generate with."""
         return self.model if self.average is None else self.average
 
 
 def create_state(experiment: Experiment) -> TrainState:
-    """The state of step 0, every array born sharded on the current mesh. Call it under jit."""
+    """The state at step 0, every array created sharded on the current mesh. Call it under jit."""
     model = Transformer(experiment.model, jax.random.key(experiment.seed), experiment.execution)
     transform = optimizer.make_optimizer(experiment.optimizer, experiment.steps)
     average = None if experiment.optimizer.average is None else jax.tree.map(jnp.copy, model)

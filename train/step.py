@@ -1,4 +1,4 @@
-"""One update, and several in one dispatch. Pure functions of (state, rows); train/loop.py compiles and calls them."""
+"""One training step, and several in one dispatch: pure functions of (state, rows). train/program.py compiles them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from train.state import TrainState
 
 
 def loss_and_gradient(experiment: Experiment, state: TrainState, rows: Rows, key: jax.Array):
-    """Mean loss in nats, and the gradient of it and what is added to it, over microbatches [M, B, T], one after
-    another, summed in float32."""
+    """The mean loss in nats, and the gradient of that loss with the added terms. Microbatches [M, B, T] run one after
+    another; their sums and gradients add up in float32."""
 
     def objective(model, rows, key):
         sums = loss.sum_losses(model, rows, key, experiment.z_loss)
         return sums.loss + sums.added, sums
 
-    def one(total, given):
-        rows, key = given
+    def accumulate(total, microbatch):
+        rows, key = microbatch
         (_, sums), gradient = jax.value_and_grad(objective, has_aux=True)(state.model, rows, key)
         return jax.tree.map(jnp.add, total, (sums, gradient)), None
 
@@ -32,9 +32,9 @@ def loss_and_gradient(experiment: Experiment, state: TrainState, rows: Rows, key
     keys = [None] * count if key is None else jax.random.split(key, count)
     zero = (loss.TrainingSums(*jnp.zeros(3)), jax.tree.map(jnp.zeros_like, state.model))
     if count == 1:
-        total, _ = one(zero, (jax.tree.map(lambda x: x[0], rows), keys[0]))
+        total, _ = accumulate(zero, (jax.tree.map(lambda x: x[0], rows), keys[0]))
     else:
-        total, _ = jax.lax.scan(one, zero, (rows, None if key is None else keys))
+        total, _ = jax.lax.scan(accumulate, zero, (rows, None if key is None else keys))
     sums, gradient = total
     weight = jnp.maximum(sums.weight, 1)
     return sums.loss / weight, jax.tree.map(lambda g: g / weight, gradient)
@@ -61,11 +61,11 @@ def train_step(experiment: Experiment, state: TrainState, rows: Rows) -> tuple[T
 
 
 def update_average(average, model, decay: float, step: jax.Array):
-    """The moving average with the weights that update `step` (the first is 1) made in it: the sum of decay^(step - i)
-    times the weights of update i, over that of the factors. None of the initial weights stays in it (Kingma & Ba 2015,
-    section 3)."""
-    share = -jnp.expm1(step * (math.log(decay) if decay else -math.inf))  # 1 - decay^step, exact for a decay near 1
-    return optax.incremental_update(model, average, (1 - decay) / share)
+    """The moving average after update `step` (the first is 1), which made the weights of `model`: the sum over i of
+    decay^(step - i) times the weights after update i, divided by the sum of these factors. Nothing of the initial
+    weights stays in it (Kingma & Ba 2015, section 3)."""
+    total = -jnp.expm1(step * (math.log(decay) if decay else -math.inf))  # 1 - decay^step, exact for a decay near 1
+    return optax.incremental_update(model, average, (1 - decay) / total)
 
 
 def train_steps(experiment: Experiment, state: TrainState, rows: Rows) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -74,6 +74,6 @@ def train_steps(experiment: Experiment, state: TrainState, rows: Rows) -> tuple[
 
 
 def uses_dropout(experiment: Experiment) -> bool:
-    """Whether anything in the model drops out: without it no random numbers are drawn."""
+    """Whether any part of the model uses dropout: without it no random numbers are drawn."""
     blocks = [block for stack in experiment.model.layers for block in stack.pattern]
     return bool(experiment.model.dropout or any(b.dropout or b.mixer.dropout for b in blocks))

@@ -248,7 +248,7 @@ setup.prepare()
 join(ProcessSlot(1, 0, sys.argv[1]))
 from train import processes
 print("joined", file=sys.stderr, flush=True)
-processes.told("what nobody says")
+processes.broadcast_value("what nobody says")
 """
 
 

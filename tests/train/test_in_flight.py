@@ -78,11 +78,11 @@ import jax, numpy as np
 from dataclasses import replace
 from configs import shakespeare
 from data.documents import Documents
-from data.windows import score_rows
+from data.windows import scoring_rows
 from model.config import Execution
 from model.sharding import make_mesh
 from train import state
-from train.evaluate import score
+from train.evaluate import score_model
 
 e = replace(shakespeare.quick(), execution=Execution())
 tokens = np.random.default_rng(0).integers(0, 65, 1200 * 8 * 16 + 1).astype(np.int32)
@@ -90,7 +90,7 @@ for count in (1, 2):
     with jax.set_mesh(make_mesh({"data": count}, jax.devices()[:count])):
         model = jax.jit(lambda: state.create_state(e).model)()
         documents = Documents(tokens, np.array([0, len(tokens)]), len(tokens), False, False)
-        print(*score(model, score_rows(documents, 16, 16, 8)))
+        print(*score_model(model, scoring_rows(documents, 16, 16, 8)))
 """
 
 

@@ -106,7 +106,7 @@ def test_a_signal_stops_a_sample_between_dispatches_and_the_next_start_writes_it
 
 
 def test_a_process_alone_asks_no_device_whether_to_stop(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(Preemption, "signal_on_devices", lambda *_: pytest.fail("dispatched"))
+    monkeypatch.setattr(Preemption, "signal_per_device", lambda *_: pytest.fail("dispatched"))
     assert go(run, tmp_path)[0] == "done"
 
 
@@ -116,8 +116,8 @@ def test_of_several_processes_all_stop_at_the_batch_at_which_they_hear_of_it(pro
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(in_flight, "limit", lambda: limit)
     processes = [Preemption(), Preemption()]
-    shared = lambda *_: np.array([p.asked for p in processes], np.int32)  # noqa: E731
-    monkeypatch.setattr(Preemption, "signal_on_devices", shared)
+    shared = lambda *_: np.array([p.received for p in processes], np.int32)  # noqa: E731
+    monkeypatch.setattr(Preemption, "signal_per_device", shared)
     runs = [Run(program, tmp_path, Data, [p]) for p in processes]
     works = [run.until_stopped(range(20)) for run in runs]
     done = 0

@@ -1,1 +1,1 @@
-"""What watches the loop, a file each: called with (run, event) for every event of train/events.py."""
+"""Listeners of the training loop, one a file: called with (run, event) for every event of train/events.py."""

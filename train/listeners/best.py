@@ -1,4 +1,4 @@
-"""Says where RUN@best is not the best evaluation: at the start where it may not be so, at the end where it is not."""
+"""Reports where RUN@best is not the best evaluation: at the start if that may happen, at the end if it did."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from train.run import Run
 
 
 class BestCheckpoint:
-    """`report` is given the lines. Process 0's alone: it reads the run's folder."""
+    """Calls `report` with each line. For process 0 alone: it reads the run's folder."""
 
     def __init__(self, report: Callable[[str], None]):
         self.report = report
@@ -32,24 +32,24 @@ class BestCheckpoint:
                 self.compare(run)
 
     def compare(self, run: Run) -> None:
-        """The best evaluation in the run's figures beside the best checkpoint."""
-        scored = {line["step"]: line.get("eval/loss") for line in read_metrics(run.folder / "metrics.jsonl")}
-        saved, kept = validation_losses(run.folder), best_step(run.folder)
-        first = next(iter(rank_by_loss(scored)), None)
-        if first is None or (kept is not None and saved[kept] <= scored[first]):
+        """Reports where the best evaluation in metrics.jsonl is better than the best checkpoint."""
+        losses = {line["step"]: line.get("eval/loss") for line in read_metrics(run.folder / "metrics.jsonl")}
+        saved_losses, saved = validation_losses(run.folder), best_step(run.folder)
+        best = next(iter(rank_by_loss(losses)), None)
+        if best is None or (saved is not None and saved_losses[saved] <= losses[best]):
             return
-        instead = "no checkpoint has a score" if kept is None else f"@best is step {kept} ({saved[kept]:.4f})"
-        self.report(f"the best evaluation, {scored[first]:.4f} at step {first}, was not saved; {instead}")
+        instead = "no checkpoint has a score" if saved is None else f"@best is step {saved} ({saved_losses[saved]:.4f})"
+        self.report(f"the best evaluation, {losses[best]:.4f} at step {best}, was not saved; {instead}")
 
 
 def misses_evaluations(experiment: Experiment) -> bool:
-    """Whether an evaluation falls on a step that is not saved. The last step is both."""
+    """Whether an evaluation falls on a step that is not saved. The last step is evaluated and saved."""
     every = experiment.evaluation.every
     return every < experiment.steps and every % experiment.checkpoints.every != 0
 
 
 def suggested_interval(experiment: Experiment) -> int:
-    """The divisor of evaluation.every nearest to checkpoints.every by ratio: saved so often, no evaluation is lost."""
-    every, wanted = experiment.evaluation.every, experiment.checkpoints.every
+    """A checkpoints.every that misses no evaluation: the divisor of evaluation.every nearest to it by ratio."""
+    every, interval = experiment.evaluation.every, experiment.checkpoints.every
     divisors = [d for d in range(1, every + 1) if every % d == 0]
-    return min(divisors, key=lambda d: max(d, wanted) / min(d, wanted))
+    return min(divisors, key=lambda d: max(d, interval) / min(d, interval))

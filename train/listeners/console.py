@@ -1,4 +1,4 @@
-"""What a person sees: a live line on a terminal, plain lines where there is none. All on standard error."""
+"""Shows progress to a person: a live line on a terminal, plain lines where there is none. All on standard error."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from train.events import Ended, Evaluated, Event, Measured, Sampled, Saved, Star
 from train.run import Run
 
 PLAIN_EVERY = 10.0  # seconds between plain lines of training progress
-BAR = 28
+BAR_WIDTH = 28
 
 
 class ConsoleProgress:
-    """Progress (step, loss, tokens/s, utilization, time left), evaluations, samples, checkpoints.
+    """Prints progress (step, loss, tokens/s, utilization, time left), evaluations, samples, checkpoints.
 
-    `utilization`: from tokens a second to the share of the devices' peak, or to None where that is not known.
+    `utilization(tokens a second)` returns the share of the devices' peak FLOP/s, or None where that is not known.
     """
 
     def __init__(self, utilization, stream=None):
@@ -35,12 +35,12 @@ class ConsoleProgress:
     def __call__(self, run: Run, event: Event) -> None:
         match event:
             case Started(step):
-                self.started(run, step)
+                self.show_start(run, step)
             case Measured(steps):
-                self.measured(run, steps)
+                self.show_progress(run, steps)
             case Evaluated(step, values):
-                told = f"{values['eval/loss']:.4f} nats a token, {values['eval/bits_per_byte']:.4f} bits a byte"
-                self.say(f"[bold]step {step:>6}[/]  validation loss {told}")
+                scores = f"{values['eval/loss']:.4f} nats a token, {values['eval/bits_per_byte']:.4f} bits a byte"
+                self.say(f"[bold]step {step:>6}[/]  validation loss {scores}")
             case Sampled(step, text) if self.console.is_terminal:
                 self.console.print(Panel(Text(text.strip()), title=f"written at step {step}", title_align="left"))
             case Saved(_, path):
@@ -50,7 +50,7 @@ class ConsoleProgress:
                 if reason != "done":
                     self.say(f"stopped by {reason} at step {step}; the same command goes on from there")
 
-    def started(self, run: Run, step: int) -> None:
+    def show_start(self, run: Run, step: int) -> None:
         devices = run.mesh.devices
         if step >= run.experiment.steps:
             self.say(f"{escape(str(run.folder))} is at its last step, {step}; --set steps={2 * step} would go on")
@@ -65,7 +65,7 @@ class ConsoleProgress:
             self.live = Live(Text("compiling the step …"), console=self.console, refresh_per_second=4, transient=True)
             self.live.start()
 
-    def measured(self, run: Run, steps: list[dict]) -> None:
+    def show_progress(self, run: Run, steps: list[dict]) -> None:
         e, step = run.experiment, steps[-1]["step"]
         tokens = e.batch_size * e.data.length
         speed = tokens / steps[-1]["seconds"]
@@ -74,12 +74,12 @@ class ConsoleProgress:
         self.compiled = True
         figures = f"loss {steps[-1]['train/loss']:.4f}"
         if self.speed:
-            used = self.utilization(self.speed)
-            figures += f"  {self.speed:,.0f} tokens/s" + (f"  MFU {used:.1%}" if used else "")
+            utilization = self.utilization(self.speed)
+            figures += f"  {self.speed:,.0f} tokens/s" + (f"  MFU {utilization:.1%}" if utilization else "")
             figures += f"  {format_duration((e.steps - step) * tokens / self.speed)} left"
         if self.live:
-            done = round(BAR * step / e.steps)
-            bar = f"[cyan]{'━' * done}[/][dim]{'━' * (BAR - done)}[/]"
+            filled = round(BAR_WIDTH * step / e.steps)
+            bar = f"[cyan]{'━' * filled}[/][dim]{'━' * (BAR_WIDTH - filled)}[/]"
             self.live.update(Text.from_markup(f"{bar} step {step}/{e.steps}  {figures}"))
         elif time.monotonic() - self.printed > PLAIN_EVERY or step == e.steps:
             self.printed = time.monotonic()
@@ -95,14 +95,14 @@ class ConsoleProgress:
 
 
 def describe_mesh(run: Run) -> str:
-    """The mesh, and what a pipeline's stages wait for each other; nothing where only rows are split."""
+    """The mesh and the bubble of its pipeline, as text; empty where only rows are split."""
     axes = {axis: size for axis, size in run.mesh.shape.items() if size > 1}
     if not axes.keys() - {"replica", "data"}:
         return ""
     text = " x ".join(f"{axis}={size}" for axis, size in axes.items())
     if "stage" in axes:
-        parts = run.program.pipeline_microbatches()
-        text += f"; {parts} microbatches in the pipeline, bubble {schedule.bubble_share(parts, axes['stage']):.0%}"
+        count = run.program.pipeline_microbatches()
+        text += f"; {count} microbatches in the pipeline, bubble {schedule.bubble_share(count, axes['stage']):.0%}"
     return f" ({text})"
 
 

@@ -16,13 +16,13 @@ def evaluation(run: Run, event: Event) -> None:
     if event.step % e.evaluation.every and event.step < e.steps:
         return
     documents, length = run.data.validation.documents, e.data.length
-    least = row_multiple(e.execution)
-    rows = -(-e.evaluation.rows // least) * least
+    multiple = row_multiple(e.execution)
+    rows = -(-e.evaluation.rows // multiple) * multiple
     batches = scoring_rows(documents, length, length, rows)
-    each = list(run.until_stopped(sums_by_batch(run.state.evaluation_model, batches)))
+    sums = list(run.until_stopped(sums_by_batch(run.state.evaluation_model, batches)))
     if run.stop:  # the same step is evaluated when the run goes on
         return
-    found = metrics(add_up(each), documents.bytes)
-    values = {f"eval/{name}": found[name] for name in ("loss", "perplexity", "bits_per_byte")}
+    scores = metrics(add_up(sums), documents.bytes)
+    values = {f"eval/{name}": scores[name] for name in ("loss", "perplexity", "bits_per_byte")}
     run.scores[event.step] = values
     run.emit(Evaluated(event.step, values))

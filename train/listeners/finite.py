@@ -1,4 +1,4 @@
-"""Stops a run whose numbers are no longer numbers, before anything of them is written or saved."""
+"""Stops a run at the first number that is infinite or NaN, before anything of it is written or saved."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from train.run import Run, RunError
 
 
 def check_finite(run: Run, event: Event) -> None:
-    """Raises RunError at the first figure of a step or an evaluation that is infinite or not a number."""
+    """Raises RunError at the first metric of a step or an evaluation that is infinite or not a number."""
     match event:
         case Measured(steps):
             for values in steps:

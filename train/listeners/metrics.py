@@ -1,4 +1,4 @@
-"""RUN/metrics.jsonl: a JSON object a line, each step once, whatever was killed."""
+"""Writes and reads RUN/metrics.jsonl: a JSON object a line, each step once, whatever was killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from train.run import Run, RunError
 
 
 class MetricsFile:
-    """Steps are held back until their evaluation is known, so that a step is one line.
+    """Writes a line a step. Lines wait until their step's evaluation is known, so that both are on one line.
 
     `peak`: the devices' peak FLOP/s together, or None where it is not known.
     """
@@ -55,24 +55,24 @@ class MetricsFile:
 
 
 def read_metrics(file: Path) -> list[dict]:
-    """All whole lines; a torn last one is left out."""
+    """All complete lines; a last line that was cut off is left out."""
     lines = file.read_text().split("\n") if file.is_file() else []
     try:
-        found = [json.loads(line) for line in lines[:-1]]
-        if not all(isinstance(line["step"], int) for line in found):
+        records = [json.loads(line) for line in lines[:-1]]
+        if not all(isinstance(record["step"], int) for record in records):
             raise ValueError("a step is no number")
     except (ValueError, KeyError, TypeError):
         raise RunError(f"{file} holds a line that no run wrote; move it away, or take another --run-dir") from None
-    return found
+    return records
 
 
 def truncate_after(file: Path, step: int) -> None:
-    """Drops the lines after `step`, and a torn one: the run goes on from there."""
+    """Drops the lines after `step`, and one that was cut off: the run goes on from there."""
     if file.is_file():
         rewrite_lines(file, [line for line in read_metrics(file) if line["step"] <= step])
 
 
 def rewrite_lines(file: Path, lines: list[dict]) -> None:
-    beside = file.with_suffix(".rewritten")
-    beside.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    beside.replace(file)
+    temporary = file.with_suffix(".rewritten")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    temporary.replace(file)

@@ -1,4 +1,4 @@
-"""What the model writes at each evaluation: RUN/samples/STEP.txt. A signal ends it between two dispatches."""
+"""Samples texts at each evaluation into RUN/samples/STEP.txt. A signal ends it between two dispatches."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from train.run import Run
 
 
 class Samples:
-    """`write(model, experiment)` yields the texts as they grow; how they are made is the decoder's business.
+    """Generates texts by `write(model, experiment)`, which yields them as they grow: the decoder is the caller's.
 
-    All processes of a run write together; process 0 keeps the texts in `folder`.
+    All processes of a run generate together; process 0 writes the texts into `folder`.
     """
 
     def __init__(self, folder: Path, write: Callable[..., Iterator[list[str]]]):
@@ -23,7 +23,7 @@ class Samples:
         if not run.experiment.evaluation.samples:
             return
         match event:
-            case Started(step):  # a signal may have come between an evaluation and its sample
+            case Started(step):  # a signal may have stopped the run between both
                 self.missing = step in run.scores and not processes.broadcast_from_first(
                     lambda: self.file(step).is_file()
                 )
@@ -35,13 +35,13 @@ class Samples:
 
     def sample(self, run: Run, step: int) -> None:
         *_, texts = run.until_stopped(self.write(run.state.evaluation_model, run.experiment))
-        if run.stop:  # written when the run goes on
+        if run.stop:  # the texts are generated when the run goes on
             return
         if processes.index() == 0:
             self.folder.mkdir(exist_ok=True)
-            beside = self.folder / f"{step}.written"
-            beside.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
-            beside.replace(self.file(step))
+            temporary = self.folder / f"{step}.written"
+            temporary.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+            temporary.replace(self.file(step))
         run.emit(Sampled(step, texts[0]))
 
     def file(self, step: int) -> Path:

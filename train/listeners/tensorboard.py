@@ -1,4 +1,4 @@
-"""The same figures for TensorBoard, under RUN/tensorboard/."""
+"""Writes metrics and samples for TensorBoard, under RUN/tensorboard/."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TensorBoard:
                 self.close()
 
     def close(self) -> None:
-        """However the run ended: left open, its threads fail at the interpreter's exit (Python 3.12)."""
+        """Closes the writer, however the run ended: else its threads fail at the interpreter's exit (Python 3.12)."""
         if self.writer:
             self.writer.close()
             self.writer = None
