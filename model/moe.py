@@ -1,6 +1,6 @@
 """The mixture-of-experts feed-forward of a block (config.MoE): router, experts, and what keeps their load even.
 
-model/transformer.py builds it in the place of an MLP; model/experts.py takes tokens to the experts they chose.
+model/transformer.py builds it in place of an MLP; model/experts.py sends tokens to the experts they chose.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from model.layers import ParameterFactory, at_least_float32
 from model.mlp import MLP
 from model.sharding import partition_spec, shard
 
-EPSILON = 1e-20  # below the sum of any scores: sigmoids may all be 0
+EPSILON = 1e-20  # the least divisor of a sum of scores: sigmoids may all be 0
 
 
 class MoE(nnx.Module):
-    """Weights router [D, E], gate and up [E, D, F], down [E, F, D]; `bias` [E] where balancing is loss-free."""
+    """A router and its experts. Weights router [D, E], gate and up [E, D, F], down [E, F, D]; `bias` [E] where
+    balancing is loss-free."""
 
     def __init__(self, config: c.MoE, width: int, declare: ParameterFactory):
         self.config = config
@@ -29,58 +30,59 @@ class MoE(nnx.Module):
         self.bias = (
             declare.balancing_bias(("scores",), (experts,), config.balance_rate) if config.balance_rate else None
         )
-        into, out = ("experts", "expert_width", "feed_forward"), ("experts", "feed_forward", "expert_width")
-        self.gate = declare.weight(into, (experts, width, hidden)) if config.gated else None
-        self.up = declare.weight(into, (experts, width, hidden))
-        self.down = declare.residual(out, (experts, hidden, width))
+        up_axes, down_axes = ("experts", "expert_width", "feed_forward"), ("experts", "feed_forward", "expert_width")
+        self.gate = declare.weight(up_axes, (experts, width, hidden)) if config.gated else None
+        self.up = declare.weight(up_axes, (experts, width, hidden))
+        self.down = declare.residual(down_axes, (experts, hidden, width))
         shared = c.MLP(config.shared, config.activation, config.gated)
         self.shared = MLP(shared, width, declare) if config.shared else None
 
     def __call__(self, x_BTD: jax.Array, forward_pass: ForwardPass) -> tuple[jax.Array, jax.Array]:
-        """[B, T, D] -> [B, T, D], and what it adds to the loss of each row [B]."""
+        """[B, T, D] -> [B, T, D], and the auxiliary loss of each row [B]."""
         logits_BTE = self.router_logits(x_BTD)
         scores_BTE = jax.nn.softmax(logits_BTE) if self.config.score == "softmax" else jax.nn.sigmoid(logits_BTE)
-        chosen_BTK = self.choose_experts(scores_BTE)
-        weight_BTK = jnp.take_along_axis(scores_BTE, chosen_BTK, axis=-1)
+        expert_BTK = self.choose_experts(scores_BTE)
+        weight_BTK = jnp.take_along_axis(scores_BTE, expert_BTK, axis=-1)
         if self.config.normalised:
             weight_BTK = weight_BTK / jnp.maximum(weight_BTK.sum(-1, keepdims=True), EPSILON)
         matrices = {"gate": self.gate, "up": self.up, "down": self.down}
         matrices = {name: matrix[...] for name, matrix in matrices.items() if matrix is not None}
-        out_BTD = expert_mlp(x_BTD, chosen_BTK, weight_BTK * self.config.scale, matrices, self.config.activation)
+        out_BTD = expert_mlp(x_BTD, expert_BTK, weight_BTK * self.config.scale, matrices, self.config.activation)
         if self.shared is not None:
             out_BTD = out_BTD + self.shared(x_BTD, forward_pass)[0]
-        return out_BTD, self.auxiliary_loss(logits_BTE, scores_BTE, chosen_BTK, forward_pass.token_mask())
+        return out_BTD, self.auxiliary_loss(logits_BTE, scores_BTE, expert_BTK, forward_pass.token_mask())
 
     def router_logits(self, x_BTD: jax.Array) -> jax.Array:
-        """[B, T, E], in float32: rounded to bfloat16 they would choose other experts (Fedus et al. 2021, 2.4)."""
-        wanted = partition_spec(("batch", "time", None), (*x_BTD.shape[:2], self.config.experts), "compute")
+        """The router's logits [B, T, E], in float32: rounded to bfloat16 they would choose other experts (Fedus et al.
+        2021, 2.4)."""
+        sharding = partition_spec(("batch", "time", None), (*x_BTD.shape[:2], self.config.experts), "compute")
         router_DE = self.router[...]
-        return jnp.einsum("BTD,DE->BTE", at_least_float32(x_BTD), router_DE, precision="highest", out_sharding=wanted)
+        return jnp.einsum("BTD,DE->BTE", at_least_float32(x_BTD), router_DE, precision="highest", out_sharding=sharding)
 
     def choose_experts(self, scores_BTE: jax.Array) -> jax.Array:
-        """int32 [B, T, K]: the experts of the highest scores, the bias counted in; the first of equal ones."""
+        """The experts with the highest scores, the bias included: int32 [B, T, K]. Of equal scores the first wins."""
         if self.bias is not None:
             scores_BTE = scores_BTE + self.bias[...]
         return jax.lax.top_k(jax.lax.stop_gradient(scores_BTE), self.config.active)[1]
 
-    def auxiliary_loss(self, logits_BTE, scores_BTE, chosen_BTK, real_BT) -> jax.Array:
-        """[B], nats: means over each row's real tokens, so that no cut of the batch changes them.
+    def auxiliary_loss(self, logits_BTE, scores_BTE, expert_BTK, mask_BT) -> jax.Array:
+        """The auxiliary loss [B] of each row, nats: means over its real tokens, so that no cut of the batch changes it.
 
-        The bias adds 0. What it adds has a gradient: by how much each expert's share of the row's choices exceeds an
-        even one. So it is weighted, and summed over microbatches and devices, as any gradient is.
+        The bias's term is 0, but has a gradient: by how much each expert's share of the row's choices exceeds an even
+        share. So that excess is weighted, and summed over microbatches and devices, as any gradient is.
         """
         config = self.config
-        tokens_B = jnp.maximum(real_BT.sum(1), 1)
-        took_BTE = (chosen_BTK[..., None] == jnp.arange(config.experts)).any(2)
-        load_BE = (took_BTE * real_BT[..., None]).sum(1)
+        tokens_B = jnp.maximum(mask_BT.sum(1), 1)
+        chosen_BTE = (expert_BTK[..., None] == jnp.arange(config.experts)).any(2)
+        load_BE = (chosen_BTE * mask_BT[..., None]).sum(1)
         choices_B1 = tokens_B[:, None] * config.active
         auxiliary_loss_B = jnp.zeros_like(tokens_B)
         if config.balance_loss:
             share_BTE = scores_BTE / jnp.maximum(scores_BTE.sum(-1, keepdims=True), EPSILON)
-            mean_BE = (share_BTE * real_BT[..., None]).sum(1) / tokens_B[:, None]
+            mean_BE = (share_BTE * mask_BT[..., None]).sum(1) / tokens_B[:, None]
             auxiliary_loss_B += config.balance_loss * config.experts * (load_BE / choices_B1 * mean_BE).sum(-1)
         if config.router_z_loss:
-            square_BT = jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1)) * real_BT
+            square_BT = jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1)) * mask_BT
             auxiliary_loss_B += config.router_z_loss * square_BT.sum(1) / tokens_B
         if self.bias is not None:
             excess_BE = (config.experts * load_BE - load_BE.sum(-1, keepdims=True)) / (config.experts * choices_B1)

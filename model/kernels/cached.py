@@ -1,7 +1,7 @@
-"""The reference behind a barrier, for a decoder on CPU: keys and values are read where the cache holds them.
+"""The reference behind an optimization barrier, for decoding on CPU: keys and values are read in place from the cache.
 
-XLA's CPU compiler fuses the cache's update with what reads it, and then copies the whole cache first, at every token.
-launch/machine/cpu asks for it; the numbers are the reference's.
+Without it XLA's CPU compiler fuses the cache's update with what reads the cache, and then copies the whole cache first,
+at every token. launch/machine/cpu asks for this kernel; its numbers are the reference's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,6 @@ import jax
 from model.kernels import reference
 
 
-def attention(query_BNTH, key_BKSH, value_BKSH, *given) -> jax.Array:
+def attention(query_BNTH, key_BKSH, value_BKSH, *mask_and_dropout) -> jax.Array:
     key_BKSH, value_BKSH = jax.lax.optimization_barrier((key_BKSH, value_BKSH))
-    return reference.attention(query_BNTH, key_BKSH, value_BKSH, *given)
+    return reference.attention(query_BNTH, key_BKSH, value_BKSH, *mask_and_dropout)

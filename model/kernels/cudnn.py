@@ -1,4 +1,5 @@
-"""Attention on NVIDIA GPUs by cuDNN's flash attention, through jax.nn; each device for its own rows and heads."""
+"""Attention on NVIDIA GPUs by cuDNN's flash attention, through jax.nn. Each device computes its own rows and
+heads. model/kernels chooses it."""
 
 from __future__ import annotations
 
@@ -11,17 +12,17 @@ import numpy as np
 from model.kernels.reference import AttentionMask
 from model.kernels.shard_map import KEY, QUERY, SEGMENTS, dropout_refusal, shard_map_logical, split_refusal
 
-WIDEST = 128  # features of a head that every supported GPU takes; in multiples of 8
-TYPES = ("bfloat16", "float16")
+MAX_WIDTH = 128  # features of a head that every supported GPU takes; in multiples of 8
+DTYPES = ("bfloat16", "float16")
 
 
 def refusal(query_BNTH, key_BKSH, mask: AttentionMask, weight_dropout) -> str | None:
     """Why cuDNN cannot compute this, and what to set instead; None where it can."""
     _, _, length, head_width = query_BNTH.shape
-    if query_BNTH.dtype not in TYPES:
-        return f"takes {' or '.join(TYPES)}, not {query_BNTH.dtype}; set execution.dtype=bfloat16, or kernel=reference"
-    if head_width % 8 or head_width > WIDEST:
-        return f"takes head widths up to {WIDEST} that 8 divides, not {head_width}; set execution.kernel=reference"
+    if query_BNTH.dtype not in DTYPES:
+        return f"takes {' or '.join(DTYPES)}, not {query_BNTH.dtype}; set execution.dtype=bfloat16, or kernel=reference"
+    if head_width % 8 or head_width > MAX_WIDTH:
+        return f"takes head widths up to {MAX_WIDTH} that 8 divides, not {head_width}; set execution.kernel=reference"
     if length % 2:
         return f"takes even lengths, not {length}; set execution.kernel=reference"
     return split_refusal() or dropout_refusal(weight_dropout)
@@ -30,15 +31,16 @@ def refusal(query_BNTH, key_BKSH, mask: AttentionMask, weight_dropout) -> str | 
 def attention(
     query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None), implementation: str = "cudnn"
 ) -> jax.Array:
-    """The reference's context; `drop` is refused above. `implementation` is that of jax.nn.dot_product_attention."""
-    here = functools.partial(device_attention, implementation)
+    """The reference's context; `refusal` rejects dropout. `implementation` is that of jax.nn.dot_product_attention."""
+    local_attention = functools.partial(device_attention, implementation)
     return shard_map_logical(
-        here, (QUERY, KEY, KEY, SEGMENTS), QUERY, query_BNTH, key_BKSH, value_BKSH, mask.segments_BT
+        local_attention, (QUERY, KEY, KEY, SEGMENTS), QUERY, query_BNTH, key_BKSH, value_BKSH, mask.segments_BT
     )
 
 
 def device_attention(implementation: str, query_BNTH, key_BKSH, value_BKSH, segments_BT) -> jax.Array:
-    """Where documents share a row cuDNN has to read a mask [B, 1, T, S]; without one it skips what causality hides."""
+    """One device's context. Where documents share a row cuDNN has to read a mask [B, 1, T, S]; without a mask it skips
+    what causality hides."""
     mask = None
     if segments_BT is not None:
         causal = np.tri(segments_BT.shape[1], dtype=bool)

@@ -1,4 +1,4 @@
-"""Kernels of JAX's own, whose modules call Pallas in a way of ours. splash.py and megablox.py say in which."""
+"""Replaces `pallas_call` in the modules of JAX's own kernels. splash.py and megablox.py use it, and say with what."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import ModuleType
 
 
 class PatchedPallas:
-    """JAX's Pallas with another `pallas_call`: a function of JAX's own and of what that is given."""
+    """JAX's Pallas module with another `pallas_call`, which is called with JAX's own one before all arguments."""
 
     def __init__(self, pallas: ModuleType, pallas_call: Callable):
         self.pallas, self.pallas_call = pallas, functools.partial(pallas_call, pallas.pallas_call)
@@ -18,6 +18,6 @@ class PatchedPallas:
 
 
 def patch_pallas_call(module: ModuleType, pallas_call: Callable) -> None:
-    """Into a module that knows Pallas as `pl`, once: threads that plan may come here together."""
+    """Replaces `pallas_call`, once, in a module that imports Pallas as `pl`; planning threads may do so together."""
     if not isinstance(module.pl, PatchedPallas):
         module.pl = PatchedPallas(module.pl, pallas_call)

@@ -1,4 +1,5 @@
-"""Attention as the formula says, on any backend: the truth other kernels are tested against."""
+"""Attention as the formula says, on any backend: the truth that other kernels are tested against. model/kernels chooses
+it where no faster kernel can run."""
 
 from __future__ import annotations
 
@@ -12,33 +13,33 @@ from model.sharding import shard, time_order
 
 
 class AttentionMask(NamedTuple):
-    """Which keys a query sees: those of its own segment at its own slot or before.
+    """Which keys a query sees: those of its own segment, at its own slot or before.
 
-    Slots number a row's tokens in reading order: `query_BT`; those of keys lie as time does (sharding.time_order).
-    Segments None: all one document.
+    A slot is a token's index in its row, in reading order: `query_slots_BT`. The slots of keys follow from how time is
+    split (sharding.time_order). Without segments a row is one document.
     """
 
-    query_BT: jax.Array
+    query_slots_BT: jax.Array
     segments_BT: jax.Array | None = None
 
     def dense(self, keys: int) -> jax.Array:
-        """bool [B, 1, T, S]."""
-        seen = jnp.asarray(time_order(keys)) <= self.query_BT[:, None, :, None]
+        """The mask as an array, bool [B, 1, T, S], for S keys."""
+        mask_B1TS = jnp.asarray(time_order(keys)) <= self.query_slots_BT[:, None, :, None]
         if self.segments_BT is not None:
             key_segments_BS = shard(self.segments_BT, "batch", None)
-            seen &= self.segments_BT[:, None, :, None] == key_segments_BS[:, None, None, :]
-        return seen
+            mask_B1TS &= self.segments_BT[:, None, :, None] == key_segments_BS[:, None, None, :]
+        return mask_B1TS
 
 
 def attention(query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None)) -> jax.Array:
     """softmax(query . key) . value over visible keys; softmax in float32 (Vaswani et al. 2017, eq. 1)."""
-    # One sequence axis must be whole where every query looks for its keys.
+    # Keys are gathered: every query may need all of them.
     key_BKSH, value_BKSH = (shard(x, "batch", "kv_heads", None, None) for x in (key_BKSH, value_BKSH))
     return masked_attention(query_BNTH, key_BKSH, value_BKSH, mask.dense(key_BKSH.shape[2]), weight_dropout)
 
 
 def masked_attention(query_BNTH, key_BKSH, value_BKSH, mask_B1TS, weight_dropout=(0.0, None)) -> jax.Array:
-    """`attention` to the keys that a mask shows, keys and values whole on every device."""
+    """`attention` with a mask bool [B, 1, T, S]; time of keys and values is whole on every device."""
     heads, kv_heads = query_BNTH.shape[1], key_BKSH.shape[1]
     if kv_heads == heads:
         scores = einsum("BNTH,BNSH->BNTS", query_BNTH, key_BKSH, "batch", "heads", "time", None)
@@ -52,7 +53,7 @@ def masked_attention(query_BNTH, key_BKSH, value_BKSH, mask_B1TS, weight_dropout
 
 
 def masked_softmax(scores: jax.Array, mask: jax.Array) -> jax.Array:
-    """Softmax over the last axis in float32, hidden keys at probability 0."""
+    """Softmax over the last axis in float32; masked keys get probability 0."""
     return jax.nn.softmax(jnp.where(mask, at_least_float32(scores), -1e30), axis=-1)
 
 

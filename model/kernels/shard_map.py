@@ -1,4 +1,4 @@
-"""What kernels share: one that knows no mesh is run on each device's part of the rows; what most of them refuse."""
+"""What attention kernels share: jax.shard_map by logical axes, for those that know no mesh, and common refusals."""
 
 from __future__ import annotations
 
@@ -9,31 +9,35 @@ from jax.sharding import PartitionSpec
 
 from model.sharding import available_mesh_axes, partition_spec, shard, shard_count
 
+# Logical axes of what kernels take and return.
 QUERY = ("batch", "heads", "time", None)
 KEY = ("batch", "kv_heads", "time", None)
-SUMS = ("batch", "heads", "time")  # one number a query and head
+LOGSUMEXP = ("batch", "heads", "time")
 SEGMENTS = ("batch", "time")
 
-Axes = tuple[str | None, ...]
+LogicalAxes = tuple[str | None, ...]
 
 
-def shard_map_logical(function: Callable, axes: tuple[Axes, ...], made: Axes | tuple[Axes, ...], *given):
-    """function(*given) on every device's part of the arrays; `axes` and `made`: the logical axes of what goes in and
-    comes out. An array may be None. Over all mesh axes but those that a caller has taken in hand itself (a pipeline's
-    stages)."""
+def shard_map_logical(
+    function: Callable, in_axes: tuple[LogicalAxes, ...], out_axes: LogicalAxes | tuple[LogicalAxes, ...], *arrays
+):
+    """Calls function(*arrays) on each device's shards: jax.shard_map with logical axes instead of specs.
+
+    An array may be None. All mesh axes are mapped but those that a shard_map around this one has (a pipeline's stages).
+    """
     if jax.sharding.get_abstract_mesh().empty:
-        return function(*given)
-    there = [(names, x) for names, x in zip(axes, given, strict=True) if x is not None]
-    lengths = {name: size for names, x in there for name, size in zip(names, x.shape, strict=True)}
+        return function(*arrays)
+    present = [(axes, x) for axes, x in zip(in_axes, arrays, strict=True) if x is not None]
+    sizes = {axis: size for axes, x in present for axis, size in zip(axes, x.shape, strict=True)}
 
-    def split(names: Axes) -> PartitionSpec:
-        return partition_spec(names, tuple(lengths[name] for name in names), "compute")
+    def spec(axes: LogicalAxes) -> PartitionSpec:
+        return partition_spec(axes, tuple(sizes[axis] for axis in axes), "compute")
 
-    placed = [None if x is None else shard(x, *names) for names, x in zip(axes, given, strict=True)]
-    taken = tuple(None if x is None else split(names) for names, x in zip(axes, given, strict=True))
-    out = tuple(map(split, made)) if isinstance(made[0], tuple) else split(made)
-    local = jax.shard_map(function, in_specs=taken, out_specs=out, axis_names=available_mesh_axes(), check_vma=False)
-    return local(*placed)
+    sharded = [None if x is None else shard(x, *axes) for axes, x in zip(in_axes, arrays, strict=True)]
+    in_specs = tuple(None if x is None else spec(axes) for axes, x in zip(in_axes, arrays, strict=True))
+    out_specs = tuple(map(spec, out_axes)) if isinstance(out_axes[0], tuple) else spec(out_axes)
+    options = {"in_specs": in_specs, "out_specs": out_specs, "axis_names": available_mesh_axes(), "check_vma": False}
+    return jax.shard_map(function, **options)(*sharded)
 
 
 def dropout_refusal(weight_dropout: tuple[float, jax.Array | None]) -> str | None:

@@ -1,4 +1,5 @@
-"""Attention on TPU by JAX's Pallas kernel Splash, with one fused backward pass; each device for its rows and heads."""
+"""Attention on TPU by JAX's Pallas kernel Splash, with one fused backward pass. Each device computes its own rows and
+heads. model/kernels chooses it."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from model.kernels.reference import AttentionMask
 from model.kernels.shard_map import KEY, QUERY, SEGMENTS, dropout_refusal, shard_map_logical, split_refusal
 
 LANES = 128  # of a vector register: the kernel's blocks are multiples
-QUERIES = 512  # of a block, at most
-KEYS = 1024  # of a block, at most, forward: blocks that causality hides are skipped whole
-KEYS_BACKWARD = 1024  # for 256 bytes a head: each block's part of the queries' gradients is written, and summed
+BLOCK_Q = 512  # queries, at most
+BLOCK_KV = 1024  # keys, at most, forward: blocks that the causal mask hides are skipped whole
+BLOCK_KV_DKV = 1024  # keys, backward, of 256 bytes a head: each block's part of the query gradient is written, summed
 
 
 def refusal(query_BNTH, key_BKSH, mask: AttentionMask, weight_dropout) -> str | None:
@@ -32,13 +33,13 @@ def refusal(query_BNTH, key_BKSH, mask: AttentionMask, weight_dropout) -> str | 
 def attention(
     query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None), interpret: bool = False
 ) -> jax.Array:
-    """The reference's context; `drop` is refused above. `interpret` runs the kernel where there is no TPU.
+    """The reference's context; `refusal` rejects dropout. `interpret` runs the kernel where there is no TPU.
 
-    Context and logsumexp bear the name `context` for what decides what to keep (model/schedule.py).
+    Context and logsumexp have the checkpoint name `context`, by which model/schedule.py decides what to save.
     """
-    here = functools.partial(device_attention, interpret)
+    local_attention = functools.partial(device_attention, interpret)
     return shard_map_logical(
-        here, (QUERY, KEY, KEY, SEGMENTS), QUERY, query_BNTH, key_BKSH, value_BKSH, mask.segments_BT
+        local_attention, (QUERY, KEY, KEY, SEGMENTS), QUERY, query_BNTH, key_BKSH, value_BKSH, mask.segments_BT
     )
 
 
@@ -67,7 +68,7 @@ def device_attention(interpret: bool, query_BNTH, key_BKSH, value_BKSH, segments
 
 
 class BlockSizes(NamedTuple):
-    """Tokens of blocks: of queries, of keys forward and backward, and of keys that are multiplied at once."""
+    """Tokens in a block: of queries, and of keys forward and backward; `compute_keys` keys are multiplied at once."""
 
     queries: int
     keys: int
@@ -76,16 +77,15 @@ class BlockSizes(NamedTuple):
 
     @staticmethod
     def of(length: int, head_width: int, itemsize: int) -> BlockSizes:
-        # A block of keys and its gradients lie in vector memory: wider heads leave room for fewer.
-        room = KEYS_BACKWARD * 256 // (itemsize * max(LANES, head_width))
-        queries, keys = largest_block(length, QUERIES), largest_block(length, KEYS)
-        backward = largest_block(length, max(LANES, room))
-        return BlockSizes(
-            queries, keys, backward, math.gcd(largest_block(keys, QUERIES), largest_block(backward, QUERIES))
-        )
+        # A block of keys and its gradients are in vector memory: wider heads leave room for fewer.
+        limit = BLOCK_KV_DKV * 256 // (itemsize * max(LANES, head_width))
+        queries, keys = largest_block(length, BLOCK_Q), largest_block(length, BLOCK_KV)
+        keys_backward = largest_block(length, max(LANES, limit))
+        compute_keys = math.gcd(largest_block(keys, BLOCK_Q), largest_block(keys_backward, BLOCK_Q))
+        return BlockSizes(queries, keys, keys_backward, compute_keys)
 
     def pairs(self, length: int, backward: bool) -> int:
-        """Query-key pairs that are multiplied: those of every block with a pair that causality shows."""
+        """Query-key pairs that are multiplied: all those of every block in which any query sees a key."""
         keys = self.keys_backward if backward else self.keys
         ends = range(self.queries, length + 1, self.queries)  # of blocks of queries
         return sum(self.queries * keys * -(-end // keys) for end in ends)
@@ -93,30 +93,30 @@ class BlockSizes(NamedTuple):
 
 @functools.cache
 def splash_library():
-    """JAX's Splash, which states no costs of its kernels, with them."""
-    from jax.experimental.pallas.ops.tpu import splash_attention  # half a second that only a TPU should cost
+    """JAX's Splash, patched to state the costs of its kernels."""
+    from jax.experimental.pallas.ops.tpu import splash_attention  # takes half a second, which only a TPU run should pay
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel
 
     pallas.patch_pallas_call(splash_attention_kernel, pallas_call_with_cost)
     return splash_attention
 
 
-def pallas_call_with_cost(pallas_call: Callable, kernel: Callable, *, name: str, **given) -> Callable:
-    """A kernel of Splash with its costs: else the compiler plans as if it took no time."""
-    from jax.experimental.pallas import CostEstimate  # as heavy as Splash, which is there already
+def pallas_call_with_cost(pallas_call: Callable, kernel: Callable, *, name: str, **options) -> Callable:
+    """A `pallas_call` that states the cost of Splash's kernel; without one the compiler plans as if it took no time."""
+    from jax.experimental.pallas import CostEstimate  # as heavy as Splash, which is loaded already
 
     def call(*operands):
-        stated = CostEstimate(**cost(name, operands, jax.tree.leaves(given["out_shape"])))
-        made = pallas_call(kernel, name=name, cost_estimate=stated, **given)(*operands)
-        return sum_query_gradients(*made) if is_backward(name) else made
+        estimate = CostEstimate(**cost(name, operands, jax.tree.leaves(options["out_shape"])))
+        outputs = pallas_call(kernel, name=name, cost_estimate=estimate, **options)(*operands)
+        return sum_query_gradients(*outputs) if is_backward(name) else outputs
 
     return call
 
 
-def sum_query_gradients(*made: jax.Array) -> tuple:
-    """What the backward kernel made, with the parts [P, N, T, H] of the queries' gradient, one of every block of keys,
-    added up: Splash would let XLA reduce them, for 66 ms more of the Llama-2 7B step on v5p (`skald plan`)."""
-    *scratch, parts_PNTH, key_NTH, value_NTH = made
+def sum_query_gradients(*outputs: jax.Array) -> tuple:
+    """The backward kernel's outputs with the query gradient summed over its parts [P, N, T, H], one for each block of
+    keys. Splash would let XLA reduce them, for 66 ms more of the Llama-2 7B step on v5p (`skald plan`)."""
+    *scratch, parts_PNTH, key_NTH, value_NTH = outputs
     query_NTH = functools.reduce(jnp.add, [part.astype(jnp.float32) for part in parts_PNTH])
     return *scratch, query_NTH[None].astype(parts_PNTH.dtype), key_NTH, value_NTH
 
@@ -125,14 +125,14 @@ def is_backward(name: str) -> bool:
     return "dkv" in name
 
 
-def cost(name: str, operands, made) -> dict[str, int]:
-    """FLOPs, exponentials and bytes of a kernel of one row: forward two products of every pair, backward five."""
+def cost(name: str, operands, outputs) -> dict[str, int]:
+    """FLOPs, exponentials and bytes of a kernel for one row: forward two products of each pair, backward five."""
     query_NTH = next(x for x in operands if x is not None and x.ndim == 3 and jnp.issubdtype(x.dtype, jnp.floating))
     heads, length, head_width = query_NTH.shape
     pairs = heads * BlockSizes.of(length, head_width, query_NTH.dtype.itemsize).pairs(length, is_backward(name))
-    moved = sum(x.size * x.dtype.itemsize for x in (*operands, *made) if x is not None)
+    bytes_accessed = sum(x.size * x.dtype.itemsize for x in (*operands, *outputs) if x is not None)
     products = 5 if is_backward(name) else 2
-    return {"flops": 2 * products * pairs * head_width, "transcendentals": pairs, "bytes_accessed": moved}
+    return {"flops": 2 * products * pairs * head_width, "transcendentals": pairs, "bytes_accessed": bytes_accessed}
 
 
 def largest_block(length: int, limit: int) -> int:

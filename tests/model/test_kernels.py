@@ -28,12 +28,12 @@ MESHES = {
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Queries, keys, values, the context's cotangent and documents of random rows, float32."""
+    """Queries, keys, values, a gradient of the context and the documents of random rows, float32."""
 
     query_BNTH: np.ndarray
     key_BKSH: np.ndarray
     value_BKSH: np.ndarray
-    slope_BNTH: np.ndarray
+    context_gradient_BNTH: np.ndarray
     segments_BT: np.ndarray | None
 
 
@@ -52,7 +52,7 @@ def rows(
 
 def arrays(given: Rows) -> list[np.ndarray]:
     """All but the documents."""
-    return [given.query_BNTH, given.key_BKSH, given.value_BKSH, given.slope_BNTH]
+    return [given.query_BNTH, given.key_BKSH, given.value_BKSH, given.context_gradient_BNTH]
 
 
 def numpy_attention(given: Rows) -> list[np.ndarray]:
@@ -61,7 +61,7 @@ def numpy_attention(given: Rows) -> list[np.ndarray]:
     found = [np.zeros(x.shape) for x in (given.query_BNTH, given.query_BNTH, given.key_BKSH, given.value_BKSH)]
     for row, head in np.ndindex(rows, heads):
         shared = head * kv_heads // heads
-        query, slope = (x[row, head].astype(np.float64) for x in (given.query_BNTH, given.slope_BNTH))
+        query, gradient = (x[row, head].astype(np.float64) for x in (given.query_BNTH, given.context_gradient_BNTH))
         key, value = (x[row, shared].astype(np.float64) for x in (given.key_BKSH, given.value_BKSH))
         seen = np.tri(length, dtype=bool)
         if given.segments_BT is not None:
@@ -70,26 +70,26 @@ def numpy_attention(given: Rows) -> list[np.ndarray]:
         weights = np.exp(scores - scores.max(1, keepdims=True))
         weights /= weights.sum(1, keepdims=True)
         context = weights @ value
-        score_slope = weights * (slope @ value.T - (slope * context).sum(1, keepdims=True))
+        score_gradient = weights * (gradient @ value.T - (gradient * context).sum(1, keepdims=True))
         found[0][row, head] = context
-        found[1][row, head] = score_slope @ key
-        found[2][row, shared] += score_slope.T @ query
-        found[3][row, shared] += weights.T @ slope
+        found[1][row, head] = score_gradient @ key
+        found[2][row, shared] += score_gradient.T @ query
+        found[3][row, shared] += weights.T @ gradient
     return found
 
 
 def program(attention, dtype=jnp.float32):
-    """A function of (query, key, value, slope, segments) to the context and the three gradients."""
+    """A function of (query, key, value, gradient, segments) to the context and the three gradients."""
 
-    def run(query, key, value, slope, segments):
-        query, key, value, slope = (x.astype(dtype) for x in (query, key, value, slope))
-        query, slope = (shard(x, "batch", "heads", "time", None) for x in (query, slope))
+    def run(query, key, value, gradient, segments):
+        query, key, value, gradient = (x.astype(dtype) for x in (query, key, value, gradient))
+        query, gradient = (shard(x, "batch", "heads", "time", None) for x in (query, gradient))
         key, value = (shard(x, "batch", "kv_heads", "time", None) for x in (key, value))
         segments = None if segments is None else shard(segments, "batch", "time")
         slots_T = jnp.asarray(time_order(query.shape[2]), jnp.int32)
         slots = shard(jnp.broadcast_to(slots_T, (query.shape[0], query.shape[2])), "batch", "time")
         context, back = jax.vjp(lambda *given: attention(*given, AttentionMask(slots, segments)), query, key, value)
-        return context, *back(slope)
+        return context, *back(gradient)
 
     return run
 
@@ -142,8 +142,8 @@ def test_a_kernel_computes_the_same_with_rows_and_heads_over_a_mesh(name, monkey
 @pytest.mark.parametrize("block", [1024, 2], ids=["whole pieces", "blocks of 2"])
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
 def test_the_ring_computes_the_formula_on_every_mesh(sizes, block, documents, monkeypatch):
-    monkeypatch.setattr(ring, "LARGEST", block)
-    monkeypatch.setattr(ring, "SMALLEST", min(block, ring.SMALLEST))
+    monkeypatch.setattr(ring, "MAX_BLOCK", block)
+    monkeypatch.setattr(ring, "MIN_BLOCK", min(block, ring.MIN_BLOCK))
     given = rows(documents=documents)
     assert_near(computed(kernels.attention_kernel("ring"), given, sizes), numpy_attention(given), 1e-6)
 
@@ -157,9 +157,9 @@ def test_the_ring_sums_in_float32_whatever_it_is_given():
 def test_a_document_of_one_token_on_another_device_than_its_row_is_no_nan():
     """Every token its own document: of all blocks but its own a query sees no key, and its context is its value."""
     given = dataclasses.replace(rows(), segments_BT=np.arange(64, dtype=np.int32)[None].repeat(2, axis=0))
-    context, query_slope, key_slope, _ = computed(ring.attention, given, {"context": 8})
+    context, query_gradient, key_gradient, _ = computed(ring.attention, given, {"context": 8})
     np.testing.assert_allclose(context, given.value_BKSH.repeat(2, axis=1), rtol=1e-6)
-    assert max(np.abs(query_slope).max(), np.abs(key_slope).max()) < 1e-5
+    assert max(np.abs(query_gradient).max(), np.abs(key_gradient).max()) < 1e-5
 
 
 def test_each_device_computes_as_many_blocks_as_every_other_and_none_that_is_hidden():
@@ -423,7 +423,7 @@ def test_kernels_of_other_backends_prove_themselves_where_they_run_here(name, mo
 WRONG = {
     "no documents": (lambda mask: mask._replace(segments_BT=None), 1.0, "see each other"),
     "a wrong scale": (lambda mask: mask, 1.1, "context is off"),
-    "the next token": (lambda mask: mask._replace(query_BT=mask.query_BT + 1), 1.0, "off"),
+    "the next token": (lambda mask: mask._replace(query_slots_BT=mask.query_slots_BT + 1), 1.0, "off"),
 }
 
 

@@ -18,19 +18,21 @@ SIZES = {
 
 @pytest.mark.parametrize("count, sizes", SIZES.values(), ids=SIZES)
 def test_each_row_is_multiplied_with_its_groups_matrix(count, sizes):
-    noise, width, made = np.random.default_rng(0), 40, 600  # less than a tile, and more than one
-    rows, matrices, slope = (noise.standard_normal(s) for s in ((count, width), (4, width, made), (count, made)))
+    noise, width, output_width = np.random.default_rng(0), 40, 600  # less than a tile, and more than one
+    rows, matrices, gradient = (
+        noise.standard_normal(s) for s in ((count, width), (4, width, output_width), (count, output_width))
+    )
     within, group = sum(sizes), np.repeat(np.arange(4), sizes)
-    rows[within:] = slope[within:] = np.nan  # undefined there, and nothing may come of it
+    rows[within:] = gradient[within:] = np.nan  # undefined there, and nothing may come of it
     sizes_E = jnp.array(sizes, jnp.int32)
     product = lambda rows, matrices: megablox.grouped_matmul(rows, matrices, sizes_E, interpret=True)  # noqa: E731
     found, transpose = jax.vjp(product, *(jnp.asarray(x, jnp.float32) for x in (rows, matrices)))
-    rows_slope, matrices_slope = transpose(jnp.asarray(slope, jnp.float32))
+    rows_gradient, matrices_gradient = transpose(jnp.asarray(gradient, jnp.float32))
     wanted = np.zeros_like(matrices)
-    np.add.at(wanted, group, rows[:within, :, None] * slope[:within, None, :])
+    np.add.at(wanted, group, rows[:within, :, None] * gradient[:within, None, :])
     for a, b in (
         (found[:within], np.einsum("rd,rdf->rf", rows[:within], matrices[group])),
-        (rows_slope[:within], np.einsum("rf,rdf->rd", slope[:within], matrices[group])),
-        (matrices_slope, wanted),
+        (rows_gradient[:within], np.einsum("rf,rdf->rd", gradient[:within], matrices[group])),
+        (matrices_gradient, wanted),
     ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

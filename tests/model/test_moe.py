@@ -143,13 +143,13 @@ def test_each_token_goes_through_the_experts_it_chose(config):
     np.testing.assert_allclose(applied(module, x)[0], numpy_moe(module, x), rtol=1e-10, atol=1e-10)
 
 
-def dense_moe(chosen_BTK, module: MoE, x_BTD):
+def dense_moe(expert_BTK, module: MoE, x_BTD):
     """The same function with every expert computed for every token, and a weight of 0 for those not chosen."""
     config = module.config
     weights = {name: part[...] for name, part in vars(module).items() if isinstance(part, nnx.Param)}
     logits_BTE = x_BTD @ weights["router"]
     scores_BTE = jax.nn.softmax(logits_BTE) if config.score == "softmax" else jax.nn.sigmoid(logits_BTE)
-    mask_BTE = jax.nn.one_hot(chosen_BTK, config.experts).sum(2)
+    mask_BTE = jax.nn.one_hot(expert_BTK, config.experts).sum(2)
     picked_BTE = scores_BTE * mask_BTE
     if config.normalised:
         picked_BTE = picked_BTE / picked_BTE.sum(-1, keepdims=True)
@@ -243,9 +243,9 @@ class Megablox:
         return jax.lax.ragged_dot(rows_RD, matrices_EDF.swapaxes(1, 2) if transpose_rhs else matrices_EDF, sizes_E)
 
     @staticmethod
-    def tgmm(rows_DR, made_RF, sizes_E, dtype, tiling, interpret=False):
+    def tgmm(rows_DR, gradient_RF, sizes_E, dtype, tiling, interpret=False):
         contracted = jax.lax.RaggedDotDimensionNumbers((((1,), (0,)), ((), ())), [1], [])
-        return jax.lax.ragged_dot_general(rows_DR, made_RF, sizes_E, contracted)
+        return jax.lax.ragged_dot_general(rows_DR, gradient_RF, sizes_E, contracted)
 
 
 @pytest.mark.skipif(len(jax.devices()) != 8, reason="needs eight devices: unset XLA_FLAGS for tests/conftest.py")

@@ -179,11 +179,11 @@ def test_every_microbatch_drops_its_own_places_and_recomputes_the_same(sizes, re
 
     with jax.set_mesh(make_mesh(sizes, jax.devices()[: math.prod(sizes.values())])):
         stacked_L = jax.sharding.reshard(scales_L, jax.P("stage"))
-        (total, x_BTD), slope_L = jax.jit(jax.value_and_grad(loss, has_aux=True))(stacked_L)
+        (total, x_BTD), gradient_L = jax.jit(jax.value_and_grad(loss, has_aux=True))(stacked_L)
     left = np.asarray(x_BTD) > 0
     assert left.mean() == pytest.approx(1 / 2**4, rel=0.3) and different(left)
     np.testing.assert_allclose(np.asarray(x_BTD)[left], np.prod(scales_L) * 2**4, rtol=1e-5)
-    np.testing.assert_allclose(slope_L, 2 * total / scales_L, rtol=1e-5)
+    np.testing.assert_allclose(gradient_L, 2 * total / scales_L, rtol=1e-5)
 
 
 # What is refused, and how rows are cut.
