@@ -238,7 +238,7 @@ def embedding_lookup(table: nnx.Param, indices_BT: jax.Array, dtype: jnp.dtype, 
     """Rows of a gathered table [A, D]: int [B, T] -> [B, T, D] in `dtype`.
 
     The table is read in float32 for its gradient: a row's gradient is a sum over all tokens that read the row, and a
-    sum in bfloat16 stands still after 256 equal terms.
+    sum in bfloat16 stops growing after 256 equal terms.
     """
     table_AD = at_least_float32(table[...])
     spec = partition_spec(("batch", "time", None), (*indices_BT.shape, table_AD.shape[1]), "compute")
