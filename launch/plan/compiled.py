@@ -135,6 +135,6 @@ def refused_bytes(message: str) -> float | None:
     """Bytes of its main memory that a program would have used, by the words of the compiler that refused it; None where
     it was refused for something else."""
     amount = r"([0-9.]+)([KMGT]?)"
-    found = re.search(f"Used {amount} of [0-9.]+[KMGT]? hbm", message)
-    found = found or re.search(rf"\({amount}\) exceeds available HBM", message)
-    return float(found[1]) * UNITS[found[2]] if found else None
+    match = re.search(f"Used {amount} of [0-9.]+[KMGT]? hbm", message)
+    match = match or re.search(rf"\({amount}\) exceeds available HBM", message)
+    return float(match[1]) * UNITS[match[2]] if match else None

@@ -62,8 +62,8 @@ class Instruction:
 
     def called(self, role: str) -> str | None:
         """The computation named by an attribute (`calls`, `body`, `condition`, `to_apply`); None without it."""
-        found = re.search(rf"\b{role}=\{{?%?([\w.\-]+)", self.attributes)
-        return found[1] if found else None
+        match = re.search(rf"\b{role}=\{{?%?([\w.\-]+)", self.attributes)
+        return match[1] if match else None
 
     @cached_property
     def config(self) -> dict:
@@ -151,10 +151,10 @@ def shape_and_rest(text: str) -> tuple[str, str]:
 def split_at_bracket(text: str) -> tuple[str, str]:
     """Splits a text at the bracket that closes one opened just before it."""
     depth = 1
-    for found in re.finditer(r"[()]", text):
-        depth += 1 if found[0] == "(" else -1
+    for match in re.finditer(r"[()]", text):
+        depth += 1 if match[0] == "(" else -1
         if not depth:
-            return text[: found.start()], text[found.end() :]
+            return text[: match.start()], text[match.end() :]
     return text, ""
 
 
@@ -222,21 +222,21 @@ def constant(computation: dict[str, Instruction], name: str) -> int | None:
 def groups(collective: Instruction) -> np.ndarray | None:
     """The devices that a collective joins: int [groups, devices]. None: all with all."""
     text = collective.attributes
-    if found := re.search(r"replica_groups=\{(\{[0-9,{}]*\})\}", text):
-        return np.array([[int(d) for d in group.split(",")] for group in re.findall(r"\{([0-9,]+)\}", found[1])])
-    if found := re.search(r"replica_groups=\[([0-9,]+)\]<=\[([0-9,]+)\](?:T\(([0-9,]+)\))?", text):
-        shape, dims, order = ([int(n) for n in part.split(",")] if part else None for part in found.groups())
+    if match := re.search(r"replica_groups=\{(\{[0-9,{}]*\})\}", text):
+        return np.array([[int(d) for d in group.split(",")] for group in re.findall(r"\{([0-9,]+)\}", match[1])])
+    if match := re.search(r"replica_groups=\[([0-9,]+)\]<=\[([0-9,]+)\](?:T\(([0-9,]+)\))?", text):
+        shape, dims, order = ([int(n) for n in part.split(",")] if part else None for part in match.groups())
         ids = np.arange(math.prod(dims)).reshape(dims)
         return (ids if order is None else ids.transpose(order)).reshape(shape)
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", text):
-        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", found[1])}
-        over = re.findall(r"'(\w+)'", found[2])
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", text):
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", match[1])}
+        over = re.findall(r"'(\w+)'", match[2])
         ids = np.moveaxis(
             np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values())),
             [list(sizes).index(name) for name in over],
             range(-len(over), 0),
         )
         return ids.reshape(-1, math.prod(sizes[name] for name in over))
-    if found := re.search(r"source_target_pairs=\{(\{[0-9,{}]*\})\}", text):
-        return np.array([[int(d) for d in pair.split(",")] for pair in re.findall(r"\{([0-9,]+)\}", found[1])])
+    if match := re.search(r"source_target_pairs=\{(\{[0-9,{}]*\})\}", text):
+        return np.array([[int(d) for d in pair.split(",")] for pair in re.findall(r"\{([0-9,]+)\}", match[1])])
     return None
