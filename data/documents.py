@@ -72,7 +72,8 @@ def encode_document(tokenizer: Tokenizer, document: Document) -> EncodedDocument
     size, change = utf8_length(document.text), None
     if decoded not in (document.text, f" {document.text}"):  # some tokenizers put a space in front: that is no change
         size = preserved_bytes(document.text, decoded)
-        change = f"{document.origin}: {first_difference(document.text, decoded)}"
+        shown = decoded if document.text.startswith(" ") else decoded.removeprefix(" ")
+        change = f"{document.origin}: {first_difference(document.text, shown)}"
     if tokenizer.start_id is None:
         size -= min(tokenizer.first_token_bytes(document.text), utf8_length(tokenizer.decode(ids[:1])))
     prefix = [] if tokenizer.start_id is None else [tokenizer.start_id]

@@ -111,6 +111,8 @@ def write_documents(source: Source, tokenizer: Tokenizer, span: Span, folder: Pa
         os.fsync(file.fileno())
     if not characters:
         raise DataError(f"{source.path}: no text between {span.start:g} and {span.stop:g} of it")
+    if not offsets[-1]:
+        raise DataError(f"{source.path}: the tokenizer makes no token of {span.start:g} to {span.stop:g} of the text")
     np.save(folder / "offsets.npy", np.asarray(offsets, np.int64))
     tokens = offsets[-1] + len(closing_tokens(tokenizer))
     counts = {"documents": len(offsets) - 1, "tokens": tokens, "bytes": size, "characters": characters}

@@ -21,7 +21,7 @@ from train.feed import ROW_AXES, rows_shape
 class Program:
     """The training steps of an experiment, compiled for a mesh over `devices`; None: those that are here.
 
-    `tuned` may rewrite the steps for the machine before they are compiled, without changing their numbers. `options`:
+    `rewrite` may change the steps for the machine before they are compiled, without changing their numbers. `options`:
     the compiler's, by name.
     """
 
@@ -29,11 +29,11 @@ class Program:
         self,
         experiment: Experiment,
         devices: list | None = None,
-        tuned: Callable = lambda steps: steps,
+        rewrite: Callable = lambda steps: steps,
         options: dict[str, str] | None = None,
     ):
         self.experiment, self.mesh = experiment, make_mesh(vars(experiment.mesh), devices)
-        steps = tuned(functools.partial(step.train_steps, experiment))
+        steps = rewrite(functools.partial(step.train_steps, experiment))
         self.train_steps = jax.jit(steps, donate_argnums=0, compiler_options=options)
 
     @functools.cached_property

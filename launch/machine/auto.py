@@ -33,9 +33,9 @@ def make_program(experiment: Experiment, devices: list | None = None) -> Program
 
     device = devices[0] if devices else jax.local_devices()[0]
     devices = devices or jax.devices()
-    rewrite = {"tuned": cpu_tuning().rewrite_step} if device.platform == "cpu" and cpu_tuning() else {}
+    rewrites = {"rewrite": cpu_tuning().rewrite_step} if device.platform == "cpu" and cpu_tuning() else {}
     experiment = resolve(experiment, device, len(devices))
-    return Program(experiment, devices, options=flags.compiler_options(device), **rewrite)
+    return Program(experiment, devices, options=flags.compiler_options(device), **rewrites)
 
 
 def resolve(experiment: Experiment, device, count: int) -> Experiment:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import documents, sources
+from data.byte_level import Bytes
 from data.characters import Characters
 from data.config import Source, Span
 from data.config import Tokenizer as Config
@@ -417,6 +418,28 @@ def test_text_that_a_tokenizer_changes_is_told_with_its_place_and_counted_as_it_
 )
 def test_preserved_bytes_are_those_of_the_characters_that_came_back(text, decoded, size):
     assert documents.preserved_bytes(text, decoded) == size
+
+
+def test_the_change_that_is_named_is_not_the_space_that_some_put_in_front():
+    class Lowering(Bytes):
+        def decode(self, ids: list[int]) -> str:
+            return " " + super().decode(ids).lower()
+
+    change = documents.encode_document(Lowering(), Document("ada Ran", "text.txt")).change
+    assert change == "text.txt: 'Ran' at offset 4 comes back as 'ran'"
+
+
+def test_text_without_a_token_is_refused_and_leaves_no_store(tmp_path):
+    """White space alone, where the tokenizer drops it and has no token that begins or ends a text."""
+    model = tokenizers.Tokenizer(tokenizers.models.WordLevel({"the": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    model.save(str(tmp_path / "words.json"))
+    tokenizer = build_tokenizer(Config("json", str(tmp_path / "words.json")), EMBEDDED)
+    (tmp_path / "text.txt").write_text(" \n \n")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"text.txt: the tokenizer makes no token of 0 to 1 of the text"):
+            open_store(Source(str(tmp_path / "text.txt")), tokenizer, Span(0.0, 1.0), tmp_path / "cache")
+    assert list((tmp_path / "cache" / "stores").iterdir()) == []
 
 
 def test_a_word_of_known_characters_that_is_unknown_is_named(tmp_path):

@@ -271,12 +271,13 @@ PREPARE = """
 import sys, time
 from pathlib import Path
 from configs.shakespeare import default
-from data import store, tokenizer
 from data.config import spans
+from data.store import open_store
+from data.tokenizer import build_tokenizer
 data = default().data
-words = tokenizer.build(data.tokenizer, data.source)
+tokenizer = build_tokenizer(data.tokenizer, data.source)
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
-print(store.prepare(data.source, words, spans(data).train, Path(sys.argv[1])).manifest["tokens"])
+print(open_store(data.source, tokenizer, spans(data).train, Path(sys.argv[1])).manifest["tokens"])
 """
 
 

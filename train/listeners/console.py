@@ -29,7 +29,7 @@ class ConsoleProgress:
         self.utilization = utilization
         self.console = Console(file=stream or sys.stderr, highlight=False)
         self.live: Live | None = None
-        self.printed = self.last = time.monotonic()
+        self.printed = time.monotonic()
         self.speed, self.compiled = 0.0, False
 
     def __call__(self, run: Run, event: Event) -> None:
