@@ -39,7 +39,7 @@ class LoadedRun(LoadedCheckpoint):
         stop: str | Sequence[str] = (),
     ) -> list[dict]:
         """Samples of text, with the keys of `skald generate --json`. Raises PromptError, SamplerError, DataError."""
-        texts = self.generator.write([prompt], sampler=sampler, max_new_tokens=max_new_tokens, seed=seed,
+        texts = self.generator.generate([prompt], sampler=sampler, max_new_tokens=max_new_tokens, seed=seed,
                                   samples=num_samples, stops=[stop] if isinstance(stop, str) else stop)  # fmt: skip
         return [text.to_json(logprobs=True) for text in texts]
 

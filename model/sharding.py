@@ -47,7 +47,7 @@ AXIS_RULES: dict[str, dict[str, tuple[str, ...]]] = {
         "batch": ("replica", "data", "expert"),
         "time": ("context",),
         "experts": ("expert",),
-        "expert_width": ("data", "context"),  # as at rest: the experts gather it themselves (model/moe.py)
+        "expert_width": ("data", "context"),  # as at rest: the experts gather it themselves (model/experts.py)
         "heads": ("tensor",),
         "kv_heads": ("tensor",),
         "feed_forward": ("tensor",),

@@ -24,22 +24,22 @@ def main(arguments: Namespace) -> int:
     chains.parse_chain(arguments.sampler)  # a wrong sampler is reported before a checkpoint is read
     prompts = read_prompts(Path(arguments.prompts)) if arguments.prompts else [arguments.prompt]
     run = LoadedCheckpoint(arguments.run, arguments.weights)
-    writer = TextGenerator(run.model, run.tokenizer, run.trained_length)
-    samples = (text.to_json(arguments.logprobs) for p in prompts for text in writer.write([p], **request))
+    generator = TextGenerator(run.model, run.tokenizer, run.trained_length)
+    samples = (text.to_json(arguments.logprobs) for p in prompts for text in generator.generate([p], **request))
     if arguments.json:
         print(json.dumps({"step": run.step, "samples": list(samples)}, ensure_ascii=False))
     elif arguments.prompts:
         for sample in samples:
             print(json.dumps(sample, ensure_ascii=False), flush=True)
     else:
-        print_stream(writer, prompts, request)
+        print_stream(generator, prompts, request)
     return 0
 
 
-def print_stream(writer: TextGenerator, prompts: list[str], request: dict) -> None:
+def print_stream(generator: TextGenerator, prompts: list[str], request: dict) -> None:
     """Prints the first sample as it is drawn, then the others."""
     texts, printed = [], ""
-    for texts in writer.stream(prompts, **request):
+    for texts in generator.stream(prompts, **request):
         text = texts[0].prompt + texts[0].printable(request["stops"])
         print(text[len(printed) :], end="", flush=True)
         printed = text

@@ -124,7 +124,7 @@ class TextGenerator:
             if all(text.finish_reason for text in texts):
                 return
 
-    def write(self, prompts: Sequence[str], **request) -> list[TextSample]:
+    def generate(self, prompts: Sequence[str], **request) -> list[TextSample]:
         """All samples once they are finished: the last yield of `stream`, whose arguments it takes."""
         *_, texts = self.stream(prompts, **request)
         return texts
