@@ -1,8 +1,8 @@
-"""Before JAX is imported: eight CPU devices, so that meshes of several shapes exist, and quick compilation.
+"""Sets up JAX with eight CPU devices, for meshes of several shapes, and ends what a test leaves running.
 
-Level 0 is LLVM's: XLA's own passes run as ever. Tests compile many tiny programs, in a quarter of the time with it.
-Devices meet in collectives by blocking a thread of XLA's pool each, of which there are else as many as devices; twice
-XLA aborted a suite in which, as it seems, they waited for each other for 40 seconds. NPROC is the pool's size.
+LLVM's level 0 makes the many tiny programs compile in a quarter of the time; XLA's own passes run as ever. In a
+collective each device blocks a thread of XLA's pool, which by default has as many threads as devices; twice XLA aborted
+a suite in which devices seemed to wait for each other for 40 seconds. NPROC is the pool's size.
 """
 
 import faulthandler
@@ -19,21 +19,21 @@ import timings
 from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-given = os.environ.get("XLA_FLAGS", "")
+xla_flags = os.environ.get("XLA_FLAGS", "")
 FLAGS = {
     "xla_force_host_platform_device_count": 8,
     "xla_backend_optimization_level": 0,
     "xla_cpu_collective_call_terminate_timeout_seconds": 200,
 }
 for name, value in FLAGS.items():
-    if name not in given:
-        given += f" --{name}={value}"
-os.environ["XLA_FLAGS"] = given.strip()
+    if name not in xla_flags:
+        xla_flags += f" --{name}={value}"
+os.environ["XLA_FLAGS"] = xla_flags.strip()
 
 import jax  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
-if "SUITE_FOLDER" in os.environ:  # three quarters of the tests' time is compilation, and much is compiled often
+if "SUITE_FOLDER" in os.environ:  # three quarters of the tests' time is compilation, often of the same programs
     jax.config.update("jax_compilation_cache_dir", f"{os.environ['SUITE_FOLDER']}/compiled")
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
@@ -41,36 +41,36 @@ with pytest.MonkeyPatch.context() as patch:  # for this process only, not for th
     patch.setenv("NPROC", "32")
     jax.devices()  # XLA reads its flags now: those that launch.api adds for CPU would spoil other tests' TPU programs
 
-FIRST = "PYTEST_XDIST_WORKER" not in os.environ  # of pytest's processes; the only one where there are no workers
-# Files whose tests run programs on eight devices that meet: two such processes on two cores starve each other.
-MEET = {
+IS_CONTROLLER = "PYTEST_XDIST_WORKER" not in os.environ  # in pytest-xdist's sense; also where there are no workers
+# Files whose tests run collectives over eight devices: two such processes on two cores starve each other.
+MESH_FILES = {
     "test_decode", "test_in_flight", "test_kernels", "test_meshes", "test_moe", "test_precision", "test_schedule",
     "test_sharding", "test_step",
 }  # fmt: skip
-HARD = 30.0  # seconds after a test's time-out that it has to fail by itself
+GRACE_SECONDS = 30.0  # after its time-out, in which a test has to fail by itself
 STDERR = os.dup(2)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def forgotten():
-    """Programs are dropped once their module's tests are through: all together they would hold gigabytes."""
+def clear_compiled_programs():
+    """Drops compiled programs once their module's tests are through: all together they would take gigabytes."""
     yield
     jax.clear_caches()
 
 
 @pytest.fixture
 def no_cache():
-    """For programs that JAX can't read back: those for TPUs that are not here."""
+    """Turns the compilation cache off, for programs that JAX can't read back: those for TPUs that are not here."""
     jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()  # or what it found out at its first use would stand
+    compilation_cache.reset_cache()  # or it would stay as it was at its first use
     yield
     jax.config.update("jax_enable_compilation_cache", True)
     compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory) -> Path:
-    """A folder that all workers and phases of one run of the suite have; else this process's own."""
+def shared_folder(tmp_path_factory) -> Path:
+    """A folder shared by all workers and phases of one run of the suite; else this process's own."""
     return Path(os.environ.get("SUITE_FOLDER") or tmp_path_factory.mktemp("shared"))
 
 
@@ -78,85 +78,85 @@ def shared(tmp_path_factory) -> Path:
 
 
 def pytest_configure(config):
-    leftovers.adopt()
-    if FIRST and "SUITE_LOG" in os.environ:
+    leftovers.become_subreaper()
+    if IS_CONTROLLER and "SUITE_LOG" in os.environ:
         config.pluginmanager.register(timings.Log(Path(os.environ["SUITE_LOG"])))
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays(request):
+def no_process_left(request):
     """A test that leaves a process running fails, and the process is ended; so does one that ran out of time."""
-    before = leftovers.running()
+    before = leftovers.running_descendants()
     yield
-    leftovers.ended(leftovers.since(before))  # what is ending already may
-    left = leftovers.end(before)
-    assert not left, f"still running: {left}"
+    leftovers.wait_until_ended(leftovers.started_since(before))  # what is ending already may end
+    remaining = leftovers.kill_started_since(before)
+    assert not remaining, f"still running: {remaining}"
     aborted = getattr(request.node, "aborted", None)
     assert aborted is None, f"ran out of time; aborted: {aborted}"
 
 
 def pytest_timeout_set_timer(item, settings):
-    """First what the test started is aborted, with its stacks in what it prints: mostly the test then fails by itself.
-    Where it hangs on, in native code it may be, a thread without Python's lock ends this process."""
-    before = leftovers.running()
+    """Aborts what the test started, which prints its stacks: mostly the test then fails by itself. Where it still
+    hangs, perhaps in native code, a thread without Python's lock ends this process after GRACE_SECONDS."""
+    before = leftovers.running_descendants()
 
     def abort() -> None:
-        item.aborted = leftovers.end(before, signal.SIGABRT)
+        item.aborted = leftovers.kill_started_since(before, signal.SIGABRT)
 
-    gentle = threading.Timer(settings.timeout, abort)
-    gentle.daemon = True
-    gentle.start()
-    faulthandler.dump_traceback_later(settings.timeout + HARD, exit=True, file=STDERR)
-    item.cancel_gently = gentle.cancel
+    abort_timer = threading.Timer(settings.timeout, abort)
+    abort_timer.daemon = True
+    abort_timer.start()
+    faulthandler.dump_traceback_later(settings.timeout + GRACE_SECONDS, exit=True, file=STDERR)
+    item.cancel_abort_timer = abort_timer.cancel
     return True
 
 
 def pytest_timeout_cancel_timer(item):
-    getattr(item, "cancel_gently", lambda: None)()  # asked for tests without a time-out too
+    getattr(item, "cancel_abort_timer", lambda: None)()  # called for tests without a time-out too
     faulthandler.cancel_dump_traceback_later()
     return True
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_handlecrashitem(crashitem, report, sched):
-    """A worker died: what it had started has this process as its parent now."""
+    """Ends what a worker that died had started: this process is its parent now."""
     del crashitem, report
-    leftovers.end({psutil.Process(node.workerinfo["pid"]) for node in sched.nodes})
+    leftovers.kill_started_since({psutil.Process(node.workerinfo["pid"]) for node in sched.nodes})
 
 
 # --- which tests run, and where ---------------------------------------------------------------------------------------
 
 
-class ByFile(LoadScopeScheduling):
-    """A file's tests run on one worker, and on one those of all files whose devices meet in collectives.
+class FileScheduling(LoadScopeScheduling):
+    """Runs a file's tests on one worker, and those of all MESH_FILES on the same one.
 
     Not pytest-xdist's own groups: 3.8 marks them in a name that pytest 9.2 does not read any more, and splits them.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "meshes" if meets(file) else file
+        return "meshes" if uses_mesh(file) else file
 
 
-def meets(file: str) -> bool:
-    return Path(file).stem in MEET
+def uses_mesh(file: str) -> bool:
+    return Path(file).stem in MESH_FILES
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    return ByFile(config, log)
+    return FileScheduling(config, log)
 
 
 def pytest_collection_modifyitems(config, items):
-    items.sort(key=lambda item: not meets(item.path))  # the longest first
+    items.sort(key=lambda item: not uses_mesh(item.path))  # the longest first
     slow = [item for item in items if item.get_closest_marker("slow")]
-    config.left_out = sorted(set(slow) - set(suite.chosen(slow)), key=lambda item: item.nodeid)
+    config.left_out = sorted(set(slow) - set(suite.select_slow_tests(slow)), key=lambda item: item.nodeid)
     items[:] = [item for item in items if item not in config.left_out]
 
 
 def pytest_report_collectionfinish(config, items):
-    chosen = [item for item in items if item.get_closest_marker("slow")]
-    if not chosen or not config.left_out:
+    selected = [item for item in items if item.get_closest_marker("slow")]
+    if not selected or not config.left_out:
         return []
-    said = f"{len(chosen)} of {len(chosen) + len(config.left_out)} slow tests; SLOW_SHARE=all takes them all:"
-    return [said, *(f"  {item.nodeid}" for item in chosen)]
+    header = f"{len(selected)} of {len(selected) + len(config.left_out)} slow tests; SLOW_SHARE=all takes them all:"
+    return [header, *(f"  {item.nodeid}" for item in selected)]

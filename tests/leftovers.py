@@ -1,4 +1,4 @@
-"""Processes that a test started end with it, however it ends. Called by tests/conftest.py and tests/suite.py."""
+"""Finds and ends the processes that a test started and left running. Called by tests/conftest.py and tests/suite.py."""
 
 from __future__ import annotations
 
@@ -10,62 +10,62 @@ import time
 import psutil
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-OURS = "multiprocessing.resource_tracker"  # multiprocessing's own; it ends with the process that has it
-PATIENCE = 5.0  # seconds that an aborted process has to print its stacks
+RESOURCE_TRACKER = "multiprocessing.resource_tracker"  # ends with the process that started it
+EXIT_SECONDS = 5.0  # that an aborted process has to print its stacks
 
 
-def adopt() -> None:
-    """From now on this process is the parent of whatever its descendants leave without one."""
+def become_subreaper() -> None:
+    """Makes this process the parent of every descendant whose own parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def running() -> set[psutil.Process]:
+def running_descendants() -> set[psutil.Process]:
     """All descendants of this process that are alive."""
-    found = psutil.Process().children(recursive=True)
-    return {process for process in found if counts(process)}
+    descendants = psutil.Process().children(recursive=True)
+    return {process for process in descendants if is_running(process)}
 
 
-def counts(process: psutil.Process) -> bool:
+def is_running(process: psutil.Process) -> bool:
     try:
-        return process.status() != psutil.STATUS_ZOMBIE and OURS not in " ".join(process.cmdline())
+        return process.status() != psutil.STATUS_ZOMBIE and RESOURCE_TRACKER not in " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return False
 
 
-def since(before: set[psutil.Process]) -> list[psutil.Process]:
-    """The descendants that are not among those of `before`, nor children of these."""
+def started_since(before: set[psutil.Process]) -> list[psutil.Process]:
+    """The running descendants that are neither among those of `before` nor descend from them."""
 
-    def new(process: psutil.Process) -> bool:
+    def is_new(process: psutil.Process) -> bool:
         try:
             return before.isdisjoint(process.parents())
         except psutil.NoSuchProcess:
             return False
 
-    return list(filter(new, running() - before))
+    return list(filter(is_new, running_descendants() - before))
 
 
-def end(before: set[psutil.Process], number: int = signal.SIGKILL) -> list[str]:
-    """Ends what was started since `before`, and returns the commands.
+def kill_started_since(before: set[psutil.Process], signal_number: int = signal.SIGKILL) -> list[str]:
+    """Sends the signal to what was started since `before`, kills what is left, and returns the commands.
 
-    SIGABRT: those that are Python, with PYTHONFAULTHANDLER set, print their stacks first.
+    At SIGABRT, Python processes with PYTHONFAULTHANDLER set print their stacks first.
     """
-    new = since(before)
+    processes = started_since(before)
     commands = []
-    for process in new:
+    for process in processes:
         try:
             commands.append(" ".join(process.cmdline())[:200])
-            process.send_signal(number)
+            process.send_signal(signal_number)
         except psutil.NoSuchProcess:
             continue
-    ended(new)
-    for process in filter(counts, new):
+    wait_until_ended(processes)
+    for process in filter(is_running, processes):
         process.kill()
     return commands
 
 
-def ended(processes: list[psutil.Process]) -> None:
-    """Waits for them, PATIENCE at most. What became of each stays for its parent to ask."""
-    deadline = time.monotonic() + PATIENCE
-    while any(map(counts, processes)) and time.monotonic() < deadline:
+def wait_until_ended(processes: list[psutil.Process]) -> None:
+    """Waits for them, EXIT_SECONDS at most. Their exit statuses are left for their parents to collect."""
+    deadline = time.monotonic() + EXIT_SECONDS
+    while any(map(is_running, processes)) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -1,7 +1,7 @@
 """The whole suite in phases, within a budget: `bash launch/local.sh test` and .ci/run start it.
 
 Quick tests run on every core, then one after another those marked `alone`, then a share of those marked `slow`.
-SUITE_SECONDS (3600): past them all that runs is shown and ended. SLOW_SHARE (none): a share from 0 to 1, or `all`.
+SUITE_SECONDS (3600): after these, whatever still runs is shown and ended. SLOW_SHARE (none): from 0 to 1, or `all`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SLOW_SECONDS = 180  # of one run's share of slow tests, unless it asks for all
 
 
 def phases() -> list[tuple[str, list[str]]]:
-    """Name and arguments of each: the first on every core, a file's tests on one (tests/conftest.py: ByFile)."""
+    """Name and arguments of each: the first on every core, a file's tests on one (conftest.FileScheduling)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     every_core = [
         f"--numprocesses={cores}",
@@ -34,72 +34,72 @@ def phases() -> list[tuple[str, list[str]]]:
         "-m",
         "not slow and not alone",
     ]
-    found = [("quick tests", every_core), ("tests that run alone", ["-m", "alone and not slow"])]
+    phase_arguments = [("quick tests", every_core), ("tests that run alone", ["-m", "alone and not slow"])]
     if os.environ.get("SLOW_SHARE", "none") != "none":
-        found.append(("a share of the slow tests", ["-m", "slow", "-v"]))
-    return found
+        phase_arguments.append(("a share of the slow tests", ["-m", "slow", "-v"]))
+    return phase_arguments
 
 
-def chosen(slow: list) -> list:
+def select_slow_tests(slow_tests: list) -> list:
     """The share of slow tests that SLOW_SHARE asks for, by a hash of commit and name, within SLOW_SECONDS."""
-    asked = os.environ.get("SLOW_SHARE", "all")
-    if asked == "all":
-        return slow
+    share = os.environ.get("SLOW_SHARE", "all")
+    if share == "all":
+        return slow_tests
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    slow = sorted(slow, key=lambda item: hashlib.sha256(f"{head} {item.nodeid}".encode()).hexdigest())
-    found, left = [], SLOW_SECONDS
-    for item in slow[: math.ceil(float(asked) * len(slow)) if asked != "none" else 0]:
+    slow_tests = sorted(slow_tests, key=lambda item: hashlib.sha256(f"{head} {item.nodeid}".encode()).hexdigest())
+    selected, seconds_left = [], SLOW_SECONDS
+    for item in slow_tests[: math.ceil(float(share) * len(slow_tests)) if share != "none" else 0]:
         seconds = item.get_closest_marker("slow").args[0]
-        if seconds <= left:
-            found.append(item)
-            left -= seconds
-    return found
+        if seconds <= seconds_left:
+            selected.append(item)
+            seconds_left -= seconds
+    return selected
 
 
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    leftovers.adopt()
-    deadline = time.monotonic() + number("SUITE_SECONDS", "3600", {})
-    number("SLOW_SHARE", "none", {"none": 0.0, "all": 1.0})
+    leftovers.become_subreaper()
+    deadline = time.monotonic() + number_from_environment("SUITE_SECONDS", "3600", {})
+    number_from_environment("SLOW_SHARE", "none", {"none": 0.0, "all": 1.0})
     with tempfile.TemporaryDirectory(prefix="skald-suite-", ignore_cleanup_errors=True) as name:
         folder, failed, quick = Path(name), [], {}
         try:
-            for index, (what, arguments) in enumerate(phases()):
+            for index, (phase, arguments) in enumerate(phases()):
                 started, log = time.monotonic(), folder / f"{index}.log"
-                status = phase(arguments, folder, log, deadline)
-                say(f"{what}: {time.monotonic() - started:.0f} s")
+                status = run_phase(arguments, folder, log, deadline)
+                report(f"{phase}: {time.monotonic() - started:.0f} s")
                 ended, running = timings.read(log)
                 if status is None:
-                    return overrun(running, ended)
-                if status and not (status == 5 and "slow" in what):  # 5: none was there, as in a small share
-                    failed.append(what)
-                    say(*(f"had not ended: {test}" for test in running))
-                quick |= ended if "slow" not in what else {}
+                    return report_overrun(running, ended)
+                if status and not (status == 5 and "slow" in phase):  # 5: no test was collected, as in a small share
+                    failed.append(phase)
+                    report(*(f"had not ended: {test}" for test in running))
+                quick |= ended if "slow" not in phase else {}
         finally:
-            leftovers.end(set())
+            leftovers.kill_started_since(set())
     print("\n".join(timings.table(quick)), flush=True)
-    say(*timings.over(quick))
-    say("failed: " + ", ".join(failed) if failed else "all phases passed")
+    report(*timings.slow_files(quick))
+    report("failed: " + ", ".join(failed) if failed else "all phases passed")
     return 1 if failed else 0
 
 
-def number(variable: str, default: str, words: dict[str, float]) -> float:
-    """What the environment says there, as a number or one of `words`; ends with one line where it is neither."""
-    given = os.environ.get(variable, default)
+def number_from_environment(variable: str, default: str, names: dict[str, float]) -> float:
+    """An environment variable as a number, or as what `names` has for it; exits with one line where it is neither."""
+    value = os.environ.get(variable, default)
     try:
-        return words[given] if given in words else float(given)
+        return names[value] if value in names else float(value)
     except ValueError:
-        wanted = " or ".join(["a number", *words])
-        sys.exit(f"suite: {variable}={given}: wanted {wanted}")
+        expected = " or ".join(["a number", *names])
+        sys.exit(f"suite: {variable}={value}: wanted {expected}")
 
 
-def say(*lines: str) -> None:
+def report(*lines: str) -> None:
     for line in lines:
         print(f"suite: {line}", flush=True)
 
 
-def phase(arguments: list[str], folder: Path, log: Path, deadline: float) -> int | None:
-    """pytest's exit status; None where the budget ended first, and it runs still."""
+def run_phase(arguments: list[str], folder: Path, log: Path, deadline: float) -> int | None:
+    """Runs pytest and returns its exit status; None where the budget ended first, and it still runs."""
     environment = {**os.environ, "PYTHONFAULTHANDLER": "1", "SUITE_FOLDER": str(folder), "SUITE_LOG": str(log)}
     process = subprocess.Popen([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, env=environment)
     try:
@@ -108,28 +108,28 @@ def phase(arguments: list[str], folder: Path, log: Path, deadline: float) -> int
         return None
 
 
-def overrun(running: dict[str, float], ended: dict[str, float]) -> int:
-    """Says where everything is; main ends it."""
-    say("over its budget (SUITE_SECONDS). Every Python process, as it is now:")
-    for process in sorted(leftovers.running(), key=lambda process: process.pid):
-        stacks(process)
-    say(*(f"was running, for {time.time() - began:.0f} s: {test}" for test, began in running.items()))
-    say(f"{len(ended)} tests had ended; their files, and the ten slowest:")
+def report_overrun(running: dict[str, float], ended: dict[str, float]) -> int:
+    """Reports where every process is, and which tests ran; main ends them."""
+    report("over its budget (SUITE_SECONDS). Every Python process, as it is now:")
+    for process in sorted(leftovers.running_descendants(), key=lambda process: process.pid):
+        dump_stacks(process)
+    report(*(f"was running, for {time.time() - began:.0f} s: {test}" for test, began in running.items()))
+    report(f"{len(ended)} tests had ended; their files, and the ten slowest:")
     print("\n".join([*timings.table(ended), *timings.slowest(ended)]), flush=True)
     return 1
 
 
-def stacks(process: psutil.Process) -> None:
-    """By py-spy, from outside; where that is not allowed, by the process itself, which its own standard error gets."""
+def dump_stacks(process: psutil.Process) -> None:
+    """Prints a process's stacks by py-spy; where that is not allowed, the process prints them to its standard error."""
     try:
-        if "python" not in Path(process.exe()).name:  # its own name may be skald
+        if "python" not in Path(process.exe()).name:  # not by its name, which may be skald
             return
         print(f"\n--- {process.pid}: {' '.join(process.cmdline())[:300]}", flush=True)
         command = [Path(sys.executable).with_name("py-spy"), "dump", "--pid", str(process.pid)]
-        dumped = subprocess.run(command, timeout=30)
-        if dumped.returncode:
+        result = subprocess.run(command, timeout=30)
+        if result.returncode:
             process.send_signal(signal.SIGABRT)
-            leftovers.ended([process])
+            leftovers.wait_until_ended([process])
     except (psutil.Error, OSError, subprocess.TimeoutExpired) as error:
         print(f"    no stack: {error}", flush=True)
 

@@ -1,4 +1,4 @@
-"""The suite's own promises: what hangs is ended and says where it was; the share of slow tests; who took how long."""
+"""Tests of the suite itself: what hangs is ended and shows its stacks; the share of slow tests; the seconds of each."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import suite
 import timings
 
 TESTS = Path(__file__).parent
-HANGS = """
+HANGING_TESTS = """
 import subprocess, sys
 import pytest
 
@@ -28,8 +28,8 @@ def test_leaves_one_behind():
 
 @pytest.mark.timeout(120)
 def test_what_a_test_starts_ends_with_it_and_says_where_it_was(tmp_path):
-    seconds = str(10**7 + os.getpid())  # no other run's
-    (tmp_path / "test_hangs.py").write_text(HANGS.replace("SECONDS", seconds))
+    seconds = str(10**7 + os.getpid())  # that no other run's sleep has
+    (tmp_path / "test_hangs.py").write_text(HANGING_TESTS.replace("SECONDS", seconds))
     environment = {
         **os.environ,
         "PYTHONPATH": f"{TESTS}",
@@ -38,12 +38,12 @@ def test_what_a_test_starts_ends_with_it_and_says_where_it_was(tmp_path):
     }
     environment.pop("PYTEST_XDIST_WORKER", None)
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
-    done = subprocess.run(
+    result = subprocess.run(
         [*command, str(tmp_path)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=100
     )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "in stuck_here" in done.stdout and "ran out of time; aborted: [" in done.stdout
-    assert f"still running: ['sleep {seconds}']" in done.stdout
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "in stuck_here" in result.stdout and "ran out of time; aborted: [" in result.stdout
+    assert f"still running: ['sleep {seconds}']" in result.stdout
     assert not [p.pid for p in psutil.process_iter(["cmdline"]) if p.info["cmdline"] == ["sleep", seconds]]
     ended, running = timings.read(tmp_path / "log")
     assert not running and ended["test_hangs.py::test_waits_for_one_that_hangs"] > 1
@@ -56,24 +56,24 @@ def test_a_test_that_began_and_did_not_end_is_running(tmp_path):
     assert timings.read(log.file)[1].keys() == {"a.py::test_one[x@y]"}
 
 
-class Slow:
-    def __init__(self, number: int, seconds: float):
-        self.nodeid, self.seconds = f"test_{number}", seconds
+class SlowItem:
+    def __init__(self, index: int, seconds: float):
+        self.nodeid, self.seconds = f"test_{index}", seconds
 
     def get_closest_marker(self, name: str):
         return getattr(pytest.mark, name)(self.seconds).mark
 
 
 def test_a_share_of_the_slow_tests_stays_within_its_time(monkeypatch):
-    slow = [Slow(number, seconds) for number, seconds in enumerate([10, 100, 170, 40, 12] * 6)]
-    found = {}
-    for asked in ("none", "0.33", "1", "all"):
-        monkeypatch.setenv("SLOW_SHARE", asked)
-        found[asked] = suite.chosen(slow)
-        assert found[asked] == suite.chosen(slow)
-    assert found["none"] == [] and found["all"] == slow
-    assert set(found["0.33"]) <= set(slow) and 0 < len(found["0.33"]) <= 10
-    assert all(sum(item.seconds for item in found[asked]) <= suite.SLOW_SECONDS for asked in ("0.33", "1"))
+    slow_tests = [SlowItem(index, seconds) for index, seconds in enumerate([10, 100, 170, 40, 12] * 6)]
+    selected = {}
+    for share in ("none", "0.33", "1", "all"):
+        monkeypatch.setenv("SLOW_SHARE", share)
+        selected[share] = suite.select_slow_tests(slow_tests)
+        assert selected[share] == suite.select_slow_tests(slow_tests)
+    assert selected["none"] == [] and selected["all"] == slow_tests
+    assert set(selected["0.33"]) <= set(slow_tests) and 0 < len(selected["0.33"]) <= 10
+    assert all(sum(item.seconds for item in selected[share]) <= suite.SLOW_SECONDS for share in ("0.33", "1"))
 
 
 def test_files_are_ranked_by_their_seconds_and_named_over_a_minute():
@@ -81,4 +81,4 @@ def test_files_are_ranked_by_their_seconds_and_named_over_a_minute():
     assert [row.split() for row in timings.table(ended)[1:]] == [
         ["70.0", "s", "2", "b.py"], ["1.0", "s", "1", "a.py"], ["71.0", "s", "3", "all"],
     ]  # fmt: skip
-    assert timings.over(ended) == ["b.py: its quick tests take 70 s, over 60"]
+    assert timings.slow_files(ended) == ["b.py: its quick tests take 70 s, over 60"]

@@ -1,4 +1,4 @@
-"""A real `skald` in processes of its own, and one tiny run that most tests only read."""
+"""Fixtures that run the real `skald` in processes of its own, and one tiny run that most tests only read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from zygote import Forked, Zygote
+from zygote import ForkedProcess, Zygote
 
 ROOT = Path(__file__).parents[2]
 CONFIG = '''"""A config of a user's own: 30 k parameters on a tenth of Shakespeare."""
@@ -41,21 +41,21 @@ def default() -> Experiment:
     )
 '''
 
-MANY = """
+RUN_COMMANDS = """
 import contextlib, io, json, sys
 from launch.cli import main
-answers = []
+results = []
 for command in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
-        answers.append((main(command), out.getvalue(), err.getvalue()))
-print(json.dumps(answers))
+        results.append((main(command), out.getvalue(), err.getvalue()))
+print(json.dumps(results))
 """
 
 
 class Skald:
     """Runs commands: `skald("train", …)` waits and returns (status, out, err); `start` does not wait.
 
-    `zygote` None: every process imports everything anew, as for a user.
+    Where `zygote` is None every process imports everything anew, as for a user.
     """
 
     zygote: Zygote | None = None
@@ -71,15 +71,15 @@ class Skald:
             "XLA_FLAGS": "--xla_backend_optimization_level=0",
         }
 
-    def using(self, **environment: str) -> Skald:
-        """The same with other variables. Those that are read while Python or JAX is imported want `fresh`."""
+    def with_environment(self, **environment: str) -> Skald:
+        """A copy with other variables. Those that are read while Python or JAX is imported need `fresh`."""
         other = copy.copy(self)
         other.environment = {**self.environment, **environment}
         return other
 
-    def start(self, *arguments: str) -> subprocess.Popen | Forked:
+    def start(self, *arguments: str) -> subprocess.Popen | ForkedProcess:
         if self.zygote:
-            return self.zygote.start([str(word) for word in arguments], self.environment, self.folder)
+            return self.zygote.start([str(argument) for argument in arguments], self.environment, self.folder)
         command = [sys.executable, "-m", "launch.cli", *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, cwd=self.folder, env=self.environment, **pipes)
@@ -92,15 +92,15 @@ class Skald:
             process.kill()
         return process.returncode, out, err
 
-    def many(self, commands: list[list]) -> list[tuple[int, str, str]]:
-        """Several commands one after another in one process: for those that end before they begin to work."""
-        given = json.dumps([[str(word) for word in command] for command in commands])
-        done = subprocess.run(
-            [sys.executable, "-c", MANY, given], cwd=self.folder, env=self.environment, capture_output=True, text=True,
-            timeout=400,
+    def run_many(self, commands: list[list]) -> list[tuple[int, str, str]]:
+        """Runs commands one after another in one process: for those that end before they begin to work."""
+        arguments_json = json.dumps([[str(argument) for argument in command] for command in commands])
+        process = subprocess.run(
+            [sys.executable, "-c", RUN_COMMANDS, arguments_json], cwd=self.folder, env=self.environment,
+            capture_output=True, text=True, timeout=400,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return [tuple(answer) for answer in json.loads(done.stdout)]
+        assert process.returncode == 0, process.stderr
+        return [tuple(result) for result in json.loads(process.stdout)]
 
     def json(self, *arguments: str):
         status, out, err = self(*arguments, "--json")
@@ -109,36 +109,36 @@ class Skald:
 
 
 @pytest.fixture(scope="session")
-def skald(tmp_path_factory, shared) -> Iterator[Skald]:
-    made = Skald(tmp_path_factory.mktemp("skald"), shared / "cache")
+def skald(tmp_path_factory, shared_folder) -> Iterator[Skald]:
+    runner = Skald(tmp_path_factory.mktemp("skald"), shared_folder / "cache")
     if sys.platform == "linux":
-        made.zygote = Zygote(ROOT, made.environment)
-    yield made
-    if made.zygote:
-        made.zygote.close()
+        runner.zygote = Zygote(ROOT, runner.environment)
+    yield runner
+    if runner.zygote:
+        runner.zygote.close()
 
 
 @pytest.fixture(scope="session")
 def fresh(skald) -> Skald:
-    """In processes that begin as a user's do: once for every command."""
-    made = skald.using()
-    made.zygote = None
-    return made
+    """Runs commands in new Python processes, as a user does: once for every command."""
+    runner = skald.with_environment()
+    runner.zygote = None
+    return runner
 
 
 @pytest.fixture(scope="session")
-def trained(skald, shared) -> Path:
-    """A finished run of the tiny config, made by the first worker that wants it. Read it; copy it to change it."""
-    folder = shared / "trained"
+def trained_run(skald, shared_folder) -> Path:
+    """A finished run of the tiny config, made by the first worker that needs it. To change it, take `run_copy`."""
+    folder = shared_folder / "trained"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            made = shared / "unfinished"
-            status, _, err = skald("train", skald.config, "--run-dir", made)
+            unfinished = shared_folder / "unfinished"
+            status, _, err = skald("train", skald.config, "--run-dir", unfinished)
             assert status == 0, err
-            made.rename(folder)
+            unfinished.rename(folder)
     return folder
 
 
 @pytest.fixture
-def copied(trained, tmp_path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "run"))
+def run_copy(trained_run, tmp_path) -> Path:
+    return Path(shutil.copytree(trained_run, tmp_path / "run"))

@@ -1,4 +1,4 @@
-"""What users get wrong: one clear line each, the right exit status, nothing lost."""
+"""What users get wrong is refused with one clear line and the right exit status, and nothing is lost."""
 
 import hashlib
 import platform
@@ -11,18 +11,18 @@ import pytest
 from launch import VERSION
 
 pytestmark = pytest.mark.timeout(200)
-HEADS = "model.layers.0.pattern.0.mixer.heads"
+HEADS_FIELD = "model.layers.0.pattern.0.mixer.heads"
 
 
-def refused(skald, status: int, *parts: str, given) -> str:
+def assert_refused(skald, status: int, *parts: str, arguments) -> str:
     """Runs the command, expects the exit status and one line (after progress lines) that holds all parts."""
-    return said(skald(*given), status, *parts)
+    return assert_error_line(skald(*arguments), status, *parts)
 
 
-def said(answer: tuple[int, str, str], status: int, *parts: str) -> str:
-    found, out, err = answer
+def assert_error_line(result: tuple[int, str, str], status: int, *parts: str) -> str:
+    returncode, out, err = result
     last = err.strip().splitlines()[-1]
-    assert found == status, err
+    assert returncode == status, err
     assert last.startswith("skald: ") and "Traceback" not in err and not out
     assert all(part in last for part in parts), last
     return err
@@ -33,7 +33,7 @@ def digest(folder) -> str:
     return hashlib.sha256(b"".join(str(p).encode() + p.read_bytes() for p in files)).hexdigest()
 
 
-CONFIGS = [
+BAD_CONFIGS = [
     (["nosuch"], ["no config 'nosuch'", "gpt2, llama, mixtral, shakespeare, vaswani"]),
     (["shakespear"], ["did you mean 'shakespeare'"]),
     (["gpt2"], ["needs a variant", "gpt2:small"]),
@@ -47,7 +47,7 @@ CONFIGS = [
     (["shakespeare", "--set", "optimizer.peak_rate=NaN"], ["optimizer.peak_rate: must be finite"]),
     (["shakespeare", "--set", "data.rows=window"], ["data.rows", "did you mean 'windows'"]),
     (["shakespeare", "--set", "model.width=130"], ["4 does not divide model.width=130", "try one of [1, 2, 5"]),
-    (["shakespeare", "--set", f"{HEADS}=6"], ["kv_heads: 4 does not divide heads=6", "[1, 2, 3, 6]"]),
+    (["shakespeare", "--set", f"{HEADS_FIELD}=6"], ["kv_heads: 4 does not divide heads=6", "[1, 2, 3, 6]"]),
     (["shakespeare", "--set", "model.vocab_size=64"], ["64 is smaller than the tokenizer's 65", "vocab_size=65"]),
     (["shakespeare", "--set", "batch_size=0"], ["batch_size: must be at least 1, got 0"]),
     (["shakespeare", "--set", "microbatches=5"], ["microbatches: 5 does not divide batch_size=24", "try 4"]),
@@ -77,20 +77,20 @@ CONFIGS = [
 
 
 @pytest.fixture(scope="module")
-def answers(skald) -> list:
-    """What `skald train` says to each of CONFIGS, and the folder that none of them may make."""
+def results(skald) -> list:
+    """Status, stdout and stderr of `skald train` with each of BAD_CONFIGS, none of which may make the run folder."""
     run = skald.folder / "refused"
-    return skald.many([["train", *arguments, "--run-dir", run] for arguments, _ in CONFIGS])
+    return skald.run_many([["train", *arguments, "--run-dir", run] for arguments, _ in BAD_CONFIGS])
 
 
-@pytest.mark.parametrize("number", range(len(CONFIGS)), ids=lambda number: " ".join(CONFIGS[number][0]))
-def test_a_config_that_can_not_be_is_refused_before_anything_is_made(skald, answers, number):
-    said(answers[number], 2, *CONFIGS[number][1])
+@pytest.mark.parametrize("index", range(len(BAD_CONFIGS)), ids=lambda index: " ".join(BAD_CONFIGS[index][0]))
+def test_a_config_that_can_not_be_is_refused_before_anything_is_made(skald, results, index):
+    assert_error_line(results[index], 2, *BAD_CONFIGS[index][1])
     assert not (skald.folder / "refused").exists()
 
 
 def test_in_a_process_of_its_own_too(fresh, tmp_path):
-    refused(fresh, 2, "no config 'nosuch'", given=["train", "nosuch", "--run-dir", tmp_path / "run"])
+    assert_refused(fresh, 2, "no config 'nosuch'", arguments=["train", "nosuch", "--run-dir", tmp_path / "run"])
 
 
 def test_text_that_can_not_be_trained_on(skald, tmp_path):
@@ -104,72 +104,74 @@ def test_text_that_can_not_be_trained_on(skald, tmp_path):
         (short, ["fewer than a row of data.length=64"]),
         (tmp_path / "absent.txt", ["no such file"]),
     ):
-        given = ["train", "shakespeare", "--run-dir", tmp_path / "run", "--set", f"data.source.path={file}"]
-        refused(skald, 1, str(file), *parts, given=given)
+        arguments = ["train", "shakespeare", "--run-dir", tmp_path / "run", "--set", f"data.source.path={file}"]
+        assert_refused(skald, 1, str(file), *parts, arguments=arguments)
         assert not (tmp_path / "run").exists()
     assert latin.read_bytes() == "naïve café".encode("latin-1")
 
 
-def test_a_run_of_another_config_is_not_touched(skald, trained):
-    before = digest(trained)
+def test_a_run_of_another_config_is_not_touched(skald, trained_run):
+    before = digest(trained_run)
     parts = ["holds another run", "data.length: 32 there, 16 here", "seed: 0 there, 5 here", "another --run-dir"]
-    given = ["train", skald.config, "--run-dir", trained, "--seed", "5", "--set", "data.length=16"]
-    refused(skald, 1, *parts, given=given)
-    assert digest(trained) == before
+    arguments = ["train", skald.config, "--run-dir", trained_run, "--seed", "5", "--set", "data.length=16"]
+    assert_refused(skald, 1, *parts, arguments=arguments)
+    assert digest(trained_run) == before
 
 
 def test_a_run_folder_that_is_a_file_or_can_not_be_written(skald, tmp_path):
     file = tmp_path / "file"
     file.write_text("mine")
-    refused(skald, 2, f"{file} is a file", given=["train", skald.config, "--run-dir", file])
+    assert_refused(skald, 2, f"{file} is a file", arguments=["train", skald.config, "--run-dir", file])
     assert file.read_text() == "mine"
-    refused(skald, 1, "can't write there", given=["train", skald.config, "--run-dir", "/proc/skald"])
-    refused(skald, 1, "can't write there", given=["train", skald.config, "--run-dir", file / "below"])
+    assert_refused(skald, 1, "can't write there", arguments=["train", skald.config, "--run-dir", "/proc/skald"])
+    assert_refused(skald, 1, "can't write there", arguments=["train", skald.config, "--run-dir", file / "below"])
 
 
 @pytest.fixture
-def disk(tmp_path):
-    """A small file system of its own: `disk("size=1m")` mounts it, or changes how it is mounted."""
+def mount_disk(tmp_path):
+    """A function that mounts a small file system, or changes how it is mounted: `mount_disk("size=1m")`."""
     folder = tmp_path / "disk"
     folder.mkdir()
 
-    def mounted(options: str):
+    def mount(options: str):
         options = f"remount,{options}" if folder.is_mount() else options
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True)
-        if done.returncode:
+        result = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True)
+        if result.returncode:
             pytest.skip("mounting a small file system needs root")
         return folder
 
-    yield mounted
+    yield mount
     if folder.is_mount():
         subprocess.run(["umount", folder], check=True)
 
 
-def test_a_read_only_run_folder(skald, trained, disk):
+def test_a_read_only_run_folder(skald, trained_run, mount_disk):
     """Not even root may write there: neither a new run, nor the next steps of one that is there."""
-    folder = disk("size=50m")
-    shutil.copytree(trained, folder / "run")
+    folder = mount_disk("size=50m")
+    shutil.copytree(trained_run, folder / "run")
     before = digest(folder)
-    disk("ro")
-    for given in (["--run-dir", folder / "new"], ["--run-dir", folder / "run", "--set", "steps=60"]):
-        refused(skald, 1, "can't write there (Read-only file system)", given=["train", skald.config, *given])
+    mount_disk("ro")
+    for options in (["--run-dir", folder / "new"], ["--run-dir", folder / "run", "--set", "steps=60"]):
+        assert_refused(
+            skald, 1, "can't write there (Read-only file system)", arguments=["train", skald.config, *options]
+        )
     assert digest(folder) == before
     skald.json("evaluate", folder / "run")
 
 
-def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_room(skald, disk):
+def test_a_full_disk_is_said_and_the_run_goes_on_once_there_is_room(skald, mount_disk):
     """On a real file system too small for a checkpoint."""
-    folder = disk("size=700k")
-    given = ["train", skald.config, "--run-dir", folder / "run", "--set", "checkpoints.keep_last=9"]
-    err = refused(skald, 1, "free some and start the same command again", given=given)
+    folder = mount_disk("size=700k")
+    arguments = ["train", skald.config, "--run-dir", folder / "run", "--set", "checkpoints.keep_last=9"]
+    err = assert_refused(skald, 1, "free some and start the same command again", arguments=arguments)
     assert len(err) < 2000, "no pages of tracebacks"
-    disk("size=50m")
-    status, _, err = skald(*given)
+    mount_disk("size=50m")
+    status, _, err = skald(*arguments)
     assert status == 0, err
     assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 40
 
 
-REQUESTS = [
+BAD_REQUESTS = [
     (["--prompt", "x" * 40], 2, ["40 tokens", "trained on 32 at a time", "31 at most"]),
     (["--prompt", ""], 2, ["the prompt is empty"]),
     (["--prompt", "naïve"], 1, ["character 'ï' (U+00EF) at offset 2"]),
@@ -179,13 +181,13 @@ REQUESTS = [
 ]
 
 
-def test_requests_that_can_not_be_written_to(skald, trained):
-    answers = skald.many([["generate", trained, *arguments] for arguments, _, _ in REQUESTS])
-    for answer, (_, status, parts) in zip(answers, REQUESTS, strict=True):
-        said(answer, status, *parts)
+def test_requests_that_can_not_be_written_to(skald, trained_run):
+    results = skald.run_many([["generate", trained_run, *arguments] for arguments, _, _ in BAD_REQUESTS])
+    for result, (_, status, parts) in zip(results, BAD_REQUESTS, strict=True):
+        assert_error_line(result, status, *parts)
 
 
-NAMES = [
+BAD_CHECKPOINTS = [
     ("@7", ["@7: no such checkpoint", "@20, @40, @latest, @best"]),
     ("@newest", ["no such checkpoint"]),
     ("x", ["trainedx: no such folder", "trained"]),
@@ -195,26 +197,28 @@ NAMES = [
 
 
 @pytest.mark.parametrize("command", ["generate", "evaluate"])
-def test_checkpoints_that_are_not_there(skald, trained, command):
-    answers = skald.many([[command, f"{trained}{name}"] for name, _ in NAMES])
-    for answer, (_, parts) in zip(answers, NAMES, strict=True):
-        said(answer, 2, *parts)
+def test_checkpoints_that_are_not_there(skald, trained_run, command):
+    results = skald.run_many([[command, f"{trained_run}{name}"] for name, _ in BAD_CHECKPOINTS])
+    for result, (_, parts) in zip(results, BAD_CHECKPOINTS, strict=True):
+        assert_error_line(result, 2, *parts)
 
 
-def test_windows_and_texts_that_can_not_be_scored(skald, trained, tmp_path):
-    for given in (["--window", "33"], ["--stride", "33"], ["--window", "8", "--stride", "9"]):
-        refused(skald, 2, "wanted 1 <= stride <= window <= context=32", given=["evaluate", trained, *given])
+def test_windows_and_texts_that_can_not_be_scored(skald, trained_run, tmp_path):
+    for options in (["--window", "33"], ["--stride", "33"], ["--window", "8", "--stride", "9"]):
+        assert_refused(
+            skald, 2, "wanted 1 <= stride <= window <= context=32", arguments=["evaluate", trained_run, *options]
+        )
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
-    given = ["evaluate", trained, "--text", tmp_path / "latin.txt"]
-    refused(skald, 1, "latin.txt: not UTF-8 at byte 3", given=given)
+    arguments = ["evaluate", trained_run, "--text", tmp_path / "latin.txt"]
+    assert_refused(skald, 1, "latin.txt: not UTF-8 at byte 3", arguments=arguments)
     (tmp_path / "new.txt").write_text("a naïve text")
-    given = ["evaluate", trained, "--text", tmp_path / "new.txt"]
-    refused(skald, 1, "new.txt: character 'ï' (U+00EF) at offset 4", given=given)
+    arguments = ["evaluate", trained_run, "--text", tmp_path / "new.txt"]
+    assert_refused(skald, 1, "new.txt: character 'ï' (U+00EF) at offset 4", arguments=arguments)
 
 
 def test_arguments_that_are_none_show_the_usage(skald):
-    for given in ([], ["nonsense"], ["train"], ["generate", "x", "--num-samples", "0"], ["bench", "nothing"]):
-        status, _, err = skald(*given)
+    for arguments in ([], ["nonsense"], ["train"], ["generate", "x", "--num-samples", "0"], ["bench", "nothing"]):
+        status, _, err = skald(*arguments)
         assert status == 2 and err.startswith("usage: skald")
 
 

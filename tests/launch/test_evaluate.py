@@ -22,29 +22,29 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def run(trained):
+def run(trained_run):
     from launch.api import load
 
-    return load(f"{trained}@best")
+    return load(f"{trained_run}@best")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def cache(skald):
-    """The store that training made: launch.api in this process reads it too."""
+def use_training_cache(skald):
+    """Lets launch.api in this process read the token store that training made."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SKALD_CACHE", skald.environment["SKALD_CACHE"])
         yield
 
 
 def with_config(run, config):
-    """The same checkpoint, had its config been this one."""
+    """The same checkpoint with another config."""
     other = copy.copy(run)
     other.config = config
     return other
 
 
-def nats(run, ids: list[int], window: int, stride: int) -> tuple[float, int]:
-    """(sum, tokens) of -log p by a loop over windows written here: each target once, in the first window with it."""
+def reference_nats(run, ids: list[int], window: int, stride: int) -> tuple[float, int]:
+    """Sum of -log p and number of tokens, by a plain loop: each target counts once, in the first window that has it."""
     total, counted = 0.0, 0
     for start in range(0, len(ids) - 1, stride):
         piece = ids[start : start + window + 1]
@@ -59,31 +59,33 @@ def nats(run, ids: list[int], window: int, stride: int) -> tuple[float, int]:
 
 
 @pytest.mark.parametrize("window, stride", [(32, 32), (32, 8), (17, 5)])
-def test_a_text_files_score_is_the_sum_over_its_windows(skald, run, trained, tmp_path, window, stride):
+def test_a_text_files_score_is_the_sum_over_its_windows(skald, run, trained_run, tmp_path, window, stride):
     text = "First Citizen:\nWe are accounted poor citizens, the patricians good.\nWhat authority surfeits on"
     (tmp_path / "text.txt").write_text(text)
-    asked = ["--text", tmp_path / "text.txt", "--window", window, "--stride", stride]
-    found = skald.json("evaluate", trained, *asked)
-    total, tokens = nats(run, run.tokenizer.encode(text), window, stride)
-    assert tokens == len(text) - 1 == found["tokens"] == found["bytes"], "the first character is predicted from nothing"
-    assert found["loss"] == pytest.approx(total / tokens, abs=1e-5)
-    assert found["perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-5)
-    assert found["bits_per_byte"] == pytest.approx(total / math.log(2) / tokens, rel=1e-5)
-    assert (found["window"], found["stride"], found["tasks"]) == (window, stride, {})
-    assert run.evaluate(str(tmp_path / "text.txt"), window, stride)["loss"] == pytest.approx(found["loss"], abs=1e-6)
+    options = ["--text", tmp_path / "text.txt", "--window", window, "--stride", stride]
+    scores = skald.json("evaluate", trained_run, *options)
+    total, tokens = reference_nats(run, run.tokenizer.encode(text), window, stride)
+    assert tokens == len(text) - 1 == scores["tokens"] == scores["bytes"], (
+        "the first character is predicted from nothing"
+    )
+    assert scores["loss"] == pytest.approx(total / tokens, abs=1e-5)
+    assert scores["perplexity"] == pytest.approx(math.exp(total / tokens), rel=1e-5)
+    assert scores["bits_per_byte"] == pytest.approx(total / math.log(2) / tokens, rel=1e-5)
+    assert (scores["window"], scores["stride"], scores["tasks"]) == (window, stride, {})
+    assert run.evaluate(str(tmp_path / "text.txt"), window, stride)["loss"] == pytest.approx(scores["loss"], abs=1e-6)
 
 
-def test_the_whole_validation_split_is_scored_and_equals_trainings_own_figure(fresh, trained):
-    found = fresh.json("evaluate", trained)
-    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    assert found["loss"] == pytest.approx(lines[-1]["eval/loss"], abs=1e-5)
+def test_the_whole_validation_split_is_scored_and_equals_trainings_own_figure(fresh, trained_run):
+    scores = fresh.json("evaluate", trained_run)
+    lines = [json.loads(line) for line in (trained_run / "metrics.jsonl").read_text().splitlines()]
+    assert scores["loss"] == pytest.approx(lines[-1]["eval/loss"], abs=1e-5)
     size = int(1_115_394 * 0.1) - int(1_115_394 * 0.09)
-    assert (found["tokens"], found["bytes"], found["window"], found["stride"]) == (size - 1, size - 1, 32, 32)
-    status, out, _ = fresh("evaluate", trained)
-    assert status == 0 and f"{found['loss']:.4f} nats a token" in out and "window 32, stride 32" in out
+    assert (scores["tokens"], scores["bytes"], scores["window"], scores["stride"]) == (size - 1, size - 1, 32, 32)
+    status, out, _ = fresh("evaluate", trained_run)
+    assert status == 0 and f"{scores['loss']:.4f} nats a token" in out and "window 32, stride 32" in out
 
 
-def test_the_python_surface(run, trained):
+def test_the_python_surface(run, trained_run):
     assert run.step == 40 and run.config.model.width == 32
     tokens = np.arange(40).reshape(2, 20)
     logits_BTV = run.logits(tokens)
@@ -108,18 +110,18 @@ def test_records_are_read_by_the_field_named_or_by_the_runs_own(skald, run, tmp_
     """Against the same text under the run's own field; the run was trained with `text`."""
     from launch.inference.scoring import evaluate
 
-    words = ["First Citizen:\nWe are accounted", "poor citizens,"]
+    texts = ["First Citizen:\nWe are accounted", "poor citizens,"]
     for name, field in (("own.jsonl", "text"), ("other.jsonl", "body")):
-        (tmp_path / name).write_text("\n".join(json.dumps({field: text}) for text in words))
+        (tmp_path / name).write_text("\n".join(json.dumps({field: text}) for text in texts))
     (tmp_path / "other.csv").write_text('n,body\n1,"First Citizen:\nWe are accounted"\n2,"poor citizens,"\n')
-    own = run.evaluate(str(tmp_path / "own.jsonl"))
-    assert own["tokens"] == sum(map(len, words)) - 2
-    assert run.evaluate(str(tmp_path / "other.csv"), field="body") == own
-    found = skald.json("evaluate", run.name, "--text", tmp_path / "other.jsonl", "--field", "body")
-    assert found["loss"] == pytest.approx(own["loss"], abs=1e-6) and found["tokens"] == own["tokens"]
+    own_scores = run.evaluate(str(tmp_path / "own.jsonl"))
+    assert own_scores["tokens"] == sum(map(len, texts)) - 2
+    assert run.evaluate(str(tmp_path / "other.csv"), field="body") == own_scores
+    scores = skald.json("evaluate", run.name, "--text", tmp_path / "other.jsonl", "--field", "body")
+    assert scores["loss"] == pytest.approx(own_scores["loss"], abs=1e-6) and scores["tokens"] == own_scores["tokens"]
     config = replace(run.config, data=replace(run.config.data, source=Source("gone.jsonl", "body")))
     trained_on_body = with_config(run, config)
-    assert evaluate(trained_on_body, str(tmp_path / "other.jsonl")) == own
+    assert evaluate(trained_on_body, str(tmp_path / "other.jsonl")) == own_scores
 
 
 def test_advice_on_fields_can_be_taken_where_it_is_given(run, tmp_path):
@@ -146,9 +148,9 @@ def test_a_validation_text_that_can_not_be_read_any_more_is_another_one(run, tmp
 def test_another_validation_text_than_the_runs_is_refused(run):
     from launch.inference.scoring import validation_documents
 
-    about = json.loads(json.dumps(run.metadata))
-    about["data"]["validation"]["source"] = "0" * 64  # what a text that has changed since then looks like
-    stale = SimpleNamespace(config=run.config, tokenizer=run.tokenizer, name="old", metadata=about)
+    metadata = json.loads(json.dumps(run.metadata))
+    metadata["data"]["validation"]["source"] = "0" * 64  # what a text that has changed since then looks like
+    stale = SimpleNamespace(config=run.config, tokenizer=run.tokenizer, name="old", metadata=metadata)
     with pytest.raises(DataError, match=r"embedded:shakespeare: not the validation text that old was.*--text FILE"):
         validation_documents(stale)
 
@@ -156,19 +158,19 @@ def test_another_validation_text_than_the_runs_is_refused(run):
 # The trained length
 
 
-def shorter(folder, length: int):
-    """The same checkpoint, had its rows been of so many tokens."""
+def set_trained_length(folder, length: int):
+    """Makes the checkpoints say that they were trained on rows of so many tokens."""
     for file in folder.glob("checkpoints/*/about/metadata"):
-        said = json.loads(file.read_text())
-        assert said["trained_length"] == 32
-        file.write_text(json.dumps(said | {"trained_length": length}))
+        metadata = json.loads(file.read_text())
+        assert metadata["trained_length"] == 32
+        file.write_text(json.dumps(metadata | {"trained_length": length}))
     return folder
 
 
-def test_writing_and_scoring_keep_to_the_length_of_training(copied, capsys):
+def test_writing_and_scoring_keep_to_the_length_of_training(run_copy, capsys):
     from launch.api import load
 
-    short = load(str(shorter(copied, 8)))
+    short = load(str(set_trained_length(run_copy, 8)))
     with pytest.raises(PromptTooLong, match="has 8 tokens and the model was trained on 8 at a time: 7 at most"):
         short.generate("ROMEO: I")
     (sample,) = short.generate("ROMEO:", sampler="greedy", max_new_tokens=20)
@@ -176,9 +178,9 @@ def test_writing_and_scoring_keep_to_the_length_of_training(copied, capsys):
     for token, logprob in zip(sample["tokens"], sample["logprobs"], strict=True):
         with pytest.warns(UserWarning, match="rows of 8") if len(ids) > 8 else contextlib.nullcontext():
             whole_V = short.logits([ids])[0, -1]
-        seen = [short.logits([ids[-n:]])[0, -1] for n in range(1, min(len(ids), 8) + 1)]
-        found = [logits_V[token] - np.log(np.exp(logits_V).sum()) for logits_V in seen]
-        assert min(abs(np.array(found) - logprob)) < 1e-4, "of the last tokens, eight at most"
+        window_logits = [short.logits([ids[-n:]])[0, -1] for n in range(1, min(len(ids), 8) + 1)]
+        logprobs = [logits_V[token] - np.log(np.exp(logits_V).sum()) for logits_V in window_logits]
+        assert min(abs(np.array(logprobs) - logprob)) < 1e-4, "of the last tokens, eight at most"
         ids.append(token)
     assert whole_V.shape == (65,)
     assert short.evaluate(window=16)["window"] == 16
@@ -192,22 +194,22 @@ def test_learned_positions_that_were_never_trained_are_not_scored_with(run):
         learned.evaluate()
 
 
-@pytest.mark.parametrize("own, before, expected", [(16, None, 16), (16, 32, 32), (32, 16, 32), (16, 500, 64)])
-def test_the_trained_length_is_the_longer_of_a_runs_rows_and_its_parents(own, before, expected):
+@pytest.mark.parametrize("length, parent_length, expected", [(16, None, 16), (16, 32, 32), (32, 16, 32), (16, 500, 64)])
+def test_the_trained_length_is_the_longer_of_a_runs_rows_and_its_parents(length, parent_length, expected):
     from launch.commands.train import trained_length
     from launch.experiments import make_experiment
 
     base = make_experiment("shakespeare")
-    experiment = replace(base, data=replace(base.data, length=own))
-    assert trained_length(experiment, before and {"trained_length": before}) == expected
+    experiment = replace(base, data=replace(base.data, length=length))
+    assert trained_length(experiment, parent_length and {"trained_length": parent_length}) == expected
 
 
-def test_a_checkpoint_of_an_older_skald_is_refused_in_one_line(copied):
+def test_a_checkpoint_of_an_older_skald_is_refused_in_one_line(run_copy):
     from launch.api import load
 
-    for file in copied.glob("checkpoints/*/about/metadata"):
-        said = json.loads(file.read_text())
-        del said["trained_length"]
-        file.write_text(json.dumps(said | {"version": "0.1.0"}))
+    for file in run_copy.glob("checkpoints/*/about/metadata"):
+        metadata = json.loads(file.read_text())
+        del metadata["trained_length"]
+        file.write_text(json.dumps(metadata | {"version": "0.1.0"}))
     with pytest.raises(CheckpointError, match=r"checkpoints/40: made by Skald 0.1.0, whose .*; that version reads it"):
-        load(str(copied))
+        load(str(run_copy))

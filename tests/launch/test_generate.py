@@ -1,4 +1,4 @@
-"""`skald generate`: what it prints, in which form, and that the text is the model's own."""
+"""`skald generate`: what it prints, in which form, and that its text follows the model's logits."""
 
 import json
 from pathlib import Path
@@ -20,46 +20,46 @@ KEYS = {"prompt", "text", "tokens", "finish_reason", "seed", "sampler"}
 
 @pytest.fixture(scope="module")
 def characters() -> list[str]:
-    """Every character of the corpus, sorted: what a character tokenizer's ids stand for."""
+    """Every character of the corpus, sorted: the index is a character tokenizer's id."""
     return sorted(set((ROOT / "data" / "corpora" / "tinyshakespeare.txt").read_text()))
 
 
-def test_json_has_the_keys_of_the_contract(skald, trained, characters):
-    found = skald.json("generate", trained, "--prompt", "ROMEO:", "--max-new-tokens", "50", "--num-samples", "3",
-                       "--seed", "7", "--sampler", "top_k=9, temperature=0.80", "--logprobs")  # fmt: skip
-    assert found["step"] == 40 and len(found["samples"]) == 3
-    for sample in found["samples"]:
+def test_json_has_the_keys_of_the_contract(skald, trained_run, characters):
+    result = skald.json("generate", trained_run, "--prompt", "ROMEO:", "--max-new-tokens", "50", "--num-samples", "3",
+                        "--seed", "7", "--sampler", "top_k=9, temperature=0.80", "--logprobs")  # fmt: skip
+    assert result["step"] == 40 and len(result["samples"]) == 3
+    for sample in result["samples"]:
         assert KEYS | {"logprobs"} == sample.keys()
         assert (sample["prompt"], sample["seed"], sample["finish_reason"]) == ("ROMEO:", 7, "length")
         assert sample["sampler"] == "top_k=9,temperature=0.8"
         assert len(sample["tokens"]) == len(sample["logprobs"]) == len(sample["text"]) == 50
         assert sample["text"] == "".join(characters[token] for token in sample["tokens"])
-    assert len({sample["text"] for sample in found["samples"]}) == 3
+    assert len({sample["text"] for sample in result["samples"]}) == 3
 
 
-def test_text_on_a_terminal_is_the_text_of_json_and_goes_past_the_context(skald, fresh, trained):
+def test_text_on_a_terminal_is_the_text_of_json_and_goes_past_the_context(skald, fresh, trained_run):
     """The context is 32: 70 tokens need several windows."""
-    asked = ["generate", trained, "--prompt", "KING ", "--max-new-tokens", "70", "--seed", "3"]
-    (sample,) = skald.json(*asked)["samples"]
-    status, out, err = fresh(*asked)
+    arguments = ["generate", trained_run, "--prompt", "KING ", "--max-new-tokens", "70", "--seed", "3"]
+    (sample,) = skald.json(*arguments)["samples"]
+    status, out, err = fresh(*arguments)
     assert status == 0 and out == sample["prompt"] + sample["text"] + "\n"
     assert err.strip() == "[temperature=0.8,top_p=0.95, seed 3]"
 
 
-def test_a_stop_text_ends_the_text_before_it(skald, trained):
-    asked = ["generate", trained, "--prompt", "A", "--max-new-tokens", "60", "--seed", "5"]
-    (free,) = skald.json(*asked)["samples"]
+def test_a_stop_text_ends_the_text_before_it(skald, trained_run):
+    arguments = ["generate", trained_run, "--prompt", "A", "--max-new-tokens", "60", "--seed", "5"]
+    (free,) = skald.json(*arguments)["samples"]
     stop = free["text"][20:22]
-    (stopped,) = skald.json(*asked, "--stop", stop, "--stop", "never written")["samples"]
+    (stopped,) = skald.json(*arguments, "--stop", stop, "--stop", "never written")["samples"]
     assert stopped["text"] == free["text"][: free["text"].index(stop)]
     assert stopped["finish_reason"] == "stop"
     assert stopped["tokens"] == free["tokens"][: len(stopped["text"])], "a character is a token here"
-    status, out, err = skald(*asked, "--stop", "")
+    status, out, err = skald(*arguments, "--stop", "")
     assert (status, out) == (2, "") and "a stop text is empty" in err
 
 
 @pytest.mark.parametrize(
-    "tokenizer, text, stop, kept",
+    "tokenizer, text, stop, num_kept",
     [
         (Bytes(), "né!? and more", "!", 3),  # é has two bytes
         (Bytes(), "né!? and more", "é", 1),
@@ -67,13 +67,13 @@ def test_a_stop_text_ends_the_text_before_it(skald, trained):
         (Characters(" !?admnore"), "a dream", "ream", 3),
     ],
 )
-def test_tokens_end_where_a_stop_text_begins(tokenizer, text, stop, kept):
+def test_tokens_end_where_a_stop_text_begins(tokenizer, text, stop, num_kept):
     ids = tokenizer.encode(text)
-    written = TextSample("", "", 0, IncrementalDecoder(tokenizer))
+    sample = TextSample("", "", 0, IncrementalDecoder(tokenizer))
     for piece in (ids[:4], ids[4:]):
-        written.extend(Completion(piece, [-float(i) for i in piece]), [stop])
-    assert (written.text, written.finish_reason) == (text[: text.index(stop)], "stop")
-    assert written.tokens == ids[:kept] and written.logprobs == [-float(i) for i in ids[:kept]]
+        sample.extend(Completion(piece, [-float(i) for i in piece]), [stop])
+    assert (sample.text, sample.finish_reason) == (text[: text.index(stop)], "stop")
+    assert sample.tokens == ids[:num_kept] and sample.logprobs == [-float(i) for i in ids[:num_kept]]
 
 
 def test_tokens_keep_the_one_that_a_stop_text_begins_in():
@@ -81,21 +81,21 @@ def test_tokens_keep_the_one_that_a_stop_text_begins_in():
         def decode(self, ids):
             return "".join("abcdefgh"[2 * i : 2 * i + 2] for i in ids)
 
-    written = TextSample("", "", 0, IncrementalDecoder(Pairs()))
-    written.extend(Completion([0, 1, 2, 3], [-1.0] * 4), ["de"])
-    assert (written.text, written.tokens, len(written.logprobs)) == ("abc", [0, 1], 2)
+    sample = TextSample("", "", 0, IncrementalDecoder(Pairs()))
+    sample.extend(Completion([0, 1, 2, 3], [-1.0] * 4), ["de"])
+    assert (sample.text, sample.tokens, len(sample.logprobs)) == ("abc", [0, 1], 2)
 
 
-def test_prompts_from_a_file_are_answered_line_by_line_as_alone(skald, trained, tmp_path):
+def test_prompts_from_a_file_are_answered_line_by_line_as_alone(skald, trained_run, tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "ROMEO:"}\n\n"JULIET:"\n')
-    asked = ["generate", trained, "--max-new-tokens", "20", "--seed", "1"]
-    status, out, err = skald(*asked, "--prompts", file)
+    arguments = ["generate", trained_run, "--max-new-tokens", "20", "--seed", "1"]
+    status, out, err = skald(*arguments, "--prompts", file)
     assert status == 0, err
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["prompt"] for line in lines] == ["ROMEO:", "JULIET:"]
-    assert skald.json(*asked, "--prompt", "JULIET:")["samples"] == [lines[1]]
-    assert skald.json(*asked, "--prompts", file) == {"step": 40, "samples": lines}
+    assert skald.json(*arguments, "--prompt", "JULIET:")["samples"] == [lines[1]]
+    assert skald.json(*arguments, "--prompts", file) == {"step": 40, "samples": lines}
 
 
 def test_prompts_may_hold_every_character_of_json(tmp_path):
@@ -121,14 +121,14 @@ def test_a_file_without_prompts_is_refused(tmp_path):
         read_prompts(file)
 
 
-def test_greedy_follows_the_models_own_logits(skald, trained):
-    """Against the whole text read without a cache, token by token, through the Python surface."""
-    (sample,) = skald.json("generate", trained, "--prompt", "The", "--max-new-tokens", "20", "--sampler", "greedy")[
+def test_greedy_follows_the_models_own_logits(skald, trained_run):
+    """Compared with the logits of the whole text without a cache, token by token, through the Python surface."""
+    (sample,) = skald.json("generate", trained_run, "--prompt", "The", "--max-new-tokens", "20", "--sampler", "greedy")[
         "samples"
     ]
     from launch.api import load
 
-    run = load(str(trained))
+    run = load(str(trained_run))
     ids = run.tokenizer.encode("The")
     for token in sample["tokens"]:
         logits_V = run.logits([ids])[0, -1]
@@ -136,7 +136,7 @@ def test_greedy_follows_the_models_own_logits(skald, trained):
         ids.append(token)
 
 
-class Marked(Bytes):
+class BytesWithStart(Bytes):
     """Bytes, with tokens that begin and end a text."""
 
     def __init__(self, start_id: int | None, start_prompts: bool):
@@ -157,9 +157,9 @@ class Marked(Bytes):
 def test_a_prompt_begins_with_the_start_token_where_the_tokenizers_prompts_do(
     start_id, start_prompts, prompt, expected
 ):
-    assert encode_prompt(prompt, Marked(start_id, start_prompts), 8) == expected
+    assert encode_prompt(prompt, BytesWithStart(start_id, start_prompts), 8) == expected
 
 
 def test_an_empty_prompt_needs_a_start_token():
     with pytest.raises(PromptError, match="the prompt is empty, and the tokenizer has no token that begins a text"):
-        encode_prompt("", Marked(None, False), 8)
+        encode_prompt("", BytesWithStart(None, False), 8)

@@ -10,8 +10,8 @@ pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
-def run(trained):
-    return load(str(trained))
+def run(trained_run):
+    return load(str(trained_run))
 
 
 @pytest.mark.parametrize(
@@ -40,11 +40,11 @@ def test_logits_takes_every_id_and_the_whole_context(run):
 
 
 def test_one_stop_text_is_not_its_characters(run):
-    asked = {"prompt": "A", "max_new_tokens": 40, "seed": 5}
-    (free,) = run.generate(**asked)
+    options = {"prompt": "A", "max_new_tokens": 40, "seed": 5}
+    (free,) = run.generate(**options)
     stop = free["text"][20:23]
-    (stopped,) = run.generate(**asked, stop=stop)
-    assert stopped == run.generate(**asked, stop=[stop])[0]
+    (stopped,) = run.generate(**options, stop=stop)
+    assert stopped == run.generate(**options, stop=[stop])[0]
     assert stopped["text"] == free["text"][: free["text"].index(stop)]
     with pytest.raises(PromptError, match="stop text is empty"):
-        run.generate(**asked, stop="")
+        run.generate(**options, stop="")

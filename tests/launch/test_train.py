@@ -1,4 +1,4 @@
-"""`skald train` in real processes: its files, stops and resumes, and what may not be lost."""
+"""`skald train` in real processes: the files it writes, stops and resumes, and what must not be lost."""
 
 import json
 import shutil
@@ -22,102 +22,102 @@ def metrics(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def timeless(lines: list[dict]) -> list[dict]:
+def without_speed(lines: list[dict]) -> list[dict]:
     return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
 
 
 def arrays(folder, step: int) -> dict:
-    read = ocp.StandardCheckpointer()
-    return {item: read.restore(folder / "checkpoints" / str(step) / item) for item in ("model", "optimizer")}
+    checkpointer = ocp.StandardCheckpointer()
+    return {item: checkpointer.restore(folder / "checkpoints" / str(step) / item) for item in ("model", "optimizer")}
 
 
-def same_arrays(one: dict, other: dict) -> bool:
-    return all(np.array_equal(one[item][k], other[item][k]) for item in one for k in one[item] | other[item])
+def same_arrays(a: dict, b: dict) -> bool:
+    return all(np.array_equal(a[item][k], b[item][k]) for item in a for k in a[item] | b[item])
 
 
-def test_a_run_leaves_the_files_of_the_contract(trained):
-    lines = metrics(trained)
+def test_a_run_leaves_the_files_of_the_contract(trained_run):
+    lines = metrics(trained_run)
     assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
     assert all(line["tokens"] == line["step"] * 8 * 32 for line in lines)
     assert all({"train/loss", "rate", "grad_norm", "tokens_per_second"} <= line.keys() for line in lines)
     assert [line["step"] for line in lines if "eval/loss" in line] == [20, 40]
     assert lines[-1]["eval/loss"] < 3.5 < np.log(65) < lines[0]["train/loss"] + 0.5
-    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["20", "40"]
-    assert sorted(p.name for p in (trained / "samples").iterdir()) == ["20.txt", "40.txt"]
-    assert len((trained / "samples" / "40.txt").read_text()) >= 40
-    assert any((trained / "tensorboard").iterdir())
-    assert json.loads((trained / "config.json").read_text())["experiment"]["steps"] == STEPS
+    assert sorted(p.name for p in (trained_run / "checkpoints").iterdir()) == ["20", "40"]
+    assert sorted(p.name for p in (trained_run / "samples").iterdir()) == ["20.txt", "40.txt"]
+    assert len((trained_run / "samples" / "40.txt").read_text()) >= 40
+    assert any((trained_run / "tensorboard").iterdir())
+    assert json.loads((trained_run / "config.json").read_text())["experiment"]["steps"] == STEPS
 
 
-def test_tensorboard_holds_the_same_figures(trained):
+def test_tensorboard_holds_the_same_figures(trained_run):
     """Read back with the record format's own checksums; tags and values as protocol buffers."""
     from tensorboardX.proto.event_pb2 import Event
 
-    (file,) = (trained / "tensorboard").iterdir()
-    content, place, found = file.read_bytes(), 0, {}
-    while place < len(content):
-        size = int.from_bytes(content[place : place + 8], "little")
-        event = Event.FromString(content[place + 12 : place + 12 + size])
-        found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
-        place += size + 16
-    for line in metrics(trained):
-        assert found["train/loss", line["step"]] == pytest.approx(line["train/loss"], rel=1e-6)
-    assert found["eval/loss", 40] == pytest.approx(metrics(trained)[-1]["eval/loss"], rel=1e-6)
+    (file,) = (trained_run / "tensorboard").iterdir()
+    content, offset, values = file.read_bytes(), 0, {}
+    while offset < len(content):
+        size = int.from_bytes(content[offset : offset + 8], "little")
+        event = Event.FromString(content[offset + 12 : offset + 12 + size])
+        values |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+        offset += size + 16
+    for line in metrics(trained_run):
+        assert values["train/loss", line["step"]] == pytest.approx(line["train/loss"], rel=1e-6)
+    assert values["eval/loss", 40] == pytest.approx(metrics(trained_run)[-1]["eval/loss"], rel=1e-6)
 
 
 def wait_for_line(process, folder, lines: int) -> None:
-    """Until metrics.jsonl has more than so many lines."""
+    """Waits until metrics.jsonl has more than `lines` lines."""
     file, deadline = folder / "metrics.jsonl", time.monotonic() + 200
     while not file.is_file() or len(file.read_text().splitlines()) <= lines:
         assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
         time.sleep(0.02)
 
 
-def test_stopped_and_killed_runs_end_as_one_that_never_was(skald, trained, tmp_path):
+def test_stopped_and_killed_runs_end_as_one_that_never_was(skald, trained_run, tmp_path):
     """Ctrl-C, SIGTERM, kill -9; then to the end: the same lines, each once, and the same bits in the checkpoint."""
     folder = tmp_path / "run"
-    more = ["--set", "steps_per_dispatch=4", "--set", "checkpoints.every=8"]
-    for number, expected in ((signal.SIGINT, 75), (signal.SIGTERM, 75), (signal.SIGKILL, -9)):
-        process = skald.start("train", skald.config, "--run-dir", folder, *more)
+    options = ["--set", "steps_per_dispatch=4", "--set", "checkpoints.every=8"]
+    for stop_signal, expected in ((signal.SIGINT, 75), (signal.SIGTERM, 75), (signal.SIGKILL, -9)):
+        process = skald.start("train", skald.config, "--run-dir", folder, *options)
         wait_for_line(process, folder, len(metrics(folder)) if folder.is_dir() else 0)
-        process.send_signal(number)
+        process.send_signal(stop_signal)
         _, err = process.communicate(timeout=200)
         assert process.returncode == expected, err
         if expected == 75:
-            assert f"stopped by {number.name} at step" in err
+            assert f"stopped by {stop_signal.name} at step" in err
             steps = [int(p.name) for p in (folder / "checkpoints").iterdir()]
             assert metrics(folder)[-1]["step"] == max(steps)
-    status, _, err = skald("train", skald.config, "--run-dir", folder, *more)
+    status, _, err = skald("train", skald.config, "--run-dir", folder, *options)
     assert status == 0 and "going on from step" in err
-    assert timeless(metrics(folder)) == timeless(metrics(trained))
-    assert same_arrays(arrays(folder, STEPS), arrays(trained, STEPS))
+    assert without_speed(metrics(folder)) == without_speed(metrics(trained_run))
+    assert same_arrays(arrays(folder, STEPS), arrays(trained_run, STEPS))
 
 
-def test_a_finished_run_says_so_and_goes_on_with_more_steps(skald, copied):
-    status, _, err = skald("train", skald.config, "--run-dir", copied)
+def test_a_finished_run_says_so_and_goes_on_with_more_steps(skald, run_copy):
+    status, _, err = skald("train", skald.config, "--run-dir", run_copy)
     assert status == 0 and "is at its last step, 40; --set steps=80 would go on" in err
-    status, _, err = skald("train", skald.config, "--run-dir", copied, "--set", "steps=45")
+    status, _, err = skald("train", skald.config, "--run-dir", run_copy, "--set", "steps=45")
     assert status == 0 and "steps: 40 -> 45" in err and "going on from step 40" in err
-    assert [line["step"] for line in metrics(copied)] == list(range(1, 46))
+    assert [line["step"] for line in metrics(run_copy)] == list(range(1, 46))
 
 
-def test_keep_last_and_keep_best_and_their_names(skald, copied):
+def test_keep_last_and_keep_best_and_their_names(skald, run_copy):
     """Past the best step the loss is made to rise: @best stays although it is not among the last."""
     worse = ["--set", "steps=100", "--set", "evaluation.every=10", "--set", "checkpoints.every=10"]
     worse += ["--set", "checkpoints.keep_last=2", "--set", "evaluation.samples=0"]
-    status, _, err = skald("train", skald.config, "--run-dir", copied, *worse)
+    status, _, err = skald("train", skald.config, "--run-dir", run_copy, *worse)
     assert status == 0, err
-    steps = sorted(int(p.name) for p in (copied / "checkpoints").iterdir())
-    scored = {line["step"]: line["eval/loss"] for line in metrics(copied) if "eval/loss" in line}
+    steps = sorted(int(p.name) for p in (run_copy / "checkpoints").iterdir())
+    scored = {line["step"]: line["eval/loss"] for line in metrics(run_copy) if "eval/loss" in line}
     best = min(scored, key=scored.get)
     assert steps == sorted({90, 100, best})
-    assert skald.json("evaluate", f"{copied}@best")["step"] == best
-    assert skald.json("evaluate", f"{copied}@90")["step"] == 90
-    assert skald.json("evaluate", f"{copied}@latest")["step"] == skald.json("evaluate", copied)["step"] == 100
+    assert skald.json("evaluate", f"{run_copy}@best")["step"] == best
+    assert skald.json("evaluate", f"{run_copy}@90")["step"] == 90
+    assert skald.json("evaluate", f"{run_copy}@latest")["step"] == skald.json("evaluate", run_copy)["step"] == 100
 
 
-def test_from_starts_a_new_run_with_anothers_weights(skald, trained, tmp_path):
-    status, out, err = skald("train", skald.config, "--from", trained, "--run-dir", tmp_path / "tuned", "--json",
+def test_from_starts_a_new_run_with_anothers_weights(skald, trained_run, tmp_path):
+    status, out, err = skald("train", skald.config, "--from", trained_run, "--run-dir", tmp_path / "tuned", "--json",
                              "--set", "optimizer.peak_rate=1e-12", "--set", "steps=2",
                              "--set", "data.tokenizer.kind=bytes")  # fmt: skip
     assert status == 0 and "starting from the weights of" in err
@@ -125,7 +125,7 @@ def test_from_starts_a_new_run_with_anothers_weights(skald, trained, tmp_path):
     assert json.loads((tmp_path / "tuned" / "config.json").read_text())["experiment"]["data"]["tokenizer"]["kind"] == (
         "characters"
     )
-    assert json.loads(out)["eval/loss"] == pytest.approx(metrics(trained)[-1]["eval/loss"], abs=1e-5)
+    assert json.loads(out)["eval/loss"] == pytest.approx(metrics(trained_run)[-1]["eval/loss"], abs=1e-5)
     assert [line["step"] for line in metrics(tmp_path / "tuned")] == [1, 2]
 
 
@@ -134,8 +134,8 @@ def test_an_average_of_the_weights_is_what_is_scored_and_written_with(skald, tmp
     from launch.api import load
 
     run, bare = tmp_path / "averaged", tmp_path / "bare"
-    more = ["--set", "optimizer.average=0.9", "--set", "steps=20", "--set", "evaluation.samples=0"]
-    status, _, err = skald("train", skald.config, "--run-dir", run, *more)
+    options = ["--set", "optimizer.average=0.9", "--set", "steps=20", "--set", "evaluation.samples=0"]
+    status, _, err = skald("train", skald.config, "--run-dir", run, *options)
     assert status == 0, err
     assert skald.json("evaluate", run)["loss"] == pytest.approx(metrics(run)[-1]["eval/loss"], abs=1e-6)
     shutil.copytree(run, bare)
@@ -147,70 +147,72 @@ def test_an_average_of_the_weights_is_what_is_scored_and_written_with(skald, tmp
         load(str(bare)),
         load(str(bare), "plain"),
     ]
-    found = [jax.tree.leaves(each.model) for each in loaded]
-    same = [all(map(np.array_equal, found[i], found[j])) for i, j in ((0, 1), (0, 2), (2, 3), (3, 4))]
+    weights = [jax.tree.leaves(checkpoint.model) for checkpoint in loaded]
+    same = [all(map(np.array_equal, weights[i], weights[j])) for i, j in ((0, 1), (0, 2), (2, 3), (3, 4))]
     assert same == [True, False, True, True]
     for command in ("evaluate", "generate"):
         status, _, err = skald(command, bare, "--weights", "average")
         assert status == 2 and err.endswith("no average weights in it; optimizer.average was null; there are plain\n")
 
 
-def test_weights_of_another_shape_are_refused_before_anything_is_made(skald, trained, tmp_path):
-    given = ["train", skald.config, "--from", trained, "--run-dir", tmp_path / "run", "--set", "model.width=64"]
-    status, _, err = skald(*given)
+def test_weights_of_another_shape_are_refused_before_anything_is_made(skald, trained_run, tmp_path):
+    arguments = ["train", skald.config, "--from", trained_run, "--run-dir", tmp_path / "run", "--set", "model.width=64"]
+    status, _, err = skald(*arguments)
     assert status == 2 and "do not fit this model (width: 32 there, 64 here)" in err
     assert not (tmp_path / "run").exists()
 
 
-def truncated(folder: Path) -> None:
-    """The largest file of a checkpoint's model, cut in half."""
+def truncate_model(folder: Path) -> None:
+    """Cuts the largest file of a checkpoint's model in half."""
     file = max((p for p in (folder / "model").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
-@pytest.mark.parametrize("damage", [truncated, lambda folder: (folder / "about" / "metadata").unlink()])
-def test_from_a_damaged_checkpoint_a_run_falls_back_to_the_one_before(skald, trained, copied, damage):
+@pytest.mark.parametrize("damage", [truncate_model, lambda folder: (folder / "about" / "metadata").unlink()])
+def test_from_a_damaged_checkpoint_a_run_falls_back_to_the_one_before(skald, trained_run, run_copy, damage):
     """And what it saves from there on is whole; the damaged one is kept under another name."""
-    damage(copied / "checkpoints" / "40")
-    status, _, err = skald("train", skald.config, "--run-dir", copied)
+    damage(run_copy / "checkpoints" / "40")
+    status, _, err = skald("train", skald.config, "--run-dir", run_copy)
     assert status == 0 and "going on from step 20" in err, err
-    assert sorted(p.name for p in (copied / "checkpoints").iterdir()) == ["20", "40", "40.damaged-1"]
-    assert timeless(metrics(copied)) == timeless(metrics(trained))
-    assert same_arrays(arrays(copied, STEPS), arrays(trained, STEPS))
+    assert sorted(p.name for p in (run_copy / "checkpoints").iterdir()) == ["20", "40", "40.damaged-1"]
+    assert without_speed(metrics(run_copy)) == without_speed(metrics(trained_run))
+    assert same_arrays(arrays(run_copy, STEPS), arrays(trained_run, STEPS))
 
 
-def test_a_run_without_its_checkpoints_is_not_begun_anew_over_its_own_figures(skald, copied):
-    shutil.rmtree(copied / "checkpoints")
-    before = (copied / "metrics.jsonl").read_bytes()
-    more = ["--set", "checkpoints.every=10"]
-    (copied / "config.json").write_text((copied / "config.json").read_text().replace('"every": 20', '"every": 10'))
-    status, _, err = skald("train", skald.config, "--run-dir", copied, *more)
+def test_a_run_without_its_checkpoints_is_not_begun_anew_over_its_own_figures(skald, run_copy):
+    shutil.rmtree(run_copy / "checkpoints")
+    before = (run_copy / "metrics.jsonl").read_bytes()
+    options = ["--set", "checkpoints.every=10"]
+    (run_copy / "config.json").write_text((run_copy / "config.json").read_text().replace('"every": 20', '"every": 10'))
+    status, _, err = skald("train", skald.config, "--run-dir", run_copy, *options)
     assert status == 1 and "metrics.jsonl goes to step 40 and no whole checkpoint is there" in err
-    assert (copied / "metrics.jsonl").read_bytes() == before
+    assert (run_copy / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_that_lost_its_config_is_still_told_from_another(skald, copied):
-    (copied / "config.json").unlink()
-    status, _, err = skald("train", skald.config, "--run-dir", copied, "--seed", "5", "--set", "steps=60")
+def test_a_run_that_lost_its_config_is_still_told_from_another(skald, run_copy):
+    (run_copy / "config.json").unlink()
+    status, _, err = skald("train", skald.config, "--run-dir", run_copy, "--seed", "5", "--set", "steps=60")
     assert status == 1 and "seed: 0 there, 5 here" in err
 
 
-def test_a_checkpoint_saved_before_its_evaluation_gets_its_score(skald, trained, copied):
+def test_a_checkpoint_saved_before_its_evaluation_gets_its_score(skald, trained_run, run_copy):
     """As a signal leaves it: no score. The same command evaluates it, and @best knows."""
-    file = copied / "checkpoints" / "40" / "about" / "metadata"
-    said = json.loads(file.read_text())
-    file.write_text(json.dumps({**said, "scores": {}}))
-    status, _, err = skald("train", skald.config, "--run-dir", copied)
+    file = run_copy / "checkpoints" / "40" / "about" / "metadata"
+    metadata = json.loads(file.read_text())
+    file.write_text(json.dumps({**metadata, "scores": {}}))
+    status, _, err = skald("train", skald.config, "--run-dir", run_copy)
     assert status == 0 and "validation loss" in err
-    assert json.loads(file.read_text())["scores"]["eval/loss"] == pytest.approx(said["scores"]["eval/loss"], abs=1e-6)
+    assert json.loads(file.read_text())["scores"]["eval/loss"] == pytest.approx(
+        metadata["scores"]["eval/loss"], abs=1e-6
+    )
 
 
 def test_a_signal_stops_an_evaluation_and_the_same_command_makes_it(skald, tmp_path):
     """Of 7,000 batches: the step is saved without a score, and each line stands once when it has one."""
     folder = tmp_path / "run"
-    given = ["train", skald.config, "--run-dir", folder, "--set", "data.validation.start=0", "--set", "steps=20"]
-    given += ["--set", "data.validation.stop=0.2", "--set", "steps_per_dispatch=1", "--set", "evaluation.samples=0"]
-    process = skald.start(*given, "--set", "evaluation.rows=1")
+    arguments = ["train", skald.config, "--run-dir", folder, "--set", "data.validation.start=0", "--set", "steps=20"]
+    arguments += ["--set", "data.validation.stop=0.2", "--set", "steps_per_dispatch=1", "--set", "evaluation.samples=0"]
+    process = skald.start(*arguments, "--set", "evaluation.rows=1")
     wait_for_line(process, folder, 18)  # a step's line is written when the next one's figures are there
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=200)
@@ -218,59 +220,59 @@ def test_a_signal_stops_an_evaluation_and_the_same_command_makes_it(skald, tmp_p
     assert "validation loss" not in err and "eval/loss" not in metrics(folder)[-1]
     with pytest.raises(CheckpointError, match=r"no checkpoint there has a validation loss; .* has @20, @latest"):
         find_checkpoint(f"{folder}@best")
-    status, _, err = skald(*given, "--set", "evaluation.rows=1024")
+    status, _, err = skald(*arguments, "--set", "evaluation.rows=1024")
     assert status == 0, err
     lines = metrics(folder)
     assert [line["step"] for line in lines] == list(range(1, 21))
     assert find_checkpoint(f"{folder}@best").metadata["scores"]["eval/loss"] == lines[-1]["eval/loss"]
 
 
-def test_a_sample_that_a_signal_left_out_is_written_by_the_same_command(skald, trained, copied):
-    file = copied / "samples" / "40.txt"
+def test_a_sample_that_a_signal_left_out_is_written_by_the_same_command(skald, trained_run, run_copy):
+    file = run_copy / "samples" / "40.txt"
     file.unlink()
-    status, _, err = skald("train", skald.config, "--run-dir", copied)
+    status, _, err = skald("train", skald.config, "--run-dir", run_copy)
     assert status == 0 and "validation loss" not in err, err
-    assert file.read_text() == (trained / "samples" / "40.txt").read_text()
-    assert metrics(copied) == metrics(trained)
+    assert file.read_text() == (trained_run / "samples" / "40.txt").read_text()
+    assert metrics(run_copy) == metrics(trained_run)
 
 
-def test_a_best_evaluation_that_is_not_saved_is_told_before_and_after(skald, copied):
+def test_a_best_evaluation_that_is_not_saved_is_told_before_and_after(skald, run_copy):
     """Of a run that was evaluated at step 30 too, and found best there."""
-    lines = metrics(copied)
+    lines = metrics(run_copy)
     lines[29]["eval/loss"] = 0.5
-    (copied / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    more = ["--set", "steps=41", "--set", "evaluation.every=6", "--set", "evaluation.samples=0"]
-    status, _, err = skald("train", skald.config, "--run-dir", copied, *more)
+    (run_copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = ["--set", "steps=41", "--set", "evaluation.every=6", "--set", "evaluation.samples=0"]
+    status, _, err = skald("train", skald.config, "--run-dir", run_copy, *options)
     assert status == 0 and err.count("--set checkpoints.every=6 saves at every evaluation") == 1, err
     last = err.strip().splitlines()[-1]
-    best = find_checkpoint(f"{copied}@best")
+    best = find_checkpoint(f"{run_copy}@best")
     assert (
         f"0.5000 at step 30, was not saved; @best is step {best.step} ({best.metadata['scores']['eval/loss']:.4f})"
         in last
     )
 
 
-def test_weights_that_are_no_numbers_are_neither_scored_nor_written_with(skald, trained, copied):
+def test_weights_that_are_no_numbers_are_neither_scored_nor_written_with(skald, trained_run, run_copy):
     """A step that was saved before its evaluation, by a run whose last update spoiled them."""
-    folder, read = copied / "checkpoints" / "40", ocp.StandardCheckpointer()
-    spoiled = {name: np.full_like(x, np.nan) for name, x in read.restore(folder / "model").items()}
+    folder, checkpointer = run_copy / "checkpoints" / "40", ocp.StandardCheckpointer()
+    spoiled = {name: np.full_like(x, np.nan) for name, x in checkpointer.restore(folder / "model").items()}
     shutil.rmtree(folder / "model")
-    read.save(folder / "model", spoiled)
-    read.wait_until_finished()
+    checkpointer.save(folder / "model", spoiled)
+    checkpointer.wait_until_finished()
     for command in ("evaluate", "generate"):
-        status, out, err = skald(command, copied, "--json")
+        status, out, err = skald(command, run_copy, "--json")
         assert (status, out) == (1, "") and "take another checkpoint" in err, (out, err)
     file = folder / "about" / "metadata"
     file.write_text(json.dumps({**json.loads(file.read_text()), "scores": {}}))
-    status, out, err = skald("train", skald.config, "--run-dir", copied, "--json")
+    status, out, err = skald("train", skald.config, "--run-dir", run_copy, "--json")
     assert (status, out) == (1, "") and "eval/loss is nan at step 40" in err.strip().splitlines()[-1], err
-    assert not json.loads(file.read_text())["scores"] and metrics(copied) == metrics(trained)
-    assert find_checkpoint(f"{copied}@best").step == 20
+    assert not json.loads(file.read_text())["scores"] and metrics(run_copy) == metrics(trained_run)
+    assert find_checkpoint(f"{run_copy}@best").step == 20
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_written(skald, tmp_path):
-    given = ["--set", "optimizer.peak_rate=1e38", "--set", "optimizer.clip=null"]
-    status, _, err = skald("train", skald.config, "--run-dir", tmp_path / "run", *given)
+    arguments = ["--set", "optimizer.peak_rate=1e38", "--set", "optimizer.clip=null"]
+    status, _, err = skald("train", skald.config, "--run-dir", tmp_path / "run", *arguments)
     assert status == 1 and "a lower optimizer.peak_rate" in err.strip().splitlines()[-1]
     file = tmp_path / "run" / "metrics.jsonl"
     assert not file.is_file() or "NaN" not in file.read_text()
@@ -278,11 +280,11 @@ def test_a_loss_that_is_no_number_stops_the_run_before_it_is_written(skald, tmp_
 
 def test_rows_of_evaluation_need_not_divide_over_the_devices(skald, tmp_path):
     flags = f"{skald.environment['XLA_FLAGS']} --xla_force_host_platform_device_count=3"
-    three = skald.using(XLA_FLAGS=flags)
-    given = ["train", skald.config, "--set", "batch_size=9", "--set", "steps=20"]
-    status, _, err = three(*given, "--run-dir", tmp_path / "three")
+    three = skald.with_environment(XLA_FLAGS=flags)
+    arguments = ["train", skald.config, "--set", "batch_size=9", "--set", "steps=20"]
+    status, _, err = three(*arguments, "--run-dir", tmp_path / "three")
     assert status == 0 and "3 cpu devices" in err, err
-    status, _, err = skald(*given, "--run-dir", tmp_path / "other")
+    status, _, err = skald(*arguments, "--run-dir", tmp_path / "other")
     assert metrics(tmp_path / "three")[-1]["eval/loss"] == pytest.approx(
         metrics(tmp_path / "other")[-1]["eval/loss"], abs=2e-3
     )
@@ -305,43 +307,43 @@ def test_a_second_trainer_is_refused_and_the_first_goes_on(skald, tmp_path):
 def test_other_text_under_the_same_name_is_refused(skald, tmp_path):
     text, folder = tmp_path / "text.txt", tmp_path / "run"
     text.write_text("To be, or not to be, that is the question.\n" * 200)
-    given = ["train", skald.config, "--run-dir", folder, "--set", f"data.source.path={text}", "--set", "steps=2"]
-    given += ["--set", "data.train.stop=0.9", "--set", "data.validation.start=0.9", "--set", "data.validation.stop=1"]
-    given += ["--set", "data.tokenizer.kind=bytes", "--set", "model.vocab_size=0"]
-    status, _, err = skald(*given)
+    command = ["train", skald.config, "--run-dir", folder, "--set", f"data.source.path={text}", "--set", "steps=2"]
+    command += ["--set", "data.train.stop=0.9", "--set", "data.validation.start=0.9", "--set", "data.validation.stop=1"]
+    command += ["--set", "data.tokenizer.kind=bytes", "--set", "model.vocab_size=0"]
+    status, _, err = skald(*command)
     assert status == 0, err
-    held = json.loads((folder / "config.json").read_text())["experiment"]
-    assert held["model"]["vocab_size"] == 256, "0 is the tokenizer's; what is kept is the number"
-    status, _, err = skald(*given, "--set", "model.vocab_size=256")
+    stored = json.loads((folder / "config.json").read_text())["experiment"]
+    assert stored["model"]["vocab_size"] == 256, "0 is the tokenizer's; what is kept is the number"
+    status, _, err = skald(*command, "--set", "model.vocab_size=256")
     assert status == 0 and "is at its last step" in err, err
     before = (folder / "metrics.jsonl").read_bytes()
     text.write_text("Whether 'tis nobler in the mind to suffer the slings.\n" * 200)
-    status, _, err = skald(*given, "--set", "steps=4")
+    status, _, err = skald(*command, "--set", "steps=4")
     assert status == 1 and "was trained on other data (changed: train source" in err
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_goes_on_whose_config_has_a_field_under_its_earlier_name(skald, copied):
+def test_a_run_goes_on_whose_config_has_a_field_under_its_earlier_name(skald, run_copy):
     """Execution.transposed was `turned` up to version 0.2.0."""
-    for file in (copied / "config.json", *copied.glob("checkpoints/*/about/metadata")):
+    for file in (run_copy / "config.json", *run_copy.glob("checkpoints/*/about/metadata")):
         text = file.read_text()
         assert '"transposed": false' in text
         file.write_text(text.replace('"transposed"', '"turned"'))
-    status, _, err = skald("train", skald.config, "--run-dir", copied, "--set", "steps=45")
+    status, _, err = skald("train", skald.config, "--run-dir", run_copy, "--set", "steps=45")
     assert status == 0 and "going on from step 40" in err, err
     assert [line for line in err.splitlines() if "changed since" in line] == [
         "changed since the run began: steps: 40 -> 45"
     ]
-    assert '"turned"' not in (copied / "config.json").read_text()
+    assert '"turned"' not in (run_copy / "config.json").read_text()
 
 
-def test_without_the_cpu_folder_only_speed_changes(skald, fresh, trained, tmp_path):
+def test_without_the_cpu_folder_only_speed_changes(skald, fresh, trained_run, tmp_path):
     """A copy of the checkout that lacks launch/machine/cpu: the same losses, to rounding."""
     for package in ("model", "data", "train", "configs", "launch"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.rmtree(tmp_path / "launch" / "machine" / "cpu")
-    bare = fresh.using(PYTHONPATH=str(tmp_path))
+    bare = fresh.with_environment(PYTHONPATH=str(tmp_path))
     status, _, err = bare("train", skald.config, "--run-dir", tmp_path / "run")
     assert status == 0 and "1 cpu device," in err
-    for one, other in zip(metrics(tmp_path / "run"), metrics(trained), strict=True):
-        assert one["train/loss"] == pytest.approx(other["train/loss"], abs=2e-3)
+    for line, expected in zip(metrics(tmp_path / "run"), metrics(trained_run), strict=True):
+        assert line["train/loss"] == pytest.approx(expected["train/loss"], abs=2e-3)

@@ -1,7 +1,7 @@
-"""Processes of `skald` that begin with everything imported, which takes three seconds: forks of one that did it once.
+"""Starts `skald` by forking a process that has imported everything, which saves three seconds for each command.
 
-What they do is done as in any process of its own, signals and exit included. That commands work from their first import
-on is for the tests that ask for `fresh` processes. Linux only: the forks become children of pytest's (leftovers.adopt).
+A fork behaves as any other process, signals and exit included. Whether commands work from their first import on is left
+to tests that use `fresh`. Linux only: forks become children of pytest's process (leftovers.become_subreaper).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COMMANDS = ("configs", "train", "generate", "evaluate", "plan", "bench")
 
 
 class Zygote:
-    """`start` gives what subprocess.Popen would, as far as tests use it."""
+    """The process that forks. `start` returns what subprocess.Popen would, as far as tests use it."""
 
     def __init__(self, root: Path, environment: dict[str, str]):
         command = [sys.executable, __file__]
@@ -28,29 +28,29 @@ class Zygote:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         )  # fmt: skip
 
-    def start(self, arguments: list[str], environment: dict[str, str], folder: Path) -> Forked:
+    def start(self, arguments: list[str], environment: dict[str, str], folder: Path) -> ForkedProcess:
         out, err = (tempfile.mkstemp(prefix="skald-")[1] for _ in range(2))
-        given = {"argv": arguments, "env": environment, "cwd": str(folder), "out": out, "err": err}
-        self.process.stdin.write(json.dumps(given) + "\n")
+        request = {"argv": arguments, "env": environment, "cwd": str(folder), "out": out, "err": err}
+        self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
-        return Forked(int(self.process.stdout.readline()), out, err)
+        return ForkedProcess(int(self.process.stdout.readline()), out, err)
 
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait(timeout=30)
 
 
-class Forked:
+class ForkedProcess:
     def __init__(self, pid: int, out: str, err: str):
         self.pid, self.returncode = pid, None
         self.stdout, self.stderr = open(out, errors="replace"), open(err, errors="replace")  # noqa: SIM115
-        for name in (out, err):
-            os.unlink(name)
+        for path in (out, err):
+            os.unlink(path)
 
     def poll(self) -> int | None:
         if self.returncode is None:
-            found, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if found else None
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
 
     def wait(self, timeout: float) -> int:
@@ -61,9 +61,9 @@ class Forked:
             time.sleep(0.005)
         return self.returncode
 
-    def send_signal(self, number: int) -> None:
+    def send_signal(self, signal_number: int) -> None:
         if self.poll() is None:
-            os.kill(self.pid, number)
+            os.kill(self.pid, signal_number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -74,35 +74,35 @@ class Forked:
 
 
 def serve() -> None:
-    """A line of JSON in, a process id out. The process itself returns from here, with all set for its command."""
+    """Forks for each line of JSON on stdin, and prints the process id. In a fork it returns, set up for its command."""
     while line := sys.stdin.readline():
         read, write = os.pipe()
-        if os.fork():  # the middle one ends at once: its child becomes pytest's
+        if os.fork():  # the process between ends at once: its child becomes pytest's
             os.close(write)
-            with os.fdopen(read) as said:
-                pid = said.read()
+            with os.fdopen(read) as pipe:
+                pid = pipe.read()
             os.wait()
             print(pid, flush=True)
             continue
         if os.fork():
             os._exit(0)
         os.close(read)
-        become(json.loads(line))
-        with os.fdopen(write, "w") as said:
-            said.write(str(os.getpid()))
+        set_up_process(json.loads(line))
+        with os.fdopen(write, "w") as pipe:
+            pipe.write(str(os.getpid()))
         return
     os._exit(0)
 
 
-def become(given: dict) -> None:
+def set_up_process(request: dict) -> None:
     os.environ.clear()
-    os.environ.update(given["env"])
-    os.chdir(given["cwd"])
-    for number, name in enumerate((os.devnull, given["out"], given["err"])):
-        opened = os.open(name, os.O_WRONLY | os.O_APPEND if number else os.O_RDONLY)
-        os.dup2(opened, number)
-        os.close(opened)
-    sys.argv[1:] = given["argv"]
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
+    for descriptor, name in enumerate((os.devnull, request["out"], request["err"])):
+        file = os.open(name, os.O_WRONLY | os.O_APPEND if descriptor else os.O_RDONLY)
+        os.dup2(file, descriptor)
+        os.close(file)
+    sys.argv[1:] = request["argv"]
 
 
 if __name__ == "__main__":
