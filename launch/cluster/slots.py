@@ -118,7 +118,9 @@ def tpu(environment: Mapping[str, str]) -> ProcessSlot | None:
     if workers * slices == 1:
         return None
     return ProcessSlot(
-        workers * slices, int(variables.get("MEGASCALE_SLICE_ID") or 0) * workers + int(worker or 0), method=None
+        workers * slices,
+        int(variables.get("MEGASCALE_SLICE_ID") or 0) * workers + int(worker or 0),
+        detection_method=None,
     )
 
 
