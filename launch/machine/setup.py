@@ -31,7 +31,7 @@ def prepare(experiment: Experiment | None = None, slot: ProcessSlot | None = Non
         if importlib.util.find_spec("libtpu"):  # installed for plans: JAX would look for a TPU, and complain at length
             os.environ.setdefault("JAX_PLATFORMS", "cpu")
         if cpu_tuning():
-            cpu_tuning().set_flags(experiment, slot.processes if slot else 1)
+            cpu_tuning().set_flags(experiment, slot.num_processes if slot else 1)
     import jax  # only now: XLA reads its flags when it is loaded
 
     if compile_only:  # JAX (0.10 to 0.12) can't read such programs back
