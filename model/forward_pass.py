@@ -39,7 +39,7 @@ class ForwardPass:
     ropes: tuple[tuple[c.Rope, int], ...] = dataclasses.field(metadata={"static": True})
     start_B: jax.Array | None = None
     count_B: jax.Array | None = None
-    layer_key: jax.Array | None = None
+    layer_key: jax.Array | None = None  # set inside a layer only (`for_layer`), and the one array without an axis B
 
     def rotary(self, rope: c.Rope, head_width: int) -> tuple[jax.Array, jax.Array]:
         return self.sin_cos[self.ropes.index((rope, head_width))]
