@@ -21,10 +21,10 @@ from train.run import Run
 class Preemption:
     """Sets `run.stop` in every process of the run once one of them received a signal.
 
-    `received` is the number of this process's signal, or 0. Of several processes' the devices compute the highest, at
-    every Measured and Advanced, queued behind what is in flight like a step. All processes emit these at the same steps
-    and batches, so all see the same result at the same one. Where programs may queue it is read one event late, so that
-    nobody waits for it.
+    `received` is the number of this process's signal, or 0. Where a run has several processes, its devices compute the
+    highest of their signals at every Measured and Advanced, queued like a step behind what is in flight. All processes
+    emit these events at the same steps and batches, so all see the same result at the same one. Where programs may
+    queue, the result is read one event late, so that nobody waits for it.
     """
 
     def __init__(self):
