@@ -51,7 +51,7 @@ def text(length: int) -> Data:
 
 def tiny() -> Experiment:
     """Llama's layout at 1 M parameters, on Shakespeare's bytes: for a laptop."""
-    data = Data(Source("embedded:shakespeare"), Tokenizer("bytes"), 128)
+    data = Data(Source("embedded:shakespeare"), Tokenizer("bytes"), 128, split="position")
     experiment = pretraining("tiny", llama(256, 128, 4, 4, 2, 384, 128, tied=True), data, 2e-3, 8, 2000)
     schedule = Schedule("cosine", warmup=100)
     return replace(

@@ -35,7 +35,7 @@ def tiny() -> Experiment:
     return Experiment(
         name="mixtral:tiny",
         model=mixtral(256, 128, 4, 4, 2, experts, 128, base=10_000.0, tied=True),
-        data=Data(Source("embedded:shakespeare"), Tokenizer("bytes"), 128),
+        data=Data(Source("embedded:shakespeare"), Tokenizer("bytes"), 128, split="position"),
         optimizer=Optimizer(peak_rate=2e-3, rule=AdamW(), schedule=Schedule("cosine", warmup=100)),
         steps=1000,
         batch_size=8,

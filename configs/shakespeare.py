@@ -15,7 +15,7 @@ from model.config import MLP, Attention, Block, Init, Learned, Model, Norm, Rope
 from train.config import AdamW, Checkpoints, Evaluation, Experiment, Muon, Optimizer, Schedule
 
 CHARACTERS = 65
-DATA = Data(Source("embedded:shakespeare"), Tokenizer("characters"), length=64)
+DATA = Data(Source("embedded:shakespeare"), Tokenizer("characters"), length=64, split="position")
 
 
 def default() -> Experiment:
@@ -92,7 +92,7 @@ def nanogpt() -> Experiment:
             final_norm=norm,
             init=Init(embedding=0.02, weight=0.02, residual=0.02 / (2 * layers) ** 0.5),
         ),
-        data=Data(DATA.source, DATA.tokenizer, DATA.length, rows="windows"),
+        data=Data(DATA.source, DATA.tokenizer, DATA.length, packing="windows", split="position"),
         optimizer=Optimizer(
             peak_rate=1e-3,
             rule=AdamW(beta1=0.9, beta2=0.99, weight_decay=0.1),

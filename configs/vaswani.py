@@ -40,7 +40,7 @@ def default() -> Experiment:
     return Experiment(
         name="vaswani",
         model=vaswani(6, 512, 8, 256),
-        data=Data(Source("embedded:shakespeare"), Tokenizer("characters"), length=256),
+        data=Data(Source("embedded:shakespeare"), Tokenizer("characters"), length=256, split="position"),
         optimizer=Optimizer(
             peak_rate=5e-4,
             rule=AdamW(beta2=0.98, epsilon=1e-9, weight_decay=0.0),

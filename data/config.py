@@ -1,4 +1,4 @@
-"""The configuration of data as frozen dataclasses: sources, their splits, the tokenizer, and how rows are cut.
+"""The configuration of data as frozen dataclasses: sources, mixtures, splits, the tokenizer, and how rows are packed.
 
 Experiments (configs/) fill them in; data/pipeline.py builds rows from them, train/check.py checks them.
 """
@@ -16,16 +16,51 @@ class Source:
     `path` is `embedded:shakespeare`, a file, a folder (every file below it) or a glob. A text file is one document.
     `*.jsonl`, `*.ndjson` and `*.jsonlines` have one document a line and `*.json` one a record, under `field` or as a
     bare string. `*.csv`, `*.tsv` and `*.parquet` have one a row, in column `field`. The case of these endings does not
-    matter. Packed files are refused.
+    matter.
+
+    `prompt` names a second field: its text stands before that of `field` and does not count in the loss. `max_refused`
+    is the share of records that may be left out because they can't be read; more than that is an error.
     """
 
     path: str
     field: str = "text"
+    prompt: str | None = None
+    max_refused: float = 0.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of a mixture: `weight` is its share of tokens, relative to the others'.
+
+    `at_end`: a source whose epoch is over begins another one (`repeat`), or leaves its share to the others (`stop`).
+    `name` stands in metrics; empty, the last part of the path.
+    """
+
+    source: Source
+    weight: float = 1.0
+    at_end: Literal["repeat", "stop"] = "repeat"
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """From step `start` on, the parts of a mixture have these `weights`, one a part."""
+
+    start: int
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Several sources, mixed by tokens (data/mixture.py). `phases` change the weights over the steps, in order."""
+
+    parts: tuple[Part, ...]
+    phases: tuple[Phase, ...] = ()
 
 
 @dataclass(frozen=True)
 class Span:
-    """A part of a source's text, from fraction `start` to fraction `stop` of its characters, in document order.
+    """A part of a source, from fraction `start` to fraction `stop`; what they divide is `Data.split`'s.
 
     None stands for the default of the split that the span belongs to (`spans`).
     """
@@ -54,21 +89,35 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Data:
-    """Where text comes from, and how it is tokenized and cut into rows of `length` tokens.
+    """Where text comes from, and how it is tokenized and packed into rows of `length` tokens.
 
-    `rows`: `concatenate` permutes the documents once, joins them and cuts rows one after another; each epoch takes the
-    rows in another order. `windows` draws every row's start at random, with replacement, as nanoGPT does. Where
-    `validation_source` is None, validation is a part of the same source: its last tenth, unless `validation` says
-    otherwise. Of two different sources each is taken whole.
+    `packing` (data/packing.py): `concatenate` permutes the documents once, joins them and cuts rows one after another;
+    each epoch takes the rows in another order. `windows` draws every row's start at random, with replacement, as
+    nanoGPT does. `best_fit` puts whole documents together in a row, and only those longer than a row cross a border.
+    `padding` gives every document rows of its own.
+
+    `split`: documents belong to training or validation by a hash of their text, or by their position in the source's
+    tokens, where the document at the border is cut. A source of too few documents is split by position.
+
+    Where `validation_source` is None, validation is a part of the same source (of each source of a mixture): a tenth,
+    unless `validation` says otherwise. Of two different sources each is taken whole. `drop_duplicates` leaves out of
+    training every document that is in validation, too.
     """
 
-    source: Source
+    source: Source | Mixture
     tokenizer: Tokenizer
     length: int
-    rows: Literal["concatenate", "windows"] = "concatenate"
+    packing: Literal["concatenate", "windows", "best_fit", "padding"] = "concatenate"
+    split: Literal["hash", "position"] = "hash"
     train: Span | None = None
     validation: Span | None = None
     validation_source: Source | None = None
+    drop_duplicates: bool = False
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The sources of training: one part where there is no mixture."""
+        return self.source.parts if isinstance(self.source, Mixture) else (Part(self.source),)
 
 
 class Spans(NamedTuple):

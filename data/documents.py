@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data.errors import DataError
-from data.readers import Document
-from data.tokenizer import Tokenizer
+from data.sources.document import Document
+from data.tokenizers.tokenizer import Tokenizer
 
 
 class Documents(NamedTuple):
@@ -64,18 +64,19 @@ def encode_document(tokenizer: Tokenizer, document: Document) -> EncodedDocument
     low. Without a start token the first token is predicted from nothing: it is no target, and its bytes do not count.
     Raises DataError naming the document where the tokenizer does not know a character of it.
     """
+    text = document.text
     try:
-        ids = tokenizer.encode(document.text)
+        ids = tokenizer.encode(text)
     except DataError as error:
         raise DataError(f"{document.origin}: {error}") from None
     decoded = tokenizer.decode(ids)
-    size, change = utf8_length(document.text), None
-    if decoded not in (document.text, f" {document.text}"):  # some tokenizers put a space in front: that is no change
-        size = preserved_bytes(document.text, decoded)
-        shown = decoded if document.text.startswith(" ") else decoded.removeprefix(" ")
-        change = f"{document.origin}: {first_difference(document.text, shown)}"
+    size, change = utf8_length(text), None
+    if decoded not in (text, f" {text}"):  # some tokenizers put a space in front: that is no change
+        size = preserved_bytes(text, decoded)
+        shown = decoded if text.startswith(" ") else decoded.removeprefix(" ")
+        change = f"{document.origin}: {first_difference(text, shown)}"
     if tokenizer.start_id is None:
-        size -= min(tokenizer.first_token_bytes(document.text), utf8_length(tokenizer.decode(ids[:1])))
+        size -= min(tokenizer.first_token_bytes(text), utf8_length(tokenizer.decode(ids[:1])))
     prefix = [] if tokenizer.start_id is None else [tokenizer.start_id]
     suffix = [] if tokenizer.end_id is None or shares_boundary(tokenizer) else [tokenizer.end_id]
     return EncodedDocument([*prefix, *ids, *suffix], max(size, 0), change)

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from data import packing, sources
+from data import packing
 from data.config import Data, Source, spans
 from data.documents import Documents
 from data.errors import DataError
 from data.rows import Rows
+from data.sources import source as sources
 from data.store import Store, open_store
-from data.tokenizer import Tokenizer, build_tokenizer
+from data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from data.windows import check_targets
 
 
@@ -31,7 +32,7 @@ class Pipeline:
             batch_size,
             config.length,
         )
-        self.packing = packing.PACKINGS[config.rows](train.documents, config.length, seed)
+        self.packing = packing.PACKINGS[config.packing](train.documents, config.length, seed)
 
     @property
     def fingerprints(self) -> dict:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data import sources
 from data.config import Source, Span
 from data.documents import Documents, closing_tokens, encode_document, lossy_notice, shares_boundary
 from data.errors import DataError
-from data.tokenizer import Tokenizer, tokenizer_fingerprint
+from data.sources import source as sources
+from data.sources.document import Document, text_document
+from data.tokenizers.tokenizer import Tokenizer, tokenizer_fingerprint
 
 FORMAT = 3
 
@@ -35,7 +36,7 @@ class Store:
         self.documents = Documents(tokens, np.load(folder / "offsets.npy"), *fields)
 
 
-def documents_in_span(source: Source, span: Span) -> Iterator[sources.Document]:
+def documents_in_span(source: Source, span: Span) -> Iterator[Document]:
     """The documents between span.start and span.stop of a source's characters; one at a border is cut there."""
     if (span.start, span.stop) == (0.0, 1.0):
         yield from sources.read_documents(source)
@@ -44,10 +45,11 @@ def documents_in_span(source: Source, span: Span) -> Iterator[sources.Document]:
     first, last, seen = int(total * span.start), int(total * span.stop), 0
     for document in sources.read_documents(source):
         start = max(0, first - seen)
-        text = document.text[start : max(0, last - seen)]
-        seen += len(document.text)
+        whole = document.text
+        text = whole[start : max(0, last - seen)]
+        seen += len(whole)
         if text:
-            yield sources.Document(text, document.origin + (f" from offset {start}" if start else ""))
+            yield text_document(text, document.origin + (f" from offset {start}" if start else ""))
 
 
 def open_store(
@@ -101,10 +103,11 @@ def write_documents(source: Source, tokenizer: Tokenizer, span: Span, folder: Pa
     offsets, size, characters, change = [0], 0, 0, None
     with (folder / "tokens.bin").open("wb") as file:
         for document in documents_in_span(source, span):
+            text = document.text
             encoded = encode_document(tokenizer, document)
             file.write(np.asarray(encoded.tokens, dtype).tobytes())
             offsets.append(offsets[-1] + len(encoded.tokens))
-            size, characters = size + encoded.bytes, characters + len(document.text)
+            size, characters = size + encoded.bytes, characters + len(text)
             change = change or encoded.change
         file.write(np.asarray(closing_tokens(tokenizer), dtype).tobytes())
         file.flush()

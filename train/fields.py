@@ -18,7 +18,7 @@ from typing import Any
 
 PYTHON_CONSTANTS = {"None": "null", "True": "true", "False": "false"}  # what people write on a command line, as JSON
 
-RENAMED_FIELDS = {"Execution": {"turned": "transposed"}}  # by class: names that earlier versions stored
+RENAMED_FIELDS = {"Execution": {"turned": "transposed"}, "Data": {"rows": "packing"}}  # by class, as once stored
 
 
 class ConfigError(ValueError):

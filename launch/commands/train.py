@@ -12,7 +12,7 @@ import jax
 
 from data.config import Tokenizer
 from data.pipeline import open_pipeline
-from data.tokenizer import build_tokenizer, tokenizer_from_json
+from data.tokenizers.tokenizer import build_tokenizer, tokenizer_from_json
 from launch import VERSION, experiments
 from launch.inference.text import check_samples, training_samples
 from launch.machine import auto, chips

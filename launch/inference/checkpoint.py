@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from data.tokenizer import tokenizer_from_json
+from data.tokenizers.tokenizer import tokenizer_from_json
 from launch.machine.auto import decoding_execution
 from model.transformer import abstract_model
 from train import fields

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import sys
 
-from data import sources
 from data.config import Source, spans
 from data.documents import Documents, lossy_notice, tokenize_documents
 from data.errors import DataError
+from data.sources import source as sources
 from data.store import open_store
 from data.windows import check_targets, scoring_rows
 from launch.inference.checkpoint import NOT_FINITE, LoadedCheckpoint

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import jax
 
 from data.errors import DataError
-from data.streaming import IncrementalDecoder
+from data.tokenizers.streaming import IncrementalDecoder
 from launch.inference.checkpoint import NOT_FINITE
 from model.decode import chain as chains
 from model.decode.generate import Generator, PromptError, PromptTooLong

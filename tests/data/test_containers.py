@@ -19,9 +19,9 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from data import sources
 from data.config import Source
 from data.errors import DataError
+from data.sources import source as sources
 
 TEXT = b'{"text": "To be, or not to be."}\n'
 

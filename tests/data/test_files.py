@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import DataError
-from data.files import list_files
+from data.sources.files import list_files
 
 PATTERNS = (
     "**",

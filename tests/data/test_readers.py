@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data import sources
 from data.config import Source
 from data.errors import DataError
+from data.sources import source as sources
 
 TEXTS = ["one", "zwö\n", '"three", [3]', "{4}", "", " \n", "a\r\nb\rc", "x" * 200_000]
 RECORDS = [{"id": i, "body": text, "meta": {"body": i}} for i, text in enumerate(TEXTS)]

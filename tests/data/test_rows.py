@@ -10,13 +10,13 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data import permutation
-from data.byte_level import Bytes
 from data.config import Data, Source, Span, spans
 from data.config import Tokenizer as Config
 from data.documents import Documents
 from data.errors import DataError
 from data.packing import Concatenate, RandomWindows
 from data.pipeline import cut_rows, open_pipeline
+from data.tokenizers.byte_level import Bytes
 from data.windows import scoring_rows
 
 
@@ -138,14 +138,14 @@ def pipeline(tmp_path_factory):
 @pytest.mark.parametrize("rows", ["concatenate", "windows"])
 def test_a_batch_is_the_same_however_it_is_shared_out(pipeline, rows):
     """rows(step, start, stop) is a function: any process may ask for any part, in any order, again."""
-    whole = {step: pipeline(rows=rows).rows(step, 0, 12) for step in (0, 3, 1000)}
+    whole = {step: pipeline(packing=rows).rows(step, 0, 12) for step in (0, 3, 1000)}
     for step, parts in ((1000, 4), (0, 3), (3, 12), (0, 1)):
         size = 12 // parts
-        found = [pipeline(rows=rows).rows(step, i * size, (i + 1) * size) for i in range(parts)]
+        found = [pipeline(packing=rows).rows(step, i * size, (i + 1) * size) for i in range(parts)]
         for field, expected in zip(zip(*found, strict=True), whole[step], strict=True):
             np.testing.assert_array_equal(np.concatenate(field), expected)
     assert not np.array_equal(whole[0].tokens, whole[3].tokens)
-    other = pipeline(rows=rows, seed=1).rows(0, 0, 12)
+    other = pipeline(packing=rows, seed=1).rows(0, 0, 12)
     assert not np.array_equal(whole[0].tokens, other.tokens)
 
 
@@ -161,7 +161,7 @@ def test_training_never_sees_the_validation_text(pipeline):
 @pytest.mark.parametrize("rows", ["concatenate", "windows"])
 def test_a_text_shorter_than_a_row_says_what_would_fit(tmp_path, rows):
     (tmp_path / "a.txt").write_text("0123456789")
-    halves = {"rows": rows, "train": Span(0.0, 0.5), "validation": Span(0.5, 1.0)}
+    halves = {"packing": rows, "train": Span(0.0, 0.5), "validation": Span(0.5, 1.0)}
     config = Data(Source(str(tmp_path / "a.txt")), Config("bytes"), 5, **halves)
     with pytest.raises(DataError, match=r"a.txt: 5 tokens are fewer than a row of data.length=5 .*data.length=4 would"):
         open_pipeline(config, 1, 0, tmp_path)

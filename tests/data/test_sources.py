@@ -12,14 +12,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data import sources, store
-from data.byte_level import Bytes
-from data.characters import Characters
+from data import store
 from data.config import Source, Span
 from data.config import Tokenizer as Config
 from data.errors import DataError
+from data.sources import source as sources
 from data.store import open_store
-from data.tokenizer import build_tokenizer
+from data.tokenizers.byte_level import Bytes
+from data.tokenizers.characters import Characters
+from data.tokenizers.tokenizer import build_tokenizer
 
 EMBEDDED = Source("embedded:shakespeare")
 ALL = Span(0.0, 1.0)

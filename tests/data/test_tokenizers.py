@@ -9,17 +9,18 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import documents, sources
-from data.byte_level import Bytes
-from data.characters import Characters
+from data import documents
 from data.config import Source, Span
 from data.config import Tokenizer as Config
 from data.errors import DataError
-from data.gpt2_bpe import byte_decoder
-from data.readers import Document
+from data.sources import source as sources
+from data.sources.document import text_document
 from data.store import open_store
-from data.streaming import IncrementalDecoder
-from data.tokenizer import build_tokenizer, tokenizer_fingerprint, tokenizer_from_json
+from data.tokenizers.byte_level import Bytes
+from data.tokenizers.characters import Characters
+from data.tokenizers.gpt2_bpe import byte_decoder
+from data.tokenizers.streaming import IncrementalDecoder
+from data.tokenizers.tokenizer import build_tokenizer, tokenizer_fingerprint, tokenizer_from_json
 
 EMBEDDED = Source("embedded:shakespeare")
 ODD = "Tōkyō, naïve café: 東京 👩🏽‍🚀 \n\n  don't  I'll 1999…\ttab\r\n<|endoftext|> x"
@@ -397,7 +398,7 @@ def test_text_that_a_tokenizer_changes_is_told_with_its_place_and_counted_as_it_
         ("the cat\n\nsat", 11, r"text.txt: '\n\nsat' at offset 7 comes back as ' sat'"),
         (" the cat", 7, r"text.txt: ' the cat' at offset 0 comes back as 'the cat'"),
     ):
-        found = documents.encode_document(tokenizer, Document(text, "text.txt"))
+        found = documents.encode_document(tokenizer, text_document(text, "text.txt"))
         assert (found.bytes, found.change) == (size, change)
     lines: list[str] = []
     for _ in range(2):  # made, and found in the cache
@@ -425,7 +426,7 @@ def test_the_change_that_is_named_is_not_the_space_that_some_put_in_front():
         def decode(self, ids: list[int]) -> str:
             return " " + super().decode(ids).lower()
 
-    change = documents.encode_document(Lowering(), Document("ada Ran", "text.txt")).change
+    change = documents.encode_document(Lowering(), text_document("ada Ran", "text.txt")).change
     assert change == "text.txt: 'Ran' at offset 4 comes back as 'ran'"
 
 

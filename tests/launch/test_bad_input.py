@@ -45,7 +45,7 @@ BAD_CONFIGS = [
     (["shakespeare", "--set", "steps=many"], ["steps: expected an integer, got 'many'"]),
     (["shakespeare", "--set", "steps=1.5"], ["steps: expected an integer, got 1.5"]),
     (["shakespeare", "--set", "optimizer.peak_rate=NaN"], ["optimizer.peak_rate: must be finite"]),
-    (["shakespeare", "--set", "data.rows=window"], ["data.rows", "did you mean 'windows'"]),
+    (["shakespeare", "--set", "data.packing=window"], ["data.packing", "did you mean 'windows'"]),
     (["shakespeare", "--set", "model.width=130"], ["4 does not divide model.width=130", "try one of [1, 2, 5"]),
     (["shakespeare", "--set", f"{HEADS_FIELD}=6"], ["kv_heads: 4 does not divide heads=6", "[1, 2, 3, 6]"]),
     (["shakespeare", "--set", "model.vocab_size=64"], ["64 is smaller than the tokenizer's 65", "vocab_size=65"]),

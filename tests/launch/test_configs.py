@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from data.byte_level import Bytes
-from data.characters import Characters
+from data.tokenizers.byte_level import Bytes
+from data.tokenizers.characters import Characters
 from launch import experiments
 from launch.commands import configs as listing
 from launch.experiments import make_experiment

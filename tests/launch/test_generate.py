@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from data.byte_level import Bytes
-from data.characters import Characters
 from data.errors import DataError
-from data.streaming import IncrementalDecoder
+from data.tokenizers.byte_level import Bytes
+from data.tokenizers.characters import Characters
+from data.tokenizers.streaming import IncrementalDecoder
 from launch.commands.generate import read_prompts
 from launch.inference.text import TextSample, encode_prompt
 from model.decode.generate import Completion, PromptError

@@ -280,7 +280,7 @@ from pathlib import Path
 from configs.shakespeare import default
 from data.config import spans
 from data.store import open_store
-from data.tokenizer import build_tokenizer
+from data.tokenizers.tokenizer import build_tokenizer
 data = default().data
 tokenizer = build_tokenizer(data.tokenizer, data.source)
 time.sleep(max(0, float(sys.argv[2]) - time.time()))

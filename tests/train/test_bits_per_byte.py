@@ -13,9 +13,9 @@ import tokenizers
 from data.config import Source, Span
 from data.config import Tokenizer as Config
 from data.documents import tokenize_documents
-from data.sources import read_documents
+from data.sources.source import read_documents
 from data.store import open_store
-from data.tokenizer import build_tokenizer
+from data.tokenizers.tokenizer import build_tokenizer
 from data.windows import scoring_rows
 from model.transformer import Transformer
 from train.evaluate import metrics, score_model

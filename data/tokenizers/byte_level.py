@@ -1,4 +1,4 @@
-"""The byte tokenizer: a token is a byte of UTF-8. 256 ids, any text, no file. data/tokenizer.py builds it."""
+"""The byte tokenizer: a token is a byte of UTF-8. 256 ids, any text, no file."""
 
 from __future__ import annotations
 

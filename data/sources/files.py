@@ -1,6 +1,6 @@
 """Lists the files that a path, a folder or a glob names: links are followed, each file comes once.
 
-data/sources.py reads them.
+data/sources/source.py reads them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """GPT-2's byte-pair encoding from vocab.json and merges.txt: Hugging Face's ids by tiktoken, several times faster.
 
-data/tokenizer.py builds it.
+data/tokenizers/tokenizer.py builds it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tiktoken
 
 from data.config import Tokenizer as Config
 from data.errors import DataError
-from data.files import expand_home
+from data.sources.files import expand_home
 
 # Words, numbers, punctuation and white space, as GPT-2 splits text before merging (Radford et al. 2019, 2.2).
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.tokenizer import Tokenizer
+from data.tokenizers.tokenizer import Tokenizer
 
 
 class IncrementalDecoder:

@@ -1,6 +1,6 @@
 """Readers, one for each file format, that yield a file's documents: text, JSON lines, JSON, CSV, parquet.
 
-data/sources.py picks one by the extension.
+data/sources/source.py picks one by the extension.
 """
 
 from __future__ import annotations
@@ -13,17 +13,12 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from data.errors import DataError, MissingFieldError, NotTextError
+from data.sources.document import Document, text_document
 
 BYTE_ORDER_MARK = "\ufeff"  # some editors put it first; it is no text
 MAX_CELL_LENGTH = 2**31 - 1  # characters of a CSV cell; Python's own limit of 131,072 is less than many documents have
-
-
-class Document(NamedTuple):
-    text: str
-    origin: str  # "file", "file:line" or "file#row", rows from 0
 
 
 def read_text(path: Path, field: str) -> Iterator[Document]:
@@ -34,7 +29,7 @@ def read_text(path: Path, field: str) -> Iterator[Document]:
         raise DataError(f"{path}: the file is empty")
     if (offset := content.find(0)) >= 0:
         raise NotTextError(f"{path}: a zero byte at {offset}, as in binary files and UTF-16; convert it to UTF-8 text")
-    yield Document(decode_utf8(content, str(path)).removeprefix(BYTE_ORDER_MARK), str(path))
+    yield text_document(decode_utf8(content, str(path)).removeprefix(BYTE_ORDER_MARK), str(path))
 
 
 def decode_utf8(content: bytes, origin: str) -> str:
@@ -60,7 +55,7 @@ def read_json_lines(path: Path, field: str) -> Iterator[Document]:
                 record = decoder.decode(line.decode("utf-8-sig"))
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{origin}: not a JSON value in UTF-8 ({error})") from None
-            yield Document(record_text(record, field, origin), origin)
+            yield text_document(record_text(record, field, origin), origin)
 
 
 def read_json(path: Path, field: str) -> Iterator[Document]:
@@ -75,9 +70,9 @@ def read_json(path: Path, field: str) -> Iterator[Document]:
     elif isinstance(value, list):
         for index, record in enumerate(value):
             origin = f"{path}#{index}"
-            yield Document(record_text(record, field, origin), origin)
+            yield text_document(record_text(record, field, origin), origin)
     else:
-        yield Document(record_text(value, field, str(path)), str(path))
+        yield text_document(record_text(value, field, str(path)), str(path))
 
 
 def json_decoder(field: str) -> json.JSONDecoder:
@@ -124,7 +119,7 @@ def read_csv(path: Path, field: str, delimiter: str) -> Iterator[Document]:
     for origin, cells in rows:
         if len(cells) != len(header):
             raise DataError(f"{origin}: the row has {len(cells)} cells and the header {len(header)}")
-        yield Document(cells[column], origin)
+        yield text_document(cells[column], origin)
 
 
 def csv_rows(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
@@ -167,7 +162,7 @@ def read_parquet(path: Path, field: str) -> Iterator[Document]:
             for text in batch.column(field).to_pylist():
                 if not isinstance(text, str):
                     raise DataError(f"{path}#{row}: column {field!r} holds {type(text).__name__}, not text")
-                yield Document(text, f"{path}#{row}")
+                yield text_document(text, f"{path}#{row}")
                 row += 1
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: column {field!r} is not UTF-8 in row {row} or soon after it ({error})") from None

@@ -11,10 +11,10 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from data import sources
 from data.config import Source
 from data.config import Tokenizer as Config
 from data.errors import DataError, FieldError
+from data.sources import source as sources
 
 
 class Tokenizer(Protocol):
@@ -47,11 +47,11 @@ class Tokenizer(Protocol):
 
 
 MODULES = {  # imported when first used: each brings a library of its own, and start-up should stay short
-    "characters": "data.characters",
-    "bytes": "data.byte_level",
-    "sentencepiece": "data.sentencepiece_model",
-    "gpt2": "data.gpt2_bpe",
-    "json": "data.huggingface_json",
+    "characters": "data.tokenizers.characters",
+    "bytes": "data.tokenizers.byte_level",
+    "sentencepiece": "data.tokenizers.sentencepiece_model",
+    "gpt2": "data.tokenizers.gpt2_bpe",
+    "json": "data.tokenizers.huggingface_json",
 }
 
 

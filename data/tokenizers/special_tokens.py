@@ -1,6 +1,6 @@
 """The tokens before and behind documents: those that a config names, or else those of the tokenizer's file.
 
-data/sentencepiece_model.py and data/huggingface_json.py choose theirs here.
+data/tokenizers/sentencepiece_model.py and data/tokenizers/huggingface_json.py choose theirs here.
 """
 
 from __future__ import annotations

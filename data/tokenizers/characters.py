@@ -1,6 +1,6 @@
 """The character tokenizer: the vocabulary is every character of a text, sorted (nanoGPT's shakespeare_char).
 
-data/tokenizer.py builds it.
+data/tokenizers/tokenizer.py builds it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Any Hugging Face tokenizer.json, through the tokenizers library. data/tokenizer.py builds it."""
+"""Any Hugging Face tokenizer.json, through the tokenizers library. data/tokenizers/tokenizer.py builds it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import tokenizers
 
 from data.config import Tokenizer as Config
 from data.errors import DataError
-from data.files import expand_home
-from data.special_tokens import SpecialTokens, missing_end_notice, resolve_special_tokens
+from data.sources.files import expand_home
+from data.tokenizers.special_tokens import SpecialTokens, missing_end_notice, resolve_special_tokens
 
 BOUNDARY_PAIRS = {  # the usual names of the tokens before and behind a document
     "<s>": "</s>",

@@ -1,6 +1,6 @@
 """File formats that are no plain text (packed or binary), detected by the ends of names or the first bytes.
 
-data/sources.py refuses such files: read as text, some would pass for it.
+data/sources/source.py refuses such files: read as text, some would pass for it.
 """
 
 from __future__ import annotations

@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from data import containers
 from data.config import Source
 from data.errors import DataError, MissingFieldError, NotTextError
-from data.files import expand_home, list_files, translate_os_errors
-from data.readers import READERS, Document, read_parquet, read_text
+from data.sources import containers
+from data.sources.document import Document, Refusal, SourceFile
+from data.sources.files import expand_home, list_files, translate_os_errors
+from data.sources.readers import READERS, read_parquet, read_text
 
-EMBEDDED = {"embedded:shakespeare": Path(__file__).parent / "corpora" / "tinyshakespeare.txt"}
+EMBEDDED = {"embedded:shakespeare": Path(__file__).parents[1] / "corpora" / "tinyshakespeare.txt"}
 FIELD_REMEDY = "set the source's field (data.source.field, or data.validation_source.field)"
 
 
@@ -32,6 +33,29 @@ def read_documents(source: Source, field_remedy: str = FIELD_REMEDY) -> Iterator
         except NotTextError as error:
             remedies = [field_remedy] if isinstance(error, MissingFieldError) else []
             raise DataError("; ".join([str(error), *remedies, *suggest_glob(path, source, files)])) from None
+
+
+class LocalFile:
+    """A file on this machine (SourceFile)."""
+
+    def __init__(self, path: Path, source: Source):
+        self.path, self.field, self.name = path, source.field, str(path)
+        with translate_os_errors(path):
+            status = path.stat()
+        self.size, self.stamp = status.st_size, [status.st_size, status.st_mtime_ns]
+
+    def documents(self) -> Iterator[Document | Refusal]:
+        with translate_os_errors(self.path):
+            yield from read_file(self.path, self.field)
+
+    def digest(self) -> str:
+        with translate_os_errors(self.path), self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_source(source: Source) -> list[SourceFile]:
+    """The files of a source, in a fixed order. Raises DataError where there are none."""
+    return [LocalFile(path, source) for path in source_files(source)]
 
 
 def source_files(source: Source) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The tokenizer of a SentencePiece .model file (Kudo & Richardson 2018). data/tokenizer.py builds it."""
+"""The tokenizer of a SentencePiece .model file (Kudo & Richardson 2018). data/tokenizers/tokenizer.py builds it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sentencepiece
 
 from data.config import Tokenizer as Config
 from data.errors import DataError
-from data.files import expand_home
-from data.special_tokens import SpecialTokens, missing_end_notice, resolve_special_tokens
+from data.sources.files import expand_home
+from data.tokenizers.special_tokens import SpecialTokens, missing_end_notice, resolve_special_tokens
 
 
 class SentencePiece:

@@ -1,0 +1,69 @@
+"""What every source yields: documents, made of pieces, and refusals; and the protocol of a source's files.
+
+data/sources/source.py opens sources, data/store.py tokenizes what they yield.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+
+class Piece(NamedTuple):
+    """A part of a document that is tokenized by itself: its text, or its token ids int [t].
+
+    `counted`: its tokens count in the loss, as those of a prompt do not. `continues`: the text goes on where that of
+    the piece before stopped, so both are tokenized as one; a long text comes in such parts.
+    """
+
+    content: str | np.ndarray
+    counted: bool = True
+    continues: bool = False
+
+
+class Document(NamedTuple):
+    """A document: its pieces in order, which may be read once only, and where it stands.
+
+    `origin` is "file", "file:line" or "file#row", rows from 0.
+    """
+
+    pieces: Iterable[Piece]
+    origin: str
+
+    @property
+    def text(self) -> str:
+        """The text of all pieces that are text, joined. Reads the pieces."""
+        return "".join(piece.content for piece in self.pieces if isinstance(piece.content, str))
+
+
+class Refusal(NamedTuple):
+    """A record that is no document: `reason` is a line that names its place and what would work."""
+
+    reason: str
+
+
+class SourceFile(Protocol):
+    """One file of a source, or one data set that is read as a whole.
+
+    `name` is shown to people. `stamp` is a JSON value that differs once the file was changed: its size and its time of
+    change, found without reading it. `size`: bytes to read, for progress.
+    """
+
+    name: str
+    stamp: list
+    size: int
+
+    def documents(self) -> Iterator[Document | Refusal]:
+        """Everything in the file, in order. Raises DataError where the file as a whole can't be read."""
+        ...
+
+    def digest(self) -> str:
+        """sha256 of the content, in hex. Costs nothing once `documents` was read to its end."""
+        ...
+
+
+def text_document(text: str, origin: str) -> Document:
+    """A document of one text."""
+    return Document((Piece(text),), origin)
