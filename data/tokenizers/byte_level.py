@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from data.config import Tokenizer as Config
 
 
@@ -9,9 +11,17 @@ class Bytes:
     vocab_size = 256
     start_id = end_id = None
     start_prompts, notes = False, ()
+    lossless = has_cut_points = True
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8"))
+
+    def encode_array(self, text: str, continued: bool = False) -> np.ndarray:
+        del continued  # no byte depends on another
+        return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+
+    def last_cut(self, text: str) -> int:
+        return len(text)
 
     def decode(self, ids: list[int]) -> str:
         return bytes(ids).decode("utf-8", "replace")

@@ -15,6 +15,7 @@ from data.errors import DataError
 class Characters:
     start_id = end_id = None
     start_prompts, notes = False, ()
+    lossless = has_cut_points = True
 
     def __init__(self, alphabet: str):
         self.alphabet = alphabet
@@ -31,7 +32,11 @@ class Characters:
         return cls("".join(sorted(seen)))
 
     def encode(self, text: str) -> list[int]:
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str, continued: bool = False) -> np.ndarray:
         """One id per character. Raises DataError naming the first character outside the alphabet, and its offset."""
+        del continued  # no character depends on another
         code_points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.int64)
         ids = np.where(code_points < len(self.ids), self.ids[np.minimum(code_points, len(self.ids) - 1)], -1)
         if (ids < 0).any():
@@ -41,7 +46,10 @@ class Characters:
                 f"character {text[offset]!r} (U+{ord(text[offset]):04X}) at offset {offset} is not among the "
                 f"tokenizer's {self.vocab_size}: {printable[:80]}"
             )
-        return ids.tolist()
+        return ids.astype(np.int32)
+
+    def last_cut(self, text: str) -> int:
+        return len(text)
 
     def decode(self, ids: list[int]) -> str:
         return "".join(self.alphabet[i] for i in ids)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import tiktoken
 
 from data.config import Tokenizer as Config
@@ -17,6 +19,12 @@ from data.sources.files import expand_home
 
 # Words, numbers, punctuation and white space, as GPT-2 splits text before merging (Radford et al. 2019, 2.2).
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+# Up to the last place where white space stands behind something else: any text may be cut there. In PATTERN a match has
+# white space only as its first character, or is white space as a whole. So no match goes across the cut. A match that
+# ends there ends at white space and at the end of a text alike, and the only alternatives that look at what follows,
+# those of white space, end further left, where they see the same in both texts. None looks behind itself, so what is
+# behind the cut is matched like a text of its own. White space is Unicode's here; Python's \s has four characters more.
+UP_TO_LAST_CUT = re.compile(r"(?s:.*)\S(?=[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000])")
 END_OF_TEXT = "<|endoftext|>"
 ID_LIMIT = 1 << 24  # no vocabulary comes near it; a larger id is a mistake that would fill the memory
 
@@ -33,6 +41,7 @@ class GPT2:
     """GPT-2's tokenizer. One token, `<|endoftext|>`, starts and ends documents."""
 
     notes = ()
+    lossless = has_cut_points = True
 
     def __init__(self, ranks: dict[bytes, int], end_id: int, start_prompts: bool):
         self.ranks, self.start_id, self.end_id, self.start_prompts = ranks, end_id, end_id, start_prompts
@@ -43,6 +52,14 @@ class GPT2:
     def encode(self, text: str) -> list[int]:
         """The ids of a text. `<|endoftext|>` written in it is ordinary text: only end_id itself ends a document."""
         return self.encoding.encode_ordinary(text)
+
+    def encode_array(self, text: str, continued: bool = False) -> np.ndarray:
+        del continued  # nothing is put in front of a text
+        return self.encoding.encode_to_numpy(text, disallowed_special=()).view(np.int32)
+
+    def last_cut(self, text: str) -> int:
+        match = UP_TO_LAST_CUT.match(text)
+        return match.end() if match else 0
 
     def decode(self, ids: list[int]) -> str:
         return self.encoding.decode(ids)

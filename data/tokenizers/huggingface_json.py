@@ -30,6 +30,8 @@ RANDOMNESS = ("dropout", "alpha", "nbest_size")  # fields of a model: the same t
 class HuggingFace:
     """The tokenizer of a tokenizer.json. `content` is the file without `SETTINGS` and `RANDOMNESS`."""
 
+    lossless = has_cut_points = False
+
     def __init__(self, content: str, tokens: SpecialTokens, notes: tuple[str, ...] = ()):
         self.content, self.tokens, self.notes = content, tokens, notes
         self.start_id, self.end_id, self.start_prompts = tokens
@@ -78,6 +80,14 @@ class HuggingFace:
             if not ids or self.unknown_id in ids:
                 return f"character {text[offset]!r} (U+{ord(text[offset]):04X}) at offset {offset}"
         return f"{text[start:stop]!r} at offset {start}"
+
+    def encode_array(self, text: str, continued: bool = False) -> np.ndarray:
+        del continued  # nothing is known of how this file treats a text's beginning
+        return np.array(self.encode(text), np.int32)
+
+    def last_cut(self, text: str) -> int:
+        del text
+        return 0
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 
+import numpy as np
 import sentencepiece
 
 from data.config import Tokenizer as Config
@@ -13,6 +14,8 @@ from data.tokenizers.special_tokens import SpecialTokens, missing_end_notice, re
 
 
 class SentencePiece:
+    lossless = has_cut_points = False
+
     def __init__(self, model: bytes, tokens: SpecialTokens, notes: tuple[str, ...] = ()):
         self.model, self.tokens, self.notes = model, tokens, notes
         self.start_id, self.end_id, self.start_prompts = tokens
@@ -34,6 +37,14 @@ class SentencePiece:
         pieces = self.processor.encode(text, out_type="proto").pieces
         piece = next(piece for piece in pieces if piece.id == self.processor.unk_id())
         return len(text.encode("utf-8")[: piece.begin].decode("utf-8")), piece.surface
+
+    def encode_array(self, text: str, continued: bool = False) -> np.ndarray:
+        del continued  # nothing is known of how this model treats a text's beginning
+        return np.array(self.encode(text), np.int32)
+
+    def last_cut(self, text: str) -> int:
+        del text
+        return 0
 
     def decode(self, ids: list[int]) -> str:
         return self.processor.decode(ids)

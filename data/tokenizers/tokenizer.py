@@ -11,6 +11,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from data.config import Source
 from data.config import Tokenizer as Config
 from data.errors import DataError, FieldError
@@ -22,7 +24,8 @@ class Tokenizer(Protocol):
 
     `start_id` is the token before every document, `end_id` the one behind it (data/documents.py); None: there is none.
     A vocabulary without a start token uses its end token as both. `start_prompts`: prompts begin with `start_id`, too.
-    `notes`: lines for the person who chose the tokenizer.
+    `notes`: lines for the person who chose the tokenizer. `lossless`: decode(encode(text)) == text for every text that
+    encode accepts. `has_cut_points`: texts may have places where they can be cut (`last_cut`).
     """
 
     vocab_size: int
@@ -30,9 +33,26 @@ class Tokenizer(Protocol):
     end_id: int | None
     start_prompts: bool
     notes: Sequence[str]
+    lossless: bool
+    has_cut_points: bool
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. Raises DataError naming the first character that the tokenizer does not know."""
+        ...
+
+    def encode_array(self, text: str, continued: bool = False) -> np.ndarray:
+        """The ids of a text, int32 [t]; `continued`: of the rest of a text, behind a cut point. Raises as encode does.
+
+        A tokenizer that puts a space in front of every text does not do so where the text is continued.
+        """
+        ...
+
+    def last_cut(self, text: str) -> int:
+        """The last offset at which a text may be cut, whatever text comes behind it; 0: there is none.
+
+        For every `behind`, encode(text + behind) is encode_array(text[:cut]) and then encode_array(text[cut:] + behind,
+        continued=True); the same holds where `text` itself is continued. data/tokenizers/segments.py cuts there.
+        """
         ...
 
     def decode(self, ids: list[int]) -> str: ...

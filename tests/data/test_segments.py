@@ -1,0 +1,163 @@
+"""Where texts may be cut: the ids of the parts against those of the whole, for each kind of tokenizer, on any text."""
+
+import contextlib
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from data.config import Source
+from data.config import Tokenizer as Config
+from data.errors import DataError
+from data.sources import source as sources
+from data.tokenizers import segments as segments_module
+from data.tokenizers.byte_level import Bytes
+from data.tokenizers.characters import Characters
+from data.tokenizers.segments import segments
+from data.tokenizers.tokenizer import build_tokenizer
+
+EMBEDDED = Source("embedded:shakespeare")
+SHAPES = [
+    "a", "b", "the", "Xy", "é", "e\u0301", "ü", "ﬁ", "İ", "Ǆ", "ß", "Ж", "东", "京", "の", "가", "각", "ع", "न",
+    " ", " ", " ", "\n", "\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2028", "\x1c", "\x85", "\u200b", "▁", "\u093f",
+    "'", "'s", "'ll", "’", ".", ",", "!", "-", "/", "。", "1", "12", "½", "٣", "_", "#", "👩🏽‍🚀", "<|end|>", "[M]",
+    " a", "a b", "b\na", "a\nb", "é a", "a é",
+]  # fmt: skip
+TEXTS = st.lists(
+    st.one_of(st.sampled_from(SHAPES), st.characters(exclude_categories=["Cs"])), min_size=0, max_size=30
+).map("".join)
+
+
+def shared_data() -> Path:
+    """The folder of real corpora beside the checkout."""
+    found = [folder / "shared" / "data" for folder in Path(__file__).parents]
+    return next((folder for folder in found if folder.is_dir()), found[0])
+
+
+def assert_cut_keeps_ids(tokenizer, text: str, behind: str, continued: bool) -> int:
+    """Cuts where the tokenizer says, and compares with the ids of the whole; returns the cut."""
+    cut = tokenizer.last_cut(text)
+    assert 0 <= cut <= len(text)
+    if cut:
+        whole = tokenizer.encode_array(text + behind, continued)
+        left, right = tokenizer.encode_array(text[:cut], continued), tokenizer.encode_array(text[cut:] + behind, True)
+        assert whole.dtype == left.dtype == right.dtype == np.int32
+        assert whole.tolist() == [*left.tolist(), *right.tolist()], (text[:cut], text[cut:] + behind)
+    return cut
+
+
+@pytest.fixture(scope="session")
+def shakespeare() -> str:
+    return next(iter(sources.read_documents(EMBEDDED))).text
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory, shakespeare) -> str:
+    """A folder with a small vocabulary of GPT-2's kind."""
+    folder = tmp_path_factory.mktemp("gpt2")
+    bpe = tokenizers.ByteLevelBPETokenizer()
+    bpe.train_from_iterator([shakespeare[:200_000], "".join(SHAPES) * 3], vocab_size=900, show_progress=False)
+    bpe.save_model(str(folder))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def by_kind(gpt2):
+    """A tokenizer of each kind that can always be cut, of every character there is."""
+    alphabet = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+    return {
+        "bytes": Bytes(),
+        "characters": Characters(alphabet),
+        "gpt2": build_tokenizer(Config("gpt2", gpt2), EMBEDDED),
+    }
+
+
+ALWAYS_CUT = ["bytes", "characters", "gpt2"]
+
+
+@pytest.mark.parametrize("kind", ALWAYS_CUT)
+@settings(max_examples=300, deadline=None)
+@given(text=TEXTS, behind=TEXTS, continued=st.booleans())
+@example("a ", "", False).via("a space at the end may be joined with what comes")
+@example("a \n", "\nb", False)
+@example("a\x1cb", "c", False).via("white space to Python, not to Unicode")
+def test_a_text_in_two_parts_has_the_ids_of_the_whole(by_kind, kind, text, behind, continued):
+    assert_cut_keeps_ids(by_kind[kind], text, behind, continued)
+
+
+@contextlib.contextmanager
+def short_segments():
+    """Segments of 16 characters, of 64 at most (128 without cut points): the same code, on texts of a test's size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(segments_module, "SEGMENT_LENGTH", 16)
+        patch.setattr(segments_module, "MAX_SEGMENT_LENGTH", 64)
+        patch.setattr(segments_module, "MAX_WHOLE_LENGTH", 128)
+        yield
+
+
+def split(text: str, borders: list[float]) -> list[str]:
+    """The text in parts, cut at these fractions of its length."""
+    places = sorted({0, len(text), *(int(len(text) * border) for border in borders)})
+    return [text[start:stop] for start, stop in itertools.pairwise(places)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(words=st.lists(TEXTS, max_size=20), borders=st.lists(st.floats(0, 1), max_size=30))
+def test_segments_are_the_same_however_a_text_arrives_and_have_the_ids_of_the_whole(by_kind, words, borders):
+    tokenizer, text = by_kind["gpt2"], " and ".join(words)
+    with short_segments():
+        try:
+            whole = list(segments(tokenizer, [text], "text"))
+        except DataError:
+            with pytest.raises(DataError):
+                list(segments(tokenizer, split(text, borders), "text"))
+            return
+        assert list(segments(tokenizer, split(text, borders), "text")) == whole
+    assert "".join(part for part, _ in whole) == text
+    assert [continued for _, continued in whole] == [index > 0 for index in range(len(whole))]
+    assert all(len(part) <= 64 for part, _ in whole) and (len(text) > 16 or len(whole) == bool(text))
+    assert [i for part in whole for i in tokenizer.encode_array(*part).tolist()] == tokenizer.encode(text)
+
+
+def test_an_endless_text_is_read_no_further_than_a_segment_needs(by_kind):
+    read = 0
+
+    def endless():
+        nonlocal read
+        while True:
+            yield "of words "
+            read += len("of words ")
+
+    with short_segments():
+        shown = 0
+        for part, _ in itertools.islice(segments(by_kind["gpt2"], endless(), "text"), 1000):
+            shown += len(part)
+            assert read - shown < 64 + 16
+
+
+class Whole(Bytes):
+    """A tokenizer that nothing is known of."""
+
+    has_cut_points = False
+
+    def last_cut(self, text: str) -> int:
+        del text
+        return 0
+
+
+def test_a_text_that_can_not_be_cut_is_refused_with_its_place_and_what_would_work(by_kind):
+    with short_segments():
+        fits = "so " + "a" * 63
+        assert "".join(part for part, _ in segments(by_kind["gpt2"], [fits], "text")) == fits
+        with pytest.raises(DataError) as error:
+            list(segments(by_kind["gpt2"], ["so ", "it is", " " + "a" * 70], "book.txt"))
+        assert str(error.value).startswith("book.txt: in 64 characters from offset 8 on") and "spaces" in str(
+            error.value
+        )
+        assert list(segments(Whole(), ["a b " * 32], "book.txt")) == [("a b " * 32, False)]
+        with pytest.raises(DataError, match=r"^book.txt: longer than 128 characters, .* take another tokenizer$"):
+            list(segments(Whole(), ["a b " * 32, "c"], "book.txt"))
