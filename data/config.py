@@ -62,7 +62,7 @@ class Mixture:
 class Span:
     """A part of a source, from fraction `start` to fraction `stop`; what they divide is `Data.split`'s.
 
-    None stands for the default of the split that the span belongs to (`spans`).
+    None stands for the default of the split that the span belongs to (`split_spans`).
     """
 
     start: float | None = None
@@ -117,7 +117,7 @@ class Data:
     @property
     def parts(self) -> tuple[Part, ...]:
         """The sources of training: one part where there is no mixture."""
-        return self.source.parts if isinstance(self.source, Mixture) else (Part(self.source),)
+        return self.source.parts if isinstance(self.source, Mixture) else (Part(self.source, name="source"),)
 
 
 class Spans(NamedTuple):
@@ -125,7 +125,7 @@ class Spans(NamedTuple):
     validation: Span
 
 
-def spans(data: Data) -> Spans:
+def split_spans(data: Data) -> Spans:
     """The span of its source that each split covers, with all defaults filled in."""
     same_source = data.validation_source in (None, data.source)
     defaults = Spans(Span(0.0, 0.9), Span(0.9, 1.0)) if same_source else Spans(Span(0.0, 1.0), Span(0.0, 1.0))

@@ -1,89 +1,145 @@
-"""Documents as token ids: the tokens before, between and behind them, and the bytes of text that their targets are.
+"""Documents as token ids: where each starts and stops, which targets count, and the bytes of text that they stand for.
 
-data/store.py keeps them on disk, `skald evaluate --text` in memory; data/windows.py and data/pipeline.py read them.
+data/store/ keeps them on disk; data/packing.py and data/windows.py cut rows from them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from data.errors import DataError
-from data.sources.document import Document
 from data.tokenizers.tokenizer import Tokenizer
 
+CHUNK = 1 << 20  # documents or tokens looked at at a time: what is in memory does not grow with the corpus
 
-class Documents(NamedTuple):
-    """Tokenized documents, joined into one array.
 
-    `tokens` [n] holds the ids of all documents, one document after another. `offsets` [documents + 1] holds where each
-    document starts, and where the last one stops. A document begins with the start token and ends with the end token,
-    as far as the tokenizer has them. Where one token is both (`shared`) it stands once between two documents, as the
-    last target of the first and the first token of the second, and once behind the last document.
+class Bounds(NamedTuple):
+    """Where documents start and stop in the joined tokens; `ended` where the last token is an end token."""
+
+    starts: np.ndarray  # int64
+    stops: np.ndarray  # int64
+    ended: np.ndarray  # bool
+
+    @property
+    def targets(self) -> np.ndarray:
+        """How many tokens of each document are predicted: all but the first."""
+        return np.maximum(self.stops - self.starts - 1, 0)
+
+
+class Pieces(NamedTuple):
+    """The borders of pieces: `starts` int64 [pieces], the token at which each begins, and whether its tokens count."""
+
+    starts: np.ndarray
+    counted: np.ndarray
+
+
+@dataclass(frozen=True)
+class Documents:
+    """A choice of tokenized documents, numbered from 0, over arrays that may lie on disk.
+
+    `tokens` holds the ids of all documents of a store, one document after another, and `offsets` [documents + 1] where
+    each starts; `sizes` [documents] are the bytes of text that a document's targets stand for. A document begins with
+    the start token and ends with the end token, as far as the tokenizer has them; `ended` says whether it has one.
+    `pieces` is None where every token counts.
+
+    `index` are the numbers of the chosen documents in the store; None: all of them. What lies outside the tokens
+    `first` to `last` is left out: a document at such a border is cut.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
-    bytes: int  # of the text that the targets stand for
-    shared: bool
-    ended: bool  # the last target of each document is an end token, which stands for no text
+    sizes: np.ndarray
+    ended: bool
+    pieces: Pieces | None = None
+    index: np.ndarray | None = None
+    first: int = 0
+    last: int | None = None
 
     @property
-    def bounds(self) -> np.ndarray:
-        """int64 [documents, 2]: where the tokens of each document start and stop, its end token included."""
-        return np.stack([self.offsets[:-1], self.offsets[1:] + self.shared], axis=1)
+    def stop(self) -> int:
+        return int(self.offsets[-1]) if self.last is None else self.last
+
+    @property
+    def first_document(self) -> int:
+        """The document of the store that holds token `first`; where all are chosen, number 0."""
+        return int(np.searchsorted(self.offsets, self.first, side="right")) - 1 if self.first else 0
+
+    def __len__(self) -> int:
+        if self.index is not None:
+            return len(self.index)
+        end = np.searchsorted(self.offsets[:-1], self.stop) if self.last is not None else len(self.offsets) - 1
+        return int(end) - self.first_document
+
+    def in_store(self, numbers: np.ndarray) -> np.ndarray:
+        """The numbers that the store gives these documents. int64 [n] -> int64 [n]."""
+        return self.first_document + numbers if self.index is None else np.asarray(self.index[numbers], np.int64)
+
+    def bounds(self, numbers: np.ndarray) -> Bounds:
+        """Where the documents of these numbers start and stop in `tokens`. int64 [n]."""
+        stored = self.in_store(numbers)
+        starts, stops = np.asarray(self.offsets[stored]), np.asarray(self.offsets[stored + 1])
+        ended = (stops <= self.stop) & self.ended
+        return Bounds(np.maximum(starts, self.first), np.minimum(stops, self.stop), ended)
+
+    def chunks(self) -> Iterator[np.ndarray]:
+        """All numbers, a bounded part at a time."""
+        for start in range(0, len(self), CHUNK):
+            yield np.arange(start, min(start + CHUNK, len(self)))
+
+    @property
+    def targets(self) -> int:
+        """Tokens that are predicted: all but the first of each document."""
+        return sum(int(self.bounds(numbers).targets.sum()) for numbers in self.chunks())
+
+    def counts(self, targets: np.ndarray) -> np.ndarray:
+        """Whether the tokens at these places count in the loss: bool, in the shape of `targets`."""
+        if self.pieces is None:
+            return np.ones(targets.shape, bool)
+        return self.pieces.counted[np.searchsorted(self.pieces.starts, targets, side="right") - 1]
 
 
-class EncodedDocument(NamedTuple):
-    """One document: its token ids [t], the bytes of text that its targets stand for, and the first change to its text.
+class Encoded(NamedTuple):
+    """A text that was tokenized: its ids [t], the bytes that came back, and the first change to the text.
 
     `change` describes the first place where decoding gives back another text; None where it gives back the same.
     """
 
-    tokens: list[int]
+    tokens: np.ndarray
     bytes: int
     change: str | None
 
 
-def shares_boundary(tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer's start token and end token are the same."""
-    return tokenizer.start_id is not None and tokenizer.start_id == tokenizer.end_id
-
-
-def closing_tokens(tokenizer: Tokenizer) -> list[int]:
-    """The tokens behind the last document, which belong to no document: the shared start and end token, or none."""
-    return [tokenizer.end_id] if shares_boundary(tokenizer) else []
-
-
-def encode_document(tokenizer: Tokenizer, document: Document) -> EncodedDocument:
-    """Encodes a document, adds its start and end token, and counts the bytes of text that its targets stand for.
+def encode_text(tokenizer: Tokenizer, text: str, origin: str, continued: bool = False) -> Encoded:
+    """Encodes a text, or with `continued` the rest of one, and sees what of it comes back.
 
     Where decoding gives back another text, only the bytes that come back are counted, or bits per byte would be too
-    low. Without a start token the first token is predicted from nothing: it is no target, and its bytes do not count.
-    Raises DataError naming the document where the tokenizer does not know a character of it.
+    low. Raises DataError naming the document where the tokenizer does not know a character of it.
     """
-    text = document.text
     try:
-        ids = tokenizer.encode(text)
+        ids = tokenizer.encode_array(text, continued)
     except DataError as error:
-        raise DataError(f"{document.origin}: {error}") from None
-    decoded = tokenizer.decode(ids)
-    size, change = utf8_length(text), None
-    if decoded not in (text, f" {text}"):  # some tokenizers put a space in front: that is no change
-        size = preserved_bytes(text, decoded)
-        shown = decoded if text.startswith(" ") else decoded.removeprefix(" ")
-        change = f"{document.origin}: {first_difference(text, shown)}"
-    if tokenizer.start_id is None:
-        size -= min(tokenizer.first_token_bytes(text), utf8_length(tokenizer.decode(ids[:1])))
-    prefix = [] if tokenizer.start_id is None else [tokenizer.start_id]
-    suffix = [] if tokenizer.end_id is None or shares_boundary(tokenizer) else [tokenizer.end_id]
-    return EncodedDocument([*prefix, *ids, *suffix], max(size, 0), change)
+        raise DataError(f"{origin}: {error}") from None
+    size = utf8_length(text)
+    if tokenizer.lossless:
+        return Encoded(ids, size, None)
+    decoded = tokenizer.decode(ids.tolist())
+    if decoded in (text, f" {text}") or (continued and f" {decoded}" == text):  # a space that some put in front
+        return Encoded(ids, size, None)
+    shown = decoded if text.startswith(" ") else decoded.removeprefix(" ")
+    return Encoded(ids, preserved_bytes(text, decoded), f"{origin}: {first_difference(text, shown)}")
+
+
+def first_token_bytes(tokenizer: Tokenizer, encoded: Encoded, text: str) -> int:
+    """Bytes of a document's first token, which is no target where no start token stands before it."""
+    return min(tokenizer.first_token_bytes(text), utf8_length(tokenizer.decode(encoded.tokens[:1].tolist())))
 
 
 def utf8_length(text: str) -> int:
-    return len(text.encode("utf-8"))
+    return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
 def preserved_bytes(text: str, decoded: str) -> int:
@@ -112,13 +168,3 @@ def first_difference(text: str, decoded: str) -> str:
 def lossy_notice(change: str) -> str:
     """A line for the person who reads scores of a text that the tokenizer changes."""
     return f"the tokenizer does not keep the text as it is ({change}); bits a byte are of what it keeps"
-
-
-def tokenize_documents(tokenizer: Tokenizer, documents: Iterable[Document]) -> tuple[Documents, str | None]:
-    """All documents in memory, and the first change that the tokenizer makes to a text. Raises DataError."""
-    encoded = [encode_document(tokenizer, document) for document in documents]
-    offsets = np.cumsum([0, *(len(document.tokens) for document in encoded)])
-    tokens = np.array([*(i for document in encoded for i in document.tokens), *closing_tokens(tokenizer)], np.int32)
-    change = next((document.change for document in encoded if document.change), None)
-    size = sum(document.bytes for document in encoded)
-    return Documents(tokens, offsets, size, shares_boundary(tokenizer), tokenizer.end_id is not None), change

@@ -7,65 +7,97 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from data import packing
-from data.config import Data, Source, spans
+from data.config import Data, Mixture, Part
 from data.documents import Documents
 from data.errors import DataError
+from data.mixture import MixedSource, Mixing
+from data.packing import Packing, Spans, expand, make_packing, padding_share
 from data.rows import Rows
-from data.sources import source as sources
-from data.store import Store, open_store
+from data.splits import Splits, open_splits, scored_text
+from data.store.store import Store
 from data.tokenizers.tokenizer import Tokenizer, build_tokenizer
-from data.windows import check_targets
+from data.windows import ScoredText
+
+Report = Callable[[str], None]
+
+
+class TrainingSource(NamedTuple):
+    """One source of a run's rows: its store, the documents of its training split, and how they are packed."""
+
+    name: str
+    store: Store
+    documents: Documents
+    packing: Packing
 
 
 class Pipeline:
-    """The rows of every step's global batch, the `train` and `validation` stores, and their `tokenizer`."""
+    """The rows of every step's global batch, the texts to score, and the run's `tokenizer`."""
 
-    def __init__(self, config: Data, tokenizer: Tokenizer, train: Store, validation: Store, batch_size: int, seed: int):
-        self.tokenizer, self.train, self.validation, self.batch_size, self.length = (
-            tokenizer,
-            train,
-            validation,
-            batch_size,
-            config.length,
-        )
-        self.packing = packing.PACKINGS[config.packing](train.documents, config.length, seed)
+    def __init__(self, config: Data, tokenizer: Tokenizer, splits: Splits, packings: list[Packing], batch_size: int):
+        self.tokenizer, self.splits, self.batch_size, self.length = tokenizer, splits, batch_size, config.length
+        self.sources = [
+            TrainingSource(split.name, split.store, split.documents, packing)
+            for split, packing in zip(splits.training, packings, strict=True)
+        ]
+        self.validation: list[ScoredText] = [scored_text(split, tokenizer) for split in splits.validation]
+        self.mixing = Mixing(*mixed(config, self.sources, batch_size))
 
     @property
     def fingerprints(self) -> dict:
         """What the rows depend on besides the config: stored with checkpoints, compared on resuming."""
-        stores = {"train": self.train, "validation": self.validation}
-        return {k: {f: s.manifest[f] for f in ("source", "tokenizer", "tokens")} for k, s in stores.items()}
+        named = self.splits._asdict().items()
+        return {kind: [split.store.fingerprint for split in splits] for kind, splits in named}
+
+    def epochs(self, steps: int) -> dict[str, float]:
+        """How often each source has been read through after so many steps."""
+        return self.mixing.epochs(steps * self.batch_size)
 
     def rows(self, step: int, start: int, stop: int) -> Rows:
         """Rows start .. stop of the global batch of `step` (from 0)."""
-        row_indices = step * self.batch_size + np.arange(start, stop)
-        return cut_rows(self.train.documents, self.packing.token_indices(row_indices, self.length))
+        rows = Rows.empty(stop - start, self.length)
+        for source, places, read in self.spans(step, start, stop):
+            fill_rows(rows, places, source.documents, read)
+        return rows
+
+    def spans(self, step: int, start: int, stop: int) -> list[tuple[TrainingSource, np.ndarray, Spans]]:
+        """What rows start .. stop of a step's batch read: sources, the places of their rows, their spans."""
+        which, numbers = self.mixing.locate(step * self.batch_size + np.arange(start, stop))
+        places = [np.flatnonzero(which == index) for index in range(len(self.sources))]
+        return [
+            (source, place, source.packing.spans(numbers[place]))
+            for source, place in zip(self.sources, places, strict=True)
+            if len(place)
+        ]
 
 
-def cut_rows(documents: Documents, indices: np.ndarray) -> Rows:
-    """Rows of the tokens at `indices` [B, T + 1] of `documents.tokens`; segments and positions restart at documents.
+def fill_rows(rows: Rows, places: np.ndarray, documents: Documents, spans: Spans) -> None:
+    """Writes what `spans` read into the rows at `places` [n]; segments and positions restart at each span."""
+    lengths = spans.stops - spans.starts
+    ends = np.cumsum(lengths)
+    first_span = np.searchsorted(spans.rows, spans.rows)  # of the row that each span is in
+    columns = ends - lengths - (ends - lengths)[first_span]
+    at = expand(places[spans.rows] * rows.tokens.shape[1] + columns, lengths)
+    inputs = expand(spans.starts, lengths)
+    rows.tokens.reshape(-1)[at] = documents.tokens[inputs]
+    rows.targets.reshape(-1)[at] = documents.tokens[inputs + 1]
+    rows.segments.reshape(-1)[at] = np.repeat(np.arange(len(lengths)) - first_span + 1, lengths)
+    rows.positions.reshape(-1)[at] = expand(np.zeros_like(lengths), lengths)
+    rows.weights.reshape(-1)[at] = documents.counts(inputs + 1)
 
-    A document's first token counts as a target only where it also ends the document before.
-    """
-    ids = documents.tokens[indices].astype(np.int32)
-    inputs = indices[:, :-1]
-    if len(documents.offsets) == 2:
-        document, segments = np.zeros_like(indices), np.ones_like(inputs)
-        positions = np.broadcast_to(np.arange(inputs.shape[1]), inputs.shape)
-    else:
-        document = np.searchsorted(documents.offsets, indices, side="right")
-        is_start = np.diff(document[:, :-1], axis=1, prepend=-1) != 0
-        segments = np.cumsum(is_start, axis=1)
-        column = np.arange(inputs.shape[1])
-        positions = column - np.maximum.accumulate(np.where(is_start, column, 0), axis=1)
-    weights = (document[:, 1:] == document[:, :-1]) | documents.shared
-    return Rows(
-        ids[:, :-1], ids[:, 1:], segments.astype(np.int32), positions.astype(np.int32), weights.astype(np.float32)
-    )
+
+def mixed(config: Data, sources: list[TrainingSource], batch_size: int) -> tuple[list[MixedSource], list[tuple]]:
+    """The arguments of Mixing: the sources, and the weights from each row on."""
+    described = [
+        MixedSource(s.name, s.packing.predictions / s.packing.rows_per_epoch, s.packing.rows_per_epoch, repeats)
+        for s, repeats in zip(sources, (part.at_end == "repeat" for part in config.parts), strict=True)
+    ]
+    later = config.source.phases if isinstance(config.source, Mixture) else ()
+    phases = [(0, [part.weight for part in config.parts])]
+    return described, phases + [(phase.start * batch_size, phase.weights) for phase in later]
 
 
 def open_pipeline(
@@ -74,29 +106,29 @@ def open_pipeline(
     seed: int,
     cache: Path,
     tokenizer: Tokenizer | None = None,
-    report: Callable[[str], None] = lambda _: None,
+    report: Report = lambda _: None,
 ) -> Pipeline:
     """Opens a config's data: builds its tokenizer unless one is passed, and each store that the cache lacks.
 
     `tokenizer` is a checkpoint's. Raises DataError for bad text, too little to cut a row from, or none to score.
     """
-    validation_source = config.validation_source or config.source
-    check_disjoint(config.source, validation_source)
-    tokenizer = tokenizer or build_tokenizer(config.tokenizer, config.source, report)
-    splits = spans(config)
-    train = open_store(config.source, tokenizer, splits.train, cache, report)
-    validation = open_store(validation_source, tokenizer, splits.validation, cache, report)
-    packing.check_length(train.documents, config.length, config.source.path)
-    origin = f"{validation_source.path}, data.validation {splits.validation.start:g} to {splits.validation.stop:g}"
-    check_targets(validation.documents, origin)
-    return Pipeline(config, tokenizer, train, validation, batch_size, seed)
+    tokenizer = tokenizer or build_tokenizer(config.tokenizer, [part.source for part in config.parts], report)
+    splits = open_splits(config, tokenizer, cache, report)
+    packings = []
+    for part, split in zip(config.parts, splits.training, strict=True):
+        check_length(split.documents, config, part)
+        packings.append(make_packing(config.packing, split.documents, config.length, seed, split.plans))
+        share = padding_share(packings[-1], config.length)
+        if share > 0.005:
+            report(f"{part.source.path}: {share:.1%} of the places in rows are padding (data.packing={config.packing})")
+    return Pipeline(config, tokenizer, splits, packings, batch_size)
 
 
-def check_disjoint(source: Source, validation: Source) -> None:
-    """Raises DataError where a file is read by both of two different sources, and from the same field."""
-    if source == validation or source.field != validation.field:
-        return
-    files = {path.resolve() for path in sources.source_files(source)}
-    if common_files := [path for path in sources.source_files(validation) if path.resolve() in files]:
-        remedy = f"move it out of {source.path}" if len(files) > 1 else "data.validation_source=null takes a part of it"
-        raise DataError(f"{common_files[0]} is in data.source, too, and would be trained on; {remedy}")
+def check_length(documents: Documents, config: Data, part: Part) -> None:
+    """Raises DataError where the documents have too few tokens to fill a row."""
+    targets = documents.targets
+    if targets < (config.length if config.packing in ("windows", "concatenate") else 1):
+        raise DataError(
+            f"{part.source.path}: {targets} tokens to predict are fewer than a row of data.length={config.length}; "
+            f"data.length={max(1, targets)} would fit"
+        )

@@ -1,5 +1,7 @@
 """The batches that a model reads: rows of tokens. data/pipeline.py and data/windows.py cut them, train/ reads them."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import numpy as np
@@ -9,15 +11,20 @@ class Rows(NamedTuple):
     """A batch of token rows, every field [rows, length] (B T).
 
     Each position predicts its target from the tokens of its own document up to and including itself: positions see
-    each other only where `segments` agree. `weights` is 0 where a target does not count: in padding, and where the
-    next token begins another document without ending this one.
+    each other only where `segments` agree. `weights` is 0 where a target does not count: in padding and
+    in prompts.
     """
 
     tokens: np.ndarray  # int32
     targets: np.ndarray  # int32
     segments: np.ndarray  # int32: 1, 2, … by document in the row, 0 for padding
-    positions: np.ndarray  # int32: index in the row's piece of the document, from 0
+    positions: np.ndarray  # int32: index in the row's part of the document, from 0
     weights: np.ndarray  # float32
+
+    @classmethod
+    def empty(cls, count: int, length: int) -> Rows:
+        """Rows of padding."""
+        return cls(*(np.zeros((count, length), kind) for kind in [np.int32] * 4 + [np.float32]))
 
 
 class ScoredRows(NamedTuple):

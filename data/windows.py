@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -10,6 +11,16 @@ import numpy as np
 from data.documents import Documents
 from data.errors import DataError
 from data.rows import Rows, ScoredRows
+
+DOCUMENTS = 4096  # whose windows are listed at a time
+
+
+class ScoredText(NamedTuple):
+    """Documents to score, and the bytes of text that their targets stand for. `name` stands in metrics."""
+
+    name: str
+    documents: Documents
+    bytes: int
 
 
 class Window(NamedTuple):
@@ -27,26 +38,26 @@ class Window(NamedTuple):
 def scoring_rows(documents: Documents, length: int, stride: int, batch_size: int) -> Iterator[ScoredRows]:
     """Batches of `batch_size` rows that score documents in windows of `length` tokens, `stride` apart.
 
-    Every token but each document's first counts as a target exactly once: where windows overlap, in the first of
-    them. The last batch is filled up with rows of weight 0.
+    Every token but each document's first is a target exactly once: where windows overlap, in the first of them. Those
+    of pieces that do not count have no weight. The last batch is filled up with rows of weight 0.
     """
-    windows = [
-        Window(
-            start,
-            min(start + length, stop - 1),
-            overlap=0 if start == first else length - stride,
-            has_end=documents.ended and start + length >= stop - 1,
-        )
-        for first, stop in documents.bounds
-        for start in window_starts(first, stop, length, stride)
-    ]
-    for index in range(0, len(windows), batch_size):
-        yield pad_windows(documents.tokens, windows[index : index + batch_size], length, batch_size)
+    windows = document_windows(documents, length, stride)
+    while batch := list(itertools.islice(windows, batch_size)):
+        yield pad_windows(documents, batch, length, batch_size)
 
 
-def check_targets(documents: Documents, origin: str) -> None:
+def document_windows(documents: Documents, length: int, stride: int) -> Iterator[Window]:
+    for first_number in range(0, len(documents), DOCUMENTS):
+        bounds = documents.bounds(np.arange(first_number, min(first_number + DOCUMENTS, len(documents))))
+        for first, stop, ended in zip(*map(np.ndarray.tolist, bounds), strict=True):
+            for start in window_starts(first, stop, length, stride):
+                overlap = 0 if start == first else length - stride
+                yield Window(start, min(start + length, stop - 1), overlap, ended and start + length >= stop - 1)
+
+
+def check_targets(text: ScoredText, origin: str) -> None:
     """Raises DataError where documents have no target that stands for text: a document's first token is no target."""
-    if np.diff(documents.bounds).max(initial=0) < 2 or not documents.bytes:
+    if not text.bytes or not text.documents.targets:
         raise DataError(f"{origin}: nothing to score; give a text of two tokens or more in one document")
 
 
@@ -57,14 +68,16 @@ def window_starts(first: int, stop: int, length: int, stride: int) -> range:
     return range(first, first + extra * stride + 1, stride) if targets > 0 else range(0)
 
 
-def pad_windows(tokens: np.ndarray, windows: list[Window], length: int, batch_size: int) -> ScoredRows:
+def pad_windows(documents: Documents, windows: list[Window], length: int, batch_size: int) -> ScoredRows:
     """A batch of windows, filled up with zeros to `batch_size` rows of `length` tokens."""
     ids, targets = np.zeros((batch_size, length), np.int32), np.zeros((batch_size, length), np.int32)
     weights, segments = np.zeros((batch_size, length), np.float32), np.zeros((batch_size, length), np.int32)
     text = np.zeros((batch_size, length), np.float32)
     for row, (start, stop, overlap, has_end) in enumerate(windows):
         size = stop - start
-        ids[row, :size], targets[row, :size] = tokens[start:stop], tokens[start + 1 : stop + 1]
-        segments[row, :size], weights[row, overlap:size], text[row, overlap : size - has_end] = 1, 1, 1
+        read = documents.tokens[start : stop + 1]
+        ids[row, :size], targets[row, :size], segments[row, :size] = read[:-1], read[1:], 1
+        weights[row, overlap:size] = documents.counts(np.arange(start + 1, stop + 1))[overlap:]
+        text[row, : size - has_end] = weights[row, : size - has_end]
     positions = np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape)
     return ScoredRows(Rows(ids, targets, segments, positions, weights), text)

@@ -6,10 +6,11 @@ launch/ calls `check` before anything else is done, and `check_vocabulary` once 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import fields as fields_of
 
-from data.config import Data, spans
+from data.config import Data, Mixture, split_spans
 from model.config import MoE, blocks
 from train import config as c
 from train import fields
@@ -45,6 +46,7 @@ def check(experiment: Experiment) -> None:
         for j, block in enumerate(stack.pattern):
             check_block(f"model.layers.{i}.pattern.{j}", block, m.width)
     check_spans(e.data)
+    check_mixture(e.data)
     check_mesh(e)
 
 
@@ -133,7 +135,7 @@ def check_experts(path: str, moe: MoE) -> None:
 
 def check_spans(data: Data) -> None:
     """Raises ConfigError for spans that are no part of a text, and where training reaches into validation."""
-    train, validation = splits = spans(data)
+    train, validation = splits = split_spans(data)
     for name, span in splits._asdict().items():
         valid = 0 <= span.start < span.stop <= 1
         require(f"data.{name}", f"{span.start:g} to {span.stop:g}", valid, "a part of the text: 0 <= start < stop <= 1")
@@ -147,9 +149,28 @@ def check_spans(data: Data) -> None:
         )
 
 
+def check_mixture(data: Data) -> None:
+    """Raises ConfigError for weights that mix nothing, phases out of order, and shares that are none."""
+    for part in data.parts:
+        require("data.source.max_refused", part.source.max_refused, 0 <= part.source.max_refused <= 1, "from 0 to 1")
+    if not isinstance(data.source, Mixture):
+        return
+    weights = {"data.source.parts": [part.weight for part in data.parts]}
+    weights |= {f"data.source.phases.{i}.weights": phase.weights for i, phase in enumerate(data.source.phases)}
+    for path, values in weights.items():
+        shown = ", ".join(f"{value:g}" for value in values) or "no weights"
+        require(path, shown, len(values) == len(data.parts), f"a weight for each of the {len(data.parts)} sources")
+        require(path, shown, min(values, default=-1) >= 0, "weights of 0 or more")
+        require(path, shown, any(values), "weights of which one at least is above 0")
+    starts = [0, *(phase.start for phase in data.source.phases)]
+    require(
+        "data.source.phases", starts[1:], all(a < b for a, b in itertools.pairwise(starts)), "in order, from step 1"
+    )
+
+
 def validation_contains_training(data: Data) -> bool:
     """Whether all of the training text, and perhaps more, is validation: people set this to see training's loss."""
-    train, validation = spans(data)
+    train, validation = split_spans(data)
     same_source = data.validation_source in (None, data.source)
     return same_source and validation.start <= train.start and train.stop <= validation.stop
 

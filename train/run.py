@@ -20,7 +20,6 @@ from train.program import Program
 T = TypeVar("T")
 
 IDENTITY_FIELDS = ("model", "data", "optimizer", "seed", "batch_size", "microbatches", "z_loss")
-PATH_FIELDS = ("data.source.path", "data.validation_source.path", "data.tokenizer.path")  # fingerprints stand for them
 
 
 class RunError(ValueError):
@@ -76,10 +75,15 @@ class Run:
             getattr(listener, "close", lambda: None)()
 
 
+def is_path(field: str) -> bool:
+    """Whether a field names where data lie: they may move, as their fingerprints say whether they are the same."""
+    return field.startswith("data.") and field.endswith(".path")
+
+
 def check_identity(saved: dict, experiment: Experiment, folder: Path) -> list[str]:
     """Lines about changed fields that may change. Raises RunError naming the identity fields that differ."""
     changed = fields.differences(saved, experiment)
-    conflicts = [c for c in changed if c[0].split(".")[0] in IDENTITY_FIELDS and c[0] not in PATH_FIELDS]
+    conflicts = [c for c in changed if c[0].split(".")[0] in IDENTITY_FIELDS and not is_path(c[0])]
     if conflicts:
         shown = "; ".join(f"{path}: {old!r} there, {new!r} here" for path, old, new in conflicts[:8])
         more = f" and {len(conflicts) - 8} more" if len(conflicts) > 8 else ""
@@ -89,7 +93,13 @@ def check_identity(saved: dict, experiment: Experiment, folder: Path) -> list[st
 
 def check_data(saved: dict, current: dict, folder: Path) -> None:
     """Raises RunError if the fingerprints of the text or the tokenizer are not those that the run began with."""
-    differ = [f"{split} {k}" for split in current for k in current[split] if saved[split][k] != current[split][k]]
+    differ = [
+        f"{kind} {field}"
+        for kind, stores in current.items()
+        for old, new in zip(saved[kind], stores, strict=True)
+        for field in new
+        if old[field] != new[field]
+    ]
     if differ:
         raise RunError(
             f"{folder} was trained on other data (changed: {', '.join(differ)}); put the files back, or take another "

@@ -53,8 +53,9 @@ class LocalFile:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def open_source(source: Source) -> list[SourceFile]:
+def open_source(source: Source, ids: bool = False) -> list[SourceFile]:
     """The files of a source, in a fixed order. Raises DataError where there are none."""
+    del ids
     return [LocalFile(path, source) for path in source_files(source)]
 
 
@@ -93,6 +94,14 @@ def suggest_glob(path: Path, source: Source, files: list[Path]) -> list[str]:
         suffix = suffixes.most_common(1)[0][0]
         example = f", as {Path(glob.escape(source.path), '**', '*' + glob.escape(suffix))}"
     return [f"to leave such files out, name a glob of others{example}"]
+
+
+def combine_fingerprint(source: Source, files: list[SourceFile], digests: list[str]) -> str:
+    digest = hashlib.sha256(source.field.encode())
+    for file, one in zip(files, digests, strict=True):
+        digest.update(bytes.fromhex(one))
+        digest.update(extension(file.path).encode() if extension(file.path) in READERS else b"")
+    return digest.hexdigest()
 
 
 def fingerprint(source: Source) -> str:

@@ -12,6 +12,7 @@ class Bytes:
     start_id = end_id = None
     start_prompts, notes = False, ()
     lossless = has_cut_points = True
+    reads_ids = False
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("utf-8"))

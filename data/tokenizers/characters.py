@@ -16,6 +16,7 @@ class Characters:
     start_id = end_id = None
     start_prompts, notes = False, ()
     lossless = has_cut_points = True
+    reads_ids = False
 
     def __init__(self, alphabet: str):
         self.alphabet = alphabet

@@ -42,6 +42,7 @@ class GPT2:
 
     notes = ()
     lossless = has_cut_points = True
+    reads_ids = False
 
     def __init__(self, ranks: dict[bytes, int], end_id: int, start_prompts: bool):
         self.ranks, self.start_id, self.end_id, self.start_prompts = ranks, end_id, end_id, start_prompts

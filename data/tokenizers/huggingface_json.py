@@ -31,6 +31,7 @@ class HuggingFace:
     """The tokenizer of a tokenizer.json. `content` is the file without `SETTINGS` and `RANDOMNESS`."""
 
     lossless = has_cut_points = False
+    reads_ids = False
 
     def __init__(self, content: str, tokens: SpecialTokens, notes: tuple[str, ...] = ()):
         self.content, self.tokens, self.notes = content, tokens, notes

@@ -15,6 +15,7 @@ from data.tokenizers.special_tokens import SpecialTokens, missing_end_notice, re
 
 class SentencePiece:
     lossless = has_cut_points = False
+    reads_ids = False
 
     def __init__(self, model: bytes, tokens: SpecialTokens, notes: tuple[str, ...] = ()):
         self.model, self.tokens, self.notes = model, tokens, notes

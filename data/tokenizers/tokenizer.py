@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -78,18 +79,21 @@ MODULES = {  # imported when first used: each brings a library of its own, and s
 NAMEABLE = ("json", "sentencepiece")  # kinds whose start and end tokens a config may name
 
 
-def build_tokenizer(config: Config, source: Source, report: Callable[[str], None] = lambda _: None) -> Tokenizer:
+def build_tokenizer(
+    config: Config, training: Sequence[Source], report: Callable[[str], None] = lambda _: None
+) -> Tokenizer:
     """Builds the tokenizer that a config describes, and passes its notes to `report`.
 
-    `characters` takes its vocabulary from the whole text of `source`; the other kinds do not read it. Raises DataError
-    for a file that is no tokenizer, and where `characters` finds no text.
+    `characters` takes its vocabulary from the whole text of the `training` sources; the other kinds do not read it.
+    Raises DataError for a file that is no tokenizer, and where `characters` finds no text.
     """
     module = importlib.import_module(MODULES[config.kind])
     check_fields(config)
     if config.kind == "characters":
-        tokenizer = module.Characters.from_texts(document.text for document in sources.read_documents(source))
+        documents = itertools.chain.from_iterable(map(sources.read_documents, training))
+        tokenizer = module.Characters.from_texts(document.text for document in documents)
         if not tokenizer.vocab_size:
-            raise DataError(f"{source.path}: no text in it to take a vocabulary of characters from")
+            raise DataError(f"{training[0].path}: no text in it to take a vocabulary of characters from")
         return tokenizer
     tokenizer = module.load(config)
     for note in tokenizer.notes:

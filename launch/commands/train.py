@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from data.config import Tokenizer
+from data.config import Source, Tokenizer
 from data.pipeline import open_pipeline
 from data.tokenizers.tokenizer import build_tokenizer, tokenizer_from_json
 from launch import VERSION, experiments
@@ -35,7 +35,7 @@ from train.listeners.preemption import Preemption
 from train.listeners.samples import Samples
 from train.listeners.tensorboard import TensorBoard
 from train.loop import train
-from train.run import PATH_FIELDS, Run, RunError, check_data, check_identity, read_config, write_config
+from train.run import Run, RunError, check_data, check_identity, is_path, read_config, write_config
 from train.state import TrainState
 
 STOPPED = 75  # exit status: stopped by a signal, after a checkpoint was saved
@@ -85,13 +85,13 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
         tokenizer = tokenizer_from_json(metadata["tokenizer"])
         experiment = with_tokenizer_of(metadata, experiment, report)
     if not experiment.model.vocab_size:
-        tokenizer = tokenizer or build_tokenizer(experiment.data.tokenizer, experiment.data.source, report)
+        tokenizer = tokenizer or build_tokenizer(experiment.data.tokenizer, training_sources(experiment), report)
         experiment = replace(experiment, model=replace(experiment.model, vocab_size=tokenizer.vocab_size))
     processes.broadcast_from_first(lambda: check_same_run(experiment, folder))
     inputs = (experiment.data, experiment.batch_size, experiment.seed, cache_folder(), tokenizer, report)
     data = processes.first_then_others(lambda: open_pipeline(*inputs))
     if processes.broadcast_from_first(lambda: data.fingerprints) != data.fingerprints:
-        raise RunError(f"{experiment.data.source.path}: this machine has another text there than process 0's")
+        raise RunError(f"{experiment.data.parts[0].source.path}: this machine has another text there than process 0's")
     check_vocabulary(experiment, data.tokenizer.vocab_size)
     metadata = read_metadata(folder, steps[-1]) if steps else metadata
     longest = trained_length(experiment, metadata)
@@ -120,6 +120,10 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     }
     run.listeners = listeners(run, checkpoints, metadata)
     return run, checkpoints
+
+
+def training_sources(experiment: Experiment) -> list[Source]:
+    return [part.source for part in experiment.data.parts]
 
 
 def with_tokenizer_of(metadata: dict, experiment: Experiment, report) -> Experiment:
@@ -164,7 +168,7 @@ def check_same_run(experiment: Experiment, folder: Path) -> list[str]:
 def check_same_start(experiment: Experiment, start_from: str | None) -> None:
     """Raises RunError where this process was started with another config or --from than process 0."""
     theirs, source = processes.broadcast_from_first(lambda: [fields.to_json(experiment), start_from])
-    differ = [c for c in fields.differences(theirs, experiment) if c[0] not in PATH_FIELDS]
+    differ = [c for c in fields.differences(theirs, experiment) if not is_path(c[0])]
     differ += [("--from", source, start_from)] if source != start_from else []
     if differ:
         shown = "; ".join(f"{path}: {old!r} in process 0, {new!r} here" for path, old, new in differ[:8])

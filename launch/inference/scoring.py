@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import sys
+import tempfile
+from pathlib import Path
 
-from data.config import Source, spans
-from data.documents import Documents, lossy_notice, tokenize_documents
+from data.config import Source
 from data.errors import DataError
 from data.sources import source as sources
-from data.store import open_store
-from data.windows import check_targets, scoring_rows
+from data.splits import scored_text, validation_sources, validation_splits
+from data.store.store import Store, find_store, open_store
+from data.windows import ScoredText, check_targets, scoring_rows
 from launch.inference.checkpoint import NOT_FINITE, LoadedCheckpoint
 from launch.machine.detection import cache_folder
 from model.config import Learned
-from train.evaluate import metrics, score_model
+from train.evaluate import add_up, metrics, score_model
 from train.fields import ConfigError
 from train.run import RunError
 
@@ -45,37 +47,46 @@ def evaluate(
         if isinstance(run.config.model.positions, Learned):
             raise ConfigError(f"window {window}: {line}; a window of {run.trained_length} at most")
         say(line)
-    documents = text_documents(run, text, field) if text is not None else validation_documents(run)
-    batches = scoring_rows(documents, window, stride, run.config.evaluation.rows)
-    scores = metrics(score_model(run.model, batches), documents.bytes)
+    texts = [read_text(run, text, field)] if text is not None else validation_texts(run)
+    sums = {
+        each.name: score_model(run.model, scoring_rows(each.documents, window, stride, run.config.evaluation.rows))
+        for each in texts
+    }
+    scores = metrics(add_up(sums.values()), sum(each.bytes for each in texts))
     if not math.isfinite(scores["loss"]):
         raise RunError(f"{run.name} at step {run.step}: its loss is {scores['loss']}; {NOT_FINITE}")
-    return {"step": run.step, **scores, "window": window, "stride": stride, "tasks": {}}
+    by_source = {each.name: metrics(sums[each.name], each.bytes) for each in texts} if len(texts) > 1 else {}
+    return {"step": run.step, **scores, "window": window, "stride": stride, "sources": by_source, "tasks": {}}
 
 
-def validation_documents(run: LoadedCheckpoint) -> Documents:
-    """The validation split of the run. Raises DataError where the text has changed since the run was trained."""
-    e = run.config
-    source = e.data.validation_source or e.data.source
-    if (
-        sources.fingerprint(source) != run.metadata["data"]["validation"]["source"]
-    ):  # checked first: another file may not even be readable
+def validation_texts(run: LoadedCheckpoint) -> list[ScoredText]:
+    """The validation texts of the run, each a source's. Raises DataError where one is not that of training any more."""
+    data, fingerprints = run.config.data, run.metadata["data"]["validation"]
+    stores = [
+        find_store(cache_folder(), fingerprint) or tokenize_again(run, source, fingerprint)
+        for source, fingerprint in zip(validation_sources(data), fingerprints, strict=True)
+    ]
+    return [scored_text(split, run.tokenizer) for split in validation_splits(data, stores, run.tokenizer)]
+
+
+def tokenize_again(run: LoadedCheckpoint, source: Source, fingerprint: dict) -> Store:
+    """The store of a source that the cache has no more. Raises DataError where the text has changed since training."""
+    if sources.fingerprint(source) != fingerprint["source"]:  # checked first: another file may not even be readable
         raise DataError(
             f"{source.path}: not the validation text that {run.name} was trained with; put that text back, or name "
             "another (--text FILE; in Python text=…)"
         )
-    return open_store(source, run.tokenizer, spans(e.data).validation, cache_folder(), say).documents
+    return open_store(source, run.tokenizer, cache_folder(), say)
 
 
-def text_documents(run: LoadedCheckpoint, path: str, field: str | None = None) -> Documents:
+def read_text(run: LoadedCheckpoint, path: str, field: str | None = None) -> ScoredText:
     """Every document of a file or folder. Raises DataError where there is nothing to score."""
-    source = Source(path, run.config.data.source.field if field is None else field)
-    texts = sources.read_documents(source, "name another field (--field NAME; in Python field=…)")
-    documents, change = tokenize_documents(run.tokenizer, texts)
-    if change:
-        say(lossy_notice(change))
-    check_targets(documents, path)
-    return documents
+    source = Source(path, run.config.data.parts[0].source.field if field is None else field)
+    with tempfile.TemporaryDirectory() as folder:  # what is mapped to memory stays until it is read no more
+        documents = open_store(source, run.tokenizer, Path(folder), say).documents
+    text = ScoredText(path, documents, int(documents.sizes.sum()))
+    check_targets(text, path)
+    return text
 
 
 def say(line: str) -> None:

@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data import permutation
-from data.config import Data, Source, Span, spans
+from data.config import Data, Source, Span, split_spans
 from data.config import Tokenizer as Config
 from data.documents import Documents
 from data.errors import DataError
@@ -192,7 +192,7 @@ def test_a_validation_split_without_a_target_is_refused(tmp_path):
     ],
 )
 def test_of_one_source_a_tenth_is_validation_and_two_are_taken_whole(fields, train, validation):
-    found = spans(Data(Source("a.txt"), Config("bytes"), 16, **fields))
+    found = split_spans(Data(Source("a.txt"), Config("bytes"), 16, **fields))
     assert (found.train, found.validation) == (Span(*train), Span(*validation))
 
 

@@ -278,13 +278,13 @@ BUILD_STORE = """
 import sys, time
 from pathlib import Path
 from configs.shakespeare import default
-from data.config import spans
+from data.config import split_spans
 from data.store import open_store
 from data.tokenizers.tokenizer import build_tokenizer
 data = default().data
 tokenizer = build_tokenizer(data.tokenizer, data.source)
 time.sleep(max(0, float(sys.argv[2]) - time.time()))
-print(open_store(data.source, tokenizer, spans(data).train, Path(sys.argv[1])).manifest["tokens"])
+print(open_store(data.source, tokenizer, split_spans(data).train, Path(sys.argv[1])).manifest["tokens"])
 """
 
 

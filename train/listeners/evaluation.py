@@ -1,4 +1,4 @@
-"""Scores the whole validation split at every evaluation step and at the end. A signal ends it between two batches."""
+"""Scores every validation text whole at each evaluation step and at the end. A signal ends it between two batches."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ def evaluation(run: Run, event: Event) -> None:
         return
     if event.step % e.evaluation.every and event.step < e.steps:
         return
-    documents, length = run.data.validation.documents, e.data.length
-    multiple = row_multiple(e.execution)
+    length, multiple = e.data.length, row_multiple(e.execution)
     rows = -(-e.evaluation.rows // multiple) * multiple
-    batches = scoring_rows(documents, length, length, rows)
-    sums = list(run.until_stopped(sums_by_batch(run.state.evaluation_model, batches)))
-    if run.stop:  # the same step is evaluated when the run goes on
-        return
-    scores = metrics(add_up(sums), documents.bytes)
+    model, scored = run.state.evaluation_model, []
+    for text in run.data.validation:
+        batches = scoring_rows(text.documents, length, length, rows)
+        scored.append(add_up(run.until_stopped(sums_by_batch(model, batches))))
+        if run.stop:  # the same step is evaluated when the run goes on
+            return
+    scores = metrics(add_up(scored), sum(text.bytes for text in run.data.validation))
     values = {f"eval/{name}": scores[name] for name in ("loss", "perplexity", "bits_per_byte")}
+    if len(scored) > 1:
+        values |= {f"eval/loss/{t.name}": s.nats / s.tokens for t, s in zip(run.data.validation, scored, strict=True)}
+    values |= {f"data/epochs/{name}": epochs for name, epochs in run.data.epochs(event.step).items()}
     run.scores[event.step] = values
     run.emit(Evaluated(event.step, values))

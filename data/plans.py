@@ -1,0 +1,86 @@
+"""Arrays that are made from a store once and then read by memory map: splits, and which documents a row holds.
+
+data/splits.py and data/packing.py ask for them, data/store/ says where they lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+
+class Plans(Protocol):
+    """`names` tell apart what is made of the same store."""
+
+    def arrays(self, names: Sequence, make: Callable[[], Sequence[np.ndarray]], count: int) -> Sequence[np.ndarray]:
+        """The `count` arrays of these names, made if they are not there yet."""
+        ...
+
+    def array(self, names: Sequence, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """One array of these names."""
+        ...
+
+
+class NoPlans:
+    """Keeps nothing: every array is made anew, in memory."""
+
+    def arrays(self, names: Sequence, make: Callable[[], Sequence[np.ndarray]], count: int) -> Sequence[np.ndarray]:
+        del names, count
+        return make()
+
+    def array(self, names: Sequence, make: Callable[[], np.ndarray]) -> np.ndarray:
+        del names
+        return make()
+
+
+class SavedPlans:
+    """Keeps arrays as .npy files in a folder. `context` are names that all of them share.
+
+    What several processes make at once is the same, and each file appears whole or not at all. Where the folder can't
+    be written, arrays are made in memory.
+    """
+
+    def __init__(self, folder: Path, context: Sequence = ()):
+        self.folder, self.context = folder, tuple(context)
+
+    def within(self, *names) -> SavedPlans:
+        """The same folder, with further names shared."""
+        return SavedPlans(self.folder, (*self.context, *names))
+
+    def arrays(self, names: Sequence, make: Callable[[], Sequence[np.ndarray]], count: int) -> Sequence[np.ndarray]:
+        identity = json.dumps([*self.context, *names])
+        stem = hashlib.sha256(identity.encode()).hexdigest()[:32]
+        files = [self.folder / f"{stem}-{i}.npy" for i in range(count)]
+        if not all(file.is_file() for file in files):
+            made = make()
+            try:
+                for file, array in zip(files, made, strict=True):
+                    save_whole(file, array)
+            except OSError:
+                return made
+        return [np.load(file, mmap_mode="r") for file in files]
+
+    def array(self, names: Sequence, make: Callable[[], np.ndarray]) -> np.ndarray:
+        return self.arrays(names, lambda: [make()], 1)[0]
+
+
+def save_whole(file: Path, array: np.ndarray) -> None:
+    """Saves an array so that the file is there whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f"{file.stem}.unfinished-", suffix=".npy", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as opened:
+            np.save(opened, array)
+            opened.flush()
+            os.fsync(opened.fileno())
+        os.replace(temporary, file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,221 @@
+"""Splits: which documents of a store belong to training and which to validation. data/pipeline.py opens them."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.config import Data, Part, Source, Span, split_spans
+from data.documents import CHUNK, Documents
+from data.errors import DataError, FieldError
+from data.plans import SavedPlans
+from data.sources import source as sources
+from data.store.store import Store, open_store
+from data.tokenizers.tokenizer import Tokenizer
+from data.windows import ScoredText, check_targets
+
+Report = Callable[[str], None]
+
+
+class Split(NamedTuple):
+    """Some documents of a store. `plans` keeps what is made of them; `name` stands in metrics."""
+
+    name: str
+    store: Store
+    documents: Documents
+    plans: SavedPlans
+
+    def hashes(self) -> np.ndarray:
+        """uint64 [n]: of the documents that are whole, their content's hash."""
+        return np.concatenate([self.store.hashes[self.documents.in_store(n)[whole]] for n, whole in self.wholes()])
+
+    def wholes(self):
+        """(numbers, whether each is whole) of all documents, a bounded part at a time."""
+        for numbers in self.documents.chunks():
+            stored, bounds = self.documents.in_store(numbers), self.documents.bounds(numbers)
+            lengths = self.documents.offsets[stored + 1] - self.documents.offsets[stored]
+            yield numbers, bounds.stops - bounds.starts == lengths
+
+
+class Splits(NamedTuple):
+    training: list[Split]
+    validation: list[Split]
+
+
+def open_splits(config: Data, tokenizer: Tokenizer, cache: Path, report: Report) -> Splits:
+    """The training split of each source of a config, and its validation splits: one a source, or the one of its own.
+
+    Raises DataError where a file is in both, FieldError for two sources of one name.
+    """
+    names, other = part_names(config.parts), other_source(config)
+    if other:
+        for part in config.parts:
+            check_disjoint(part.source, other)
+    stores = [open_store(part.source, tokenizer, cache, report) for part in config.parts]
+    training = [
+        split._replace(name=name)
+        for name, store in zip(names, stores, strict=True)
+        for split in split_store(store, config, tokenizer, report).training
+    ]
+    there = [open_store(other, tokenizer, cache, report)] if other else stores
+    validation = validation_splits(config, there, tokenizer)
+    if config.split == "position" or other:  # by hash, one text is always on one side
+        training = [without_duplicates(split, validation, config, report) for split in training]
+    return Splits(training, validation)
+
+
+def other_source(config: Data) -> Source | None:
+    """The source that validation has of its own; None where it is a part of the training sources."""
+    return None if config.validation_source in (None, config.source) else config.validation_source
+
+
+def validation_sources(config: Data) -> list[Source]:
+    """The sources that hold the texts of validation."""
+    other = other_source(config)
+    return [other] if other else [part.source for part in config.parts]
+
+
+def validation_splits(config: Data, stores: Sequence[Store], tokenizer: Tokenizer) -> list[Split]:
+    """The validation splits of the stores of `validation_sources`."""
+    names = ["validation"] if other_source(config) else part_names(config.parts)
+    return [
+        split._replace(name=name)
+        for name, store in zip(names, stores, strict=True)
+        for split in split_store(store, config, tokenizer).validation
+    ]
+
+
+def scored_text(split: Split, tokenizer: Tokenizer) -> ScoredText:
+    """A split to score. Raises DataError where it has no target that stands for text."""
+    text = ScoredText(split.name, split.documents, text_bytes(split.documents, tokenizer))
+    check_targets(text, f"{split.store.manifest['source_path']}, data.validation")
+    return text
+
+
+def part_names(parts: Sequence[Part]) -> list[str]:
+    """The name of each part: its own, or the last part of its path. Raises FieldError for one that comes twice."""
+    names = [part.name or part.source.path.rstrip("/").rpartition("/")[2] for part in parts]
+    name, count = collections.Counter(names).most_common(1)[0]
+    if count > 1:
+        raise FieldError(f"data.source.parts: {count} of them are named {name!r}; give each a name of its own")
+    return names
+
+
+def check_disjoint(source: Source, validation: Source) -> None:
+    """Raises DataError where a file is read by both of two different sources, and from the same field."""
+    if source.field != validation.field:
+        return
+    names = {file.name for file in sources.open_source(source)}
+    if common := [file.name for file in sources.open_source(validation) if file.name in names]:
+        remedy = f"move it out of {source.path}" if len(names) > 1 else "data.validation_source=null takes a part of it"
+        raise DataError(f"{common[0]} is in data.source, too, and would be trained on; {remedy}")
+
+
+def split_store(store: Store, config: Data, tokenizer: Tokenizer, report: Report = lambda _: None) -> Splits:
+    """Both splits of a store; by position where its documents are too few to give each of them one by hash."""
+    wanted = split_spans(config)
+    if config.split == "hash" and len(store.documents) > 1:
+        splits = [split_by_hash(store, span) for span in wanted]
+        if all(split.documents.targets for split in splits):
+            return Splits(*([split] for split in splits))
+        report(
+            f"{store.manifest['source_path']}: {len(store.documents)} documents are too few to be split by document; "
+            "they are split by position, and one at a border is cut"
+        )
+    return Splits(*([split_by_position(store, span, tokenizer)] for span in wanted))
+
+
+def split_by_hash(store: Store, span: Span) -> Split:
+    """The documents whose hash lies in the span: of all values of 64 bits, those from its start to its stop."""
+    plans = store.plans.within("hash", span.start, span.stop)
+    documents = store.documents
+    low, high = (int(fraction * 2**64) for fraction in (span.start, span.stop))
+
+    def index() -> np.ndarray:
+        chosen = [n[(store.hashes[n] >= low) & (store.hashes[n] <= high - 1)] for n in documents.chunks()]
+        return compact(np.concatenate(chosen), len(documents))
+
+    if (span.start, span.stop) != (0.0, 1.0):
+        documents = replace(documents, index=plans.array(["index"], index))
+    return Split("", store, documents, plans)
+
+
+def compact(numbers: np.ndarray, count: int) -> np.ndarray:
+    """Numbers below `count` in 4 bytes where they fit."""
+    return numbers.astype(np.uint32 if count < 1 << 32 else np.int64)
+
+
+def split_by_position(store: Store, span: Span, tokenizer: Tokenizer) -> Split:
+    """The span of the store's tokens; a document at a border is cut there, between two characters."""
+    total = int(store.documents.offsets[-1])
+    first, last = (whole_character(store.documents, int(total * f), tokenizer) for f in (span.start, span.stop))
+    documents = replace(store.documents, first=first, last=last)
+    return Split("", store, documents, store.plans.within("position", first, last))
+
+
+def whole_character(documents: Documents, place: int, tokenizer: Tokenizer) -> int:
+    """The first place from `place` on at which no character is cut: one may be several tokens."""
+    document = int(np.searchsorted(documents.offsets, place, side="right")) - 1
+    if document >= len(documents.offsets) - 1 or place == documents.offsets[document]:
+        return place
+    start, stop = int(documents.offsets[document]), int(documents.offsets[document + 1])
+    for candidate in range(place, min(place + 8, stop)):
+        before = np.asarray(documents.tokens[max(start, candidate - 8) : candidate]).tolist()
+        if not tokenizer.decode(before).endswith("\ufffd"):
+            return candidate
+    return place
+
+
+def text_bytes(documents: Documents, tokenizer: Tokenizer) -> int:
+    """Bytes of text that the targets of documents stand for; those of a cut document are decoded to count them."""
+    total = 0
+    for numbers in documents.chunks():
+        stored, bounds = documents.in_store(numbers), documents.bounds(numbers)
+        lengths = documents.offsets[stored + 1] - documents.offsets[stored]
+        whole = bounds.stops - bounds.starts == lengths
+        total += int(documents.sizes[stored[whole]].sum())
+        for start, stop, ended in zip(*(b[~whole].tolist() for b in bounds), strict=True):
+            total += decoded_bytes(documents, start, stop - ended, tokenizer)
+    return total
+
+
+def decoded_bytes(documents: Documents, start: int, stop: int, tokenizer: Tokenizer) -> int:
+    """Bytes of text that the tokens start + 1 .. stop stand for, as far as they count in the loss."""
+    total, begin = 0, start + 1
+    while begin < stop:
+        end = whole_character(documents, min(begin + CHUNK, stop), tokenizer)
+        ids = np.asarray(documents.tokens[begin - 1 : end]).tolist()  # some tokenizers drop a space in front
+        with_first, first = (len(tokenizer.decode(part).encode("utf-8")) for part in (ids, ids[:1]))
+        total += with_first - first if documents.counts(np.array([begin]))[0] else 0
+        begin = end
+    return total
+
+
+def without_duplicates(split: Split, validation: Sequence[Split], config: Data, report: Report) -> Split:
+    """The split without the documents that are in validation, too, or all of it: as the config says. Reports them."""
+    names = [name for v in validation for name in (v.store.folder.name, *v.plans.context)]
+    kept = split.plans.within("without", *names).array(["index"], lambda: documents_not_in(split, validation))
+    doubled = len(split.documents) - len(kept)
+    if not doubled:
+        return split
+    documents = f"{doubled} of {len(split.documents)} documents of {split.name}"
+    if not config.drop_duplicates:
+        report(f"{documents} are in validation, too, word for word; data.drop_duplicates=true leaves them out")
+        return split
+    report(f"{documents} are in validation, too, word for word; they are left out of training")
+    return split._replace(documents=replace(split.documents, index=kept), plans=split.plans.within("without", *names))
+
+
+def documents_not_in(split: Split, validation: Sequence[Split]) -> np.ndarray:
+    """The store's numbers of the documents of a split that no validation split holds as well."""
+    there = np.unique(np.concatenate([v.hashes() for v in validation]))
+    kept = []
+    for numbers, whole in split.wholes():
+        stored = split.documents.in_store(numbers)
+        kept.append(stored[~(whole & np.isin(split.store.hashes[stored], there))])
+    return compact(np.concatenate(kept), len(split.store.documents))

@@ -1,0 +1,1 @@
+"""Tokenized documents on disk: prepared once by several processes, read by memory map."""

@@ -1,0 +1,146 @@
+"""What passes between the reading, the encoding and the writing of a store: segments of documents, and marks.
+
+data/store/build.py reads and writes, data/store/workers.py encodes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from data.documents import encode_text, first_token_bytes
+from data.errors import DataError
+from data.sources.document import Document, Piece
+from data.tokenizers.segments import segments as text_segments
+from data.tokenizers.tokenizer import Tokenizer
+
+
+class Segment(NamedTuple):
+    """A part of a document that is encoded at once: text, or token ids.
+
+    `begins_piece`: a piece begins with it. `continued`: it is the rest of a longer text. `counted`: as in Piece.
+    """
+
+    content: str | np.ndarray
+    origin: str
+    begins_piece: bool
+    continued: bool
+    counted: bool
+
+
+class DocumentEnd(NamedTuple):
+    """The document of the segments before it is complete, or refused for a `reason`. `key`: a hash of its content."""
+
+    key: int
+    reason: str | None = None
+
+
+class FileEnd(NamedTuple):
+    """A file of `size` bytes was read to its end; `digest` is that of its content."""
+
+    digest: str
+    size: int
+
+
+Event = Segment | DocumentEnd | FileEnd
+
+
+class EncodedSegments(NamedTuple):
+    """The segments of a batch, encoded: all their ids joined, and for each one the number of ids and bytes of text.
+
+    `first_bytes` are those of a segment's first token. `errors`: why segments can't be encoded, by number. `change`:
+    the first change that the tokenizer made to a text.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    bytes: np.ndarray
+    first_bytes: np.ndarray
+    errors: dict[int, str]
+    change: str | None
+
+
+def document_events(tokenizer: Tokenizer, document: Document) -> Iterator[Event]:
+    """A document's segments and its end. Where it can't be cut into segments, its end says why."""
+    hashed = hashlib.blake2b(digest_size=8)
+    try:
+        for piece in joined_pieces(document):
+            hashed.update(b"1" if piece.counted else b"0")
+            yield from piece_segments(tokenizer, piece, document.origin, hashed)
+    except DataError as error:
+        yield DocumentEnd(0, str(error))
+    else:
+        yield DocumentEnd(int.from_bytes(hashed.digest(), "little"))
+
+
+class LongPiece(NamedTuple):
+    """A piece in parts: `parts` yields its text, or its ids."""
+
+    parts: Iterator
+    counted: bool
+
+
+def joined_pieces(document: Document) -> Iterator[LongPiece]:
+    """The pieces of a document, those that continue another one joined to it. Each must be read before the next."""
+    pieces = iter(document.pieces)
+    upcoming: list[Piece] = [piece] if (piece := next(pieces, None)) else []
+
+    def parts() -> Iterator:
+        yield upcoming.pop().content
+        for piece in pieces:
+            if not piece.continues:
+                upcoming.append(piece)
+                return
+            yield piece.content
+
+    while upcoming:
+        yield LongPiece(parts(), upcoming[0].counted)
+
+
+def piece_segments(tokenizer: Tokenizer, piece: LongPiece, origin: str, hashed) -> Iterator[Segment]:
+    """The segments of a piece; `hashed` takes its content in."""
+
+    first = next(piece.parts)
+    parts = itertools.chain([first], piece.parts)
+    if isinstance(first, str):
+        for text, continued in text_segments(tokenizer, hashed_texts(parts, hashed), origin):
+            yield Segment(text, origin, not continued, continued, piece.counted)
+        return
+    for number, ids in enumerate(parts):
+        hashed.update(np.ascontiguousarray(ids, "<i8").tobytes())
+        yield Segment(ids, origin, not number, bool(number), piece.counted)
+
+
+def hashed_texts(parts: Iterator[str], hashed) -> Iterator[str]:
+    for part in parts:
+        hashed.update(part.encode("utf-8"))
+        yield part
+
+
+def encode_segments(tokenizer: Tokenizer, segments: list[Segment]) -> EncodedSegments:
+    """Encodes the segments of a batch."""
+    count = len(segments)
+    tokens, bytes_, first_bytes = [], np.zeros(count, np.int64), np.zeros(count, np.int64)
+    errors, change = {}, None
+    for number, segment in enumerate(segments):
+        try:
+            if not isinstance(segment.content, str):
+                tokens.append(tokenizer.check_ids(segment.content, segment.origin))
+                bytes_[number] = len(segment.content)
+                continue
+            encoded = encode_text(tokenizer, segment.content, segment.origin, segment.continued)
+        except DataError as error:
+            errors[number] = str(error)
+            tokens.append(np.zeros(0, np.int32))
+            continue
+        tokens.append(encoded.tokens)
+        bytes_[number], change = encoded.bytes, change or encoded.change
+        if tokenizer.start_id is None and not segment.continued:
+            first_bytes[number] = first_token_bytes(tokenizer, encoded, segment.content)
+    lengths = np.array([len(ids) for ids in tokens], np.int64)
+    joined = np.concatenate(tokens) if tokens else np.zeros(0, np.int32)
+    return EncodedSegments(joined, lengths, bytes_, first_bytes, errors, change)

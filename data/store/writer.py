@@ -1,0 +1,214 @@
+"""Writes a store's shards, and keeps after each what a later process needs to go on. data/store/build.py uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import DataError
+from data.store.segments import DocumentEnd, EncodedSegments, Event, FileEnd, Segment
+from data.tokenizers.tokenizer import Tokenizer
+
+SHARD_TOKENS = 1 << 26  # about 128 MB; a document stays in one shard, whatever its length
+REASONS = 20  # of refusals that are kept word by word
+COLUMNS = {"offsets": "q", "sizes": "q", "hashes": "Q", "pieces": "q", "counted": "b"}  # name -> type, of each shard
+
+
+class StoreWriter:
+    """A folder in which a store is built. `state` is what was written up to the last whole shard, and how far that is.
+
+    `identity` is a JSON value of what the store is made of: a folder that was begun with another one is begun anew.
+    """
+
+    def __init__(self, folder: Path, tokenizer: Tokenizer, identity: list):
+        self.folder, self.tokenizer = folder, tokenizer
+        self.dtype = np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32")
+        self.prefix = np.array([] if tokenizer.start_id is None else [tokenizer.start_id], self.dtype)
+        self.suffix = np.array([] if tokenizer.end_id is None else [tokenizer.end_id], self.dtype)
+        self.state = self.begin(identity)
+        self.text_bytes = 0  # of the file that is being read
+        self.open_shard()
+
+    def begin(self, identity: list) -> dict:
+        """The state that an earlier process left here, or that of a new store."""
+        file = self.folder / "state.json"
+        try:
+            state = json.loads(file.read_text())
+            if state["identity"] == identity:
+                return state
+        except (OSError, ValueError, KeyError):
+            pass
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        counts = dict.fromkeys(("file", "records", "bytes_read", "tokens", "documents", "bytes", "refused"), 0)
+        return {"identity": identity, **counts, "shards": [], "digests": [], "reasons": [], "change": None}
+
+    def open_shard(self) -> None:
+        number = len(self.state["shards"])
+        self.file = (self.folder / f"tokens-{number:05}.bin").open("wb")
+        self.columns = {name: array(code) for name, code in COLUMNS.items()}
+        self.next = {**self.state, **{k: list(self.state[k]) for k in ("shards", "digests", "reasons")}}
+        self.shard_tokens = 0  # of whole documents in this shard
+        self.begin_document()
+
+    def begin_document(self) -> None:
+        self.written, self.size, self.pieces, self.error = 0, 0, [], None
+
+    def write(self, events: list[Event], encoded: EncodedSegments) -> None:
+        """Writes a batch of events, whose segments are encoded. A shard ends with a document."""
+        stops = np.cumsum(encoded.lengths)
+        tokens = encoded.tokens.astype(self.dtype, copy=False)
+        self.next["change"] = self.next["change"] or encoded.change
+        number = 0
+        for event in events:
+            if isinstance(event, Segment):
+                self.error = self.error or encoded.errors.get(number)
+                ids = tokens[stops[number] - encoded.lengths[number] : stops[number]]
+                size = int(encoded.bytes[number])
+                if not self.written and not len(self.prefix) and event.counted:
+                    size = max(0, size - int(encoded.first_bytes[number]))
+                self.write_segment(event, ids, size)
+                number += 1
+            elif isinstance(event, FileEnd):
+                self.next["digests"].append(event.digest)
+                self.next["file"] += 1
+                self.next["records"] = 0
+                self.next["bytes_read"] += event.size
+                self.text_bytes = 0
+            else:
+                self.end_document(event)
+
+    def write_segment(self, segment: Segment, ids: np.ndarray, size: int) -> None:
+        if self.error:
+            return
+        begins_document = not self.written
+        if begins_document:
+            self.append(self.prefix)
+        if not self.pieces or segment.begins_piece:
+            start = 0 if not self.pieces else self.written
+            self.pieces.append((start, segment.counted))
+        self.append(ids)
+        self.text_bytes += size
+        self.size += size if segment.counted else 0
+
+    def append(self, ids: np.ndarray) -> None:
+        self.file.write(ids.tobytes())
+        self.written += len(ids)
+
+    def end_document(self, end: DocumentEnd) -> None:
+        """Notes a document that is complete; one that was refused is taken back."""
+        self.next["records"] += 1
+        if reason := end.reason or self.error:
+            self.next["refused"] += 1
+            self.next["reasons"] = [*self.next["reasons"], reason][:REASONS]
+            self.file.seek(self.shard_tokens * self.dtype.itemsize)
+            self.file.truncate()
+        else:
+            if not self.written:
+                self.append(self.prefix)
+            self.append(self.suffix)
+            self.add_document(end.key)
+        self.begin_document()
+        if self.shard_tokens >= SHARD_TOKENS:
+            self.commit()
+
+    def add_document(self, key: int) -> None:
+        start = self.state["tokens"] + self.shard_tokens
+        self.shard_tokens += self.written
+        self.columns["offsets"].append(start + self.written)
+        self.columns["sizes"].append(self.size)
+        self.columns["hashes"].append(key)
+        for place, counted in self.pieces or [(0, True)]:
+            self.columns["pieces"].append(start + place)
+            self.columns["counted"].append(counted)
+        self.next["documents"] += 1
+        self.next["bytes"] += self.size
+
+    def commit(self) -> None:
+        """Ends the shard: from here on it stays, whatever happens to this process."""
+        name = os.path.basename(self.file.name)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        for column, values in self.columns.items():
+            with (self.folder / f"{column}-{len(self.state['shards']):05}.part").open("wb") as file:
+                values.tofile(file)
+                file.flush()
+                os.fsync(file.fileno())
+        self.next["shards"].append({"file": name, "tokens": self.shard_tokens})
+        self.next["tokens"] += self.shard_tokens
+        self.state = self.next
+        write_json(self.folder / "state.json", self.state)
+        self.open_shard()
+
+    def end(self) -> None:
+        """Ends the last shard: `state` is that of everything."""
+        if self.shard_tokens or not self.state["shards"] or self.next != self.state:
+            self.commit()
+        self.file.close()
+        Path(self.file.name).unlink()
+
+    def finish(self, **described) -> dict:
+        """Writes the manifest, into which `described` goes, and returns it. Raises DataError without a token."""
+        state = self.state
+        if not state["tokens"]:
+            raise DataError(f"{described['source_path']}: no text in it that the tokenizer makes a token of")
+        counted = self.join_columns()
+        manifest = {
+            **described,
+            "dtype": self.dtype.name,
+            "ended": len(self.suffix) > 0,
+            "counted": counted,
+            **{name: state[name] for name in ("documents", "tokens", "bytes", "change", "shards", "digests")},
+            "refused": {"documents": state["refused"], "reasons": state["reasons"]},
+        }
+        write_json(self.folder / "manifest.json", manifest)
+        (self.folder / "state.json").unlink()
+        return manifest
+
+    def join_columns(self) -> bool:
+        """Joins each column's parts to one array of the store. Returns whether every token counts."""
+        parts = range(len(self.state["shards"]))
+        files = {name: [self.folder / f"{name}-{part:05}.part" for part in parts] for name in COLUMNS}
+        every = all((np.fromfile(file, np.int8) == 1).all() for file in files["counted"])
+        for name, code in COLUMNS.items():
+            if not (every and name in ("pieces", "counted")):
+                join_arrays(self.folder / f"{name}.npy", files[name], np.dtype(code), leading=name == "offsets")
+            for file in files[name]:
+                file.unlink()
+        return every
+
+    @property
+    def bytes_done(self) -> int:
+        """Bytes of the source that were read and written, about."""
+        return self.next["bytes_read"] + self.text_bytes
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def join_arrays(target: Path, parts: list[Path], dtype: np.dtype, leading: bool) -> None:
+    """Writes the numbers in `parts` as one array; `leading`: behind a zero."""
+    count = sum(part.stat().st_size for part in parts) // dtype.itemsize + leading
+    joined = np.lib.format.open_memmap(target, "w+", np.dtype(bool) if dtype == np.int8 else dtype, (count,))
+    place = int(leading)
+    for part in parts:
+        values = np.fromfile(part, dtype)
+        joined[place : place + len(values)] = values
+        place += len(values)
+    joined.flush()
+
+
+def write_json(file: Path, value) -> None:
+    """Writes a file so that it is there whole or not at all."""
+    temporary = file.with_suffix(".unfinished")
+    with temporary.open("w") as opened:
+        json.dump(value, opened)
+        opened.flush()
+        os.fsync(opened.fileno())
+    temporary.replace(file)
