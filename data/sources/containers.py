@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 from typing import NamedTuple
 
 from data.errors import NotTextError
@@ -22,7 +21,6 @@ class Container(NamedTuple):
     remedy: str
 
 
-SIGNATURE_BYTES = 512  # read from each file: tar's signature stands at byte 257
 DECOMPRESS = "unpack it, as with {program} -dc < {{}} > FILE"
 CONTAINERS = (  # the first that matches by name is taken, else the first that matches by content
     Container(
@@ -67,20 +65,18 @@ CONTAINERS = (  # the first that matches by name is taken, else the first that m
 )
 
 
-def detect_by_name(path: Path) -> Container | None:
-    name = path.name.lower()
-    return next((container for container in CONTAINERS if name.endswith(container.extensions)), None)
+def detect_by_name(name: str) -> Container | None:
+    return next((container for container in CONTAINERS if name.lower().endswith(container.extensions)), None)
 
 
 def detect_by_content(head: bytes) -> Container | None:
     return next((container for container in CONTAINERS if re.match(container.signature, head, re.DOTALL)), None)
 
 
-def refuse_container(path: Path) -> None:
-    """Raises NotTextError where the file is a container; the message says how to get at its text."""
-    with path.open("rb") as file:
-        container = detect_by_name(path) or detect_by_content(file.read(SIGNATURE_BYTES))
-    if container:
-        raise NotTextError(
-            f"{path}: {container.name}, no text as it is; {container.remedy.format(shlex.quote(str(path)))}"
-        )
+def refuse_container(name: str, head: bytes) -> None:
+    """Raises NotTextError where a file of this name, which begins with `head`, is a container; says how to unpack it.
+
+    `head` has 512 bytes or more, where the file has them: tar's signature stands at byte 257.
+    """
+    if container := detect_by_name(name) or detect_by_content(head):
+        raise NotTextError(f"{name}: {container.name}, no text as it is; {container.remedy.format(shlex.quote(name))}")

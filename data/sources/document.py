@@ -10,6 +10,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from data.errors import DataError
+
+PIECE_LENGTH = 1 << 20  # characters of text in a piece, at most: a long text is never tokenized in one go
+
 
 class Piece(NamedTuple):
     """A part of a document that is tokenized by itself: its text, or its token ids int [t].
@@ -39,21 +43,27 @@ class Document(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A record that is no document: `reason` is a line that names its place and what would work."""
+    """A record that is no document: `reason` is a line that names its place and what would work.
+
+    `error` is the class of the error that it becomes where no record may be left out.
+    """
 
     reason: str
+    error: type[DataError] = DataError
 
 
 class SourceFile(Protocol):
     """One file of a source, or one data set that is read as a whole.
 
     `name` is shown to people. `stamp` is a JSON value that differs once the file was changed: its size and its time of
-    change, found without reading it. `size`: bytes to read, for progress.
+    change, found without reading it. `size`: bytes to read, for progress. `format` says how the content is read, as
+    the end of a name does (".jsonl.gz"); it is empty for plain text.
     """
 
     name: str
     stamp: list
     size: int
+    format: str
 
     def documents(self) -> Iterator[Document | Refusal]:
         """Everything in the file, in order. Raises DataError where the file as a whole can't be read."""
@@ -66,4 +76,10 @@ class SourceFile(Protocol):
 
 def text_document(text: str, origin: str) -> Document:
     """A document of one text."""
-    return Document((Piece(text),), origin)
+    return Document(split_text(text), origin)
+
+
+def split_text(text: str, counted: bool = True) -> tuple[Piece, ...]:
+    """A text as pieces of at most PIECE_LENGTH characters; an empty one as one empty piece."""
+    starts = range(0, len(text) or 1, PIECE_LENGTH)
+    return tuple(Piece(text[start : start + PIECE_LENGTH], counted, start > 0) for start in starts)

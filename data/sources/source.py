@@ -1,12 +1,15 @@
-"""Reads the documents of a source: which files it names, and how each is read. data/store.py tokenizes them."""
+"""Opens a source: the files that it names, their documents, and a fingerprint of their content.
+
+data/store.py tokenizes the documents; the vocabulary of characters and `skald evaluate --text` read them directly.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from data.config import Source
@@ -14,49 +17,22 @@ from data.errors import DataError, MissingFieldError, NotTextError
 from data.sources import containers
 from data.sources.document import Document, Refusal, SourceFile
 from data.sources.files import expand_home, list_files, translate_os_errors
-from data.sources.readers import READERS, read_parquet, read_text
+from data.sources.local_file import LocalFile
+from data.sources.records import Fields
 
 EMBEDDED = {"embedded:shakespeare": Path(__file__).parents[1] / "corpora" / "tinyshakespeare.txt"}
 FIELD_REMEDY = "set the source's field (data.source.field, or data.validation_source.field)"
 
 
-def read_documents(source: Source, field_remedy: str = FIELD_REMEDY) -> Iterator[Document]:
-    """Every document of a source, in the order of its files. Raises DataError naming the file and the place in it.
-
-    `field_remedy` is added to the message where records lack the source's field: how to name another one.
-    """
-    files = source_files(source)
-    for path in files:
-        try:
-            with translate_os_errors(path):
-                yield from read_file(path, source.field)
-        except NotTextError as error:
-            remedies = [field_remedy] if isinstance(error, MissingFieldError) else []
-            raise DataError("; ".join([str(error), *remedies, *suggest_glob(path, source, files)])) from None
-
-
-class LocalFile:
-    """A file on this machine (SourceFile)."""
-
-    def __init__(self, path: Path, source: Source):
-        self.path, self.field, self.name = path, source.field, str(path)
-        with translate_os_errors(path):
-            status = path.stat()
-        self.size, self.stamp = status.st_size, [status.st_size, status.st_mtime_ns]
-
-    def documents(self) -> Iterator[Document | Refusal]:
-        with translate_os_errors(self.path):
-            yield from read_file(self.path, self.field)
-
-    def digest(self) -> str:
-        with translate_os_errors(self.path), self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def open_source(source: Source, ids: bool = False) -> list[SourceFile]:
-    """The files of a source, in a fixed order. Raises DataError where there are none."""
-    del ids
-    return [LocalFile(path, source) for path in source_files(source)]
+    """The files of a source, in a fixed order; none of them is read. Raises DataError where there are none.
+
+    `ids`: their records hold lists of token ids instead of text.
+    """
+    fields = Fields(source.field, source.prompt, ids)
+    paths = source_files(source)
+    with translate_os_errors(source.path):
+        return [LocalFile(path, path.stat(), fields) for path in paths]
 
 
 def source_files(source: Source) -> list[Path]:
@@ -70,22 +46,46 @@ def source_files(source: Source) -> list[Path]:
     return list_files(source.path)
 
 
-def read_file(path: Path, field: str) -> Iterator[Document]:
-    reader = READERS.get(extension(path), read_text)
-    if reader is not read_parquet:  # it recognises its own files
-        containers.refuse_container(path)
-    return reader(path, field)
+def read_documents(source: Source, field_remedy: str = FIELD_REMEDY, ids: bool = False) -> Iterator[Document]:
+    """Every document of a source, in the order of its files. Raises DataError naming the first place that is none.
+
+    `field_remedy` is added to the message where records lack the source's field: how to name another one.
+    """
+    files = open_source(source, ids)
+    for file in files:
+        with add_remedies(source, file, files, field_remedy):
+            for document in file.documents():
+                if isinstance(document, Refusal):
+                    raise document.error(document.reason)
+                yield document._replace(pieces=guard(document.pieces, add_remedies(source, file, files, field_remedy)))
 
 
-def extension(path: Path) -> str:
-    """A file's extension in lower case, which says how it is read; of a link without one, its target's."""
-    return (path.suffix or Path(os.path.realpath(path)).suffix).lower()
+@contextlib.contextmanager
+def add_remedies(
+    source: Source, file: SourceFile, files: list[SourceFile], field_remedy: str = FIELD_REMEDY
+) -> Iterator[None]:
+    """Adds to a NotTextError, raised where `file` is read, how to name another field, or to leave such files out."""
+    try:
+        yield
+    except NotTextError as error:
+        remedies = [field_remedy] if isinstance(error, MissingFieldError) else []
+        raise DataError("; ".join([str(error), *remedies, *suggest_glob(file, source, files)])) from None
 
 
-def suggest_glob(path: Path, source: Source, files: list[Path]) -> list[str]:
-    """A remedy for an error in `path`: a glob of the commonest other extension, where the source has another one."""
+def guard(items: Iterable, context: contextlib.AbstractContextManager) -> Iterator:
+    """The items, made within a context: whoever takes them is not within the one in which they were begun."""
+    with context:
+        yield from items
+
+
+def suggest_glob(file: SourceFile, source: Source, files: list[SourceFile]) -> list[str]:
+    """A remedy for an error in `file`: a glob of the commonest other ending, where the source has another one."""
     suffixes = Counter(
-        p.suffix for p in files if p.suffix and extension(p) != extension(path) and not containers.detect_by_name(p)
+        suffix
+        for other in files
+        if (suffix := Path(other.name).suffix)
+        and suffix.lower() != Path(file.name).suffix.lower()
+        and not containers.detect_by_name(other.name)
     )
     if not suffixes:
         return []
@@ -96,19 +96,16 @@ def suggest_glob(path: Path, source: Source, files: list[Path]) -> list[str]:
     return [f"to leave such files out, name a glob of others{example}"]
 
 
-def combine_fingerprint(source: Source, files: list[SourceFile], digests: list[str]) -> str:
-    digest = hashlib.sha256(source.field.encode())
-    for file, one in zip(files, digests, strict=True):
-        digest.update(bytes.fromhex(one))
-        digest.update(extension(file.path).encode() if extension(file.path) in READERS else b"")
-    return digest.hexdigest()
-
-
 def fingerprint(source: Source) -> str:
-    """sha256 of a source: of its field, and of the content of every file, in order, and how each is read."""
-    digest = hashlib.sha256(source.field.encode())
-    for path in source_files(source):
-        with translate_os_errors(path), path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-        digest.update(extension(path).encode() if extension(path) in READERS else b"")
-    return digest.hexdigest()
+    """sha256 of a source: of its fields, and of the content of every file, in order, and how each is read."""
+    return combine_fingerprint(source, ((file, file.digest()) for file in open_source(source)))
+
+
+def combine_fingerprint(source: Source, files: Iterable[tuple[SourceFile, str]]) -> str:
+    """The fingerprint of a source of which each file's sha256 is known. Where the files are is no part of it."""
+    sha256 = hashlib.sha256(source.field.encode())
+    if source.prompt is not None:
+        sha256.update(b"\0" + source.prompt.encode() + b"\0")
+    for file, digest in files:
+        sha256.update(bytes.fromhex(digest) + file.format.encode())
+    return sha256.hexdigest()

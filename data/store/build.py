@@ -7,8 +7,8 @@ calls it.
 
 from __future__ import annotations
 
+import collections
 import contextlib
-import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from data.config import Source
 from data.errors import DataError
-from data.sources.document import Document, Refusal, SourceFile
-from data.sources.source import combine_fingerprint, open_source
+from data.sources.document import Refusal, SourceFile
+from data.sources.source import FIELD_REMEDY, add_remedies, combine_fingerprint, open_source
 from data.store.lock import locked
 from data.store.place import Place, store_name, tokenizer_part
 from data.store.progress import Progress
@@ -34,7 +34,13 @@ PARALLEL_BYTES = 1 << 22  # of a source that is worth starting processes for
 
 
 def build_store(
-    source: Source, tokenizer: Tokenizer, files: list[SourceFile], place: Place, stores: Path, report: Report
+    source: Source,
+    tokenizer: Tokenizer,
+    files: list[SourceFile],
+    place: Place,
+    stores: Path,
+    report: Report,
+    field_remedy: str = FIELD_REMEDY,
 ) -> Path:
     """Tokenizes a source into a store, or goes on where an earlier process stopped; returns its folder.
 
@@ -50,12 +56,13 @@ def build_store(
         total = sum(file.size for file in files)
         progress = Progress(source.path, total, writer.state["bytes_read"], report)
         with contextlib.closing(writer):
-            write_events(writer, tokenizer, source, files, progress)
+            events = source_events(writer.state, tokenizer, source, files, field_remedy)
+            write_events(writer, tokenizer, source, events, workers_for(total), progress)
             if [file.stamp for file in open_source(source, ids=tokenizer.reads_ids)] != place.stamps:
                 raise DataError(f"{source.path}: changed while it was read; start again once nothing writes there")
             writer.end()
             manifest = writer.finish(
-                source=combine_fingerprint(source, files, writer.state["digests"]),
+                source=combine_fingerprint(source, zip(files, writer.state["digests"], strict=True)),
                 tokenizer=fingerprint,
                 source_path=source.path,
                 sizes=[file.size for file in files],
@@ -78,23 +85,27 @@ def publish(folder: Path, final: Path, place: Place) -> Path:
 
 
 def write_events(
-    writer: StoreWriter, tokenizer: Tokenizer, source: Source, files: list[SourceFile], progress: Progress
+    writer: StoreWriter, tokenizer: Tokenizer, source: Source, events: Iterable[Event], workers: int, progress: Progress
 ) -> None:
-    """Reads, encodes and writes everything behind what the writer has already."""
-    events = itertools.chain.from_iterable(
-        file_events(tokenizer, file, writer.state["records"] if number == writer.state["file"] else 0)
-        for number, file in enumerate(files)
-        if number >= writer.state["file"]
-    )
-    allowed = source.max_refused
-    queue: list[list[Event]] = []
-    workers = min(available_cores(), 1 + sum(file.size for file in files) // PARALLEL_BYTES)
+    """Encodes and writes events in order."""
+    queue: list[list[Event]] = []  # the batches whose segments are being encoded
     with encoders(tokenizer, workers) as encode:
-        batches = itertools.chain.from_iterable(remember(batch, queue) for batch in batched(events))
-        for encoded in encode(batches):
+        for encoded in encode(segments_of(batched(events), queue)):
             writer.write(queue.pop(0), encoded)
             progress.show(writer.bytes_done)
-            check_refusals(source, writer.next, allowed)
+            check_refusals(source, writer.next)
+
+
+def segments_of(batches: Iterable[list[Event]], queue: list[list[Event]]) -> Iterator[list[Segment]]:
+    """The segments of each batch, whose events are put into `queue`."""
+    for batch in batches:
+        queue.append(batch)
+        yield [event for event in batch if isinstance(event, Segment)]
+
+
+def workers_for(size: int) -> int:
+    """Processes for so many bytes of text: a small text is done before they have started."""
+    return min(available_cores(), 1 + size // PARALLEL_BYTES)
 
 
 def available_cores() -> int:
@@ -102,15 +113,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def remember(batch: list[Event], queue: list[list[Event]]) -> Iterator[list[Segment]]:
-    """The segments of a batch, whose other events wait in `queue` until these are encoded."""
-    queue.append(batch)
-    yield [event for event in batch if isinstance(event, Segment)]
-
-
-def check_refusals(source: Source, state: dict, allowed: float) -> None:
+def check_refusals(source: Source, state: dict) -> None:
     """Raises DataError once more records are refused than the source allows, as soon as that is sure enough to say."""
-    refused, seen = state["refused"], state["refused"] + state["documents"]
+    refused, seen, allowed = state["refused"], state["refused"] + state["documents"], source.max_refused
     if refused and (not allowed or (seen > 1000 and refused > 2 * allowed * seen)):
         counted = "" if not allowed else f" ({refused} of {seen} records are refused by now, max_refused={allowed:g})"
         raise DataError(f"{state['reasons'][0]}{counted}")
@@ -128,15 +133,26 @@ def batched(events: Iterable[Event]) -> Iterator[list[Event]]:
     yield batch
 
 
-def file_events(tokenizer: Tokenizer, file: SourceFile, skipped: int) -> Iterator[Event]:
-    """The events of a file from record `skipped` on."""
+def source_events(
+    state: dict, tokenizer: Tokenizer, source: Source, files: list[SourceFile], field_remedy: str
+) -> Iterator[Event]:
+    """The events of everything in a source that `state` does not have yet."""
+    for number, file in enumerate(files[state["file"] :], state["file"]):
+        skipped = state["records"] if number == state["file"] else 0
+        with add_remedies(source, file, files, field_remedy):
+            yield from file_events(tokenizer, file, skipped, source.max_refused > 0)
+
+
+def file_events(tokenizer: Tokenizer, file: SourceFile, skipped: int, may_refuse: bool) -> Iterator[Event]:
+    """The events of a file from record `skipped` on. Raises a record's error unless records may be refused."""
     for number, record in enumerate(file.documents()):
-        if number < skipped:
-            if isinstance(record, Document):
-                for _ in record.pieces:  # it is read, for the file's digest
-                    pass
-        elif isinstance(record, Refusal):
-            yield DocumentEnd(0, record.reason)
-        else:
+        if isinstance(record, Refusal):
+            if not may_refuse:
+                raise record.error(record.reason)
+            if number >= skipped:
+                yield DocumentEnd(0, record.reason)
+        elif number >= skipped:
             yield from document_events(tokenizer, record)
+        else:
+            collections.deque(record.pieces, 0)  # reads it all, for the file's digest
     yield FileEnd(file.digest(), file.size)

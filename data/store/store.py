@@ -20,7 +20,7 @@ from data.documents import Documents, Pieces, lossy_notice
 from data.errors import DataError
 from data.plans import SavedPlans
 from data.sources.document import SourceFile
-from data.sources.source import combine_fingerprint, open_source
+from data.sources.source import FIELD_REMEDY, combine_fingerprint, open_source
 from data.store.build import build_store
 from data.store.place import Place, store_name, stores_folder, tokenizer_part
 from data.store.shards import TokenShards
@@ -61,12 +61,18 @@ def find_store(cache: Path, fingerprint: dict) -> Store | None:
     return Store(folder) if (folder / "manifest.json").is_file() else None
 
 
-def open_store(source: Source, tokenizer: Tokenizer, cache: Path, report: Report = lambda _: None) -> Store:
+def open_store(
+    source: Source,
+    tokenizer: Tokenizer,
+    cache: Path,
+    report: Report = lambda _: None,
+    field_remedy: str = FIELD_REMEDY,
+) -> Store:
     """Opens the store of a source under a tokenizer, and builds it first if the cache does not have it.
 
     Files whose size and time of change are those that a store was made of are not read. `report` is given lines for a
     person: progress, documents that were refused, and where the tokenizer changes the text. Raises DataError for bad
-    text, and where the cache can't be written.
+    text, and where the cache can't be written; with `field_remedy` where records lack the source's field.
     """
     files = open_source(source, ids=tokenizer.reads_ids)
     place = Place(source, files)
@@ -74,7 +80,7 @@ def open_store(source: Source, tokenizer: Tokenizer, cache: Path, report: Report
     try:
         folder = place.find(stores_folder(cache), name) or find_by_content(source, files, place, cache, name, report)
         if folder is None:
-            folder = build_store(source, tokenizer, files, place, stores_folder(cache), report)
+            folder = build_store(source, tokenizer, files, place, stores_folder(cache), report, field_remedy)
     except OSError as error:
         raise DataError(f"{cache}: can't write the token cache ({error.strerror}); set SKALD_CACHE") from None
     store = Store(folder)
@@ -105,7 +111,7 @@ def find_by_content(
     if not alike:
         return None
     report(f"{source.path}: its files were moved or touched since they were tokenized; comparing their content")
-    fingerprint = combine_fingerprint(source, files, [file.digest() for file in files])
+    fingerprint = combine_fingerprint(source, ((file, file.digest()) for file in files))
     folder = stores_folder(cache) / store_name(tokenizer, fingerprint)
     if not (folder / "manifest.json").is_file():
         return None

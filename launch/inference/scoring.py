@@ -82,8 +82,9 @@ def tokenize_again(run: LoadedCheckpoint, source: Source, fingerprint: dict) -> 
 def read_text(run: LoadedCheckpoint, path: str, field: str | None = None) -> ScoredText:
     """Every document of a file or folder. Raises DataError where there is nothing to score."""
     source = Source(path, run.config.data.parts[0].source.field if field is None else field)
+    remedy = "name another field (--field NAME; in Python field=…)"
     with tempfile.TemporaryDirectory() as folder:  # what is mapped to memory stays until it is read no more
-        documents = open_store(source, run.tokenizer, Path(folder), say).documents
+        documents = open_store(source, run.tokenizer, Path(folder), say, remedy).documents
     text = ScoredText(path, documents, int(documents.sizes.sum()))
     check_targets(text, path)
     return text

@@ -1,0 +1,32 @@
+"""A file on this machine as a file of a source. data/sources/source.py lists them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO
+
+from data.sources.files import translate_os_errors
+from data.sources.records import Fields
+from data.sources.stream_file import StreamFile
+
+
+class LocalFile(StreamFile):
+    """A file on this machine (SourceFile)."""
+
+    __slots__ = ()
+
+    def __init__(self, path: Path, status: os.stat_result, fields: Fields):
+        super().__init__(str(path), extension(path), status.st_size, [status.st_size, status.st_mtime_ns], fields)
+
+    def open(self) -> BinaryIO:
+        return open(self.name, "rb", buffering=0)
+
+    def errors(self) -> AbstractContextManager:
+        return translate_os_errors(self.name)
+
+
+def extension(path: Path) -> str:
+    """A file's extension in lower case, which says how it is read; of a link without one, its target's."""
+    return (path.suffix or Path(os.path.realpath(path)).suffix).lower()
