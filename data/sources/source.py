@@ -14,13 +14,14 @@ from pathlib import Path
 
 from data.config import Source
 from data.errors import DataError, MissingFieldError, NotTextError
-from data.sources import containers
+from data.sources import containers, tfds
 from data.sources.document import Document, Refusal, SourceFile
 from data.sources.files import expand_home, list_files, translate_os_errors
 from data.sources.local_file import LocalFile
 from data.sources.records import Fields
 
 EMBEDDED = {"embedded:shakespeare": Path(__file__).parents[1] / "corpora" / "tinyshakespeare.txt"}
+DATA_SETS = {"tfds": tfds.open_split}  # by what stands before the colon of a path
 FIELD_REMEDY = "set the source's field (data.source.field, or data.validation_source.field)"
 
 
@@ -29,6 +30,8 @@ def open_source(source: Source, ids: bool = False) -> list[SourceFile]:
 
     `ids`: their records hold lists of token ids instead of text.
     """
+    if open_data_set := DATA_SETS.get(source.path.partition(":")[0]):
+        return open_data_set(source, ids)
     fields = Fields(source.field, source.prompt, ids)
     paths = source_files(source)
     with translate_os_errors(source.path):
