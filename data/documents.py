@@ -72,7 +72,7 @@ class Documents:
         if self.index is not None:
             return len(self.index)
         end = np.searchsorted(self.offsets[:-1], self.stop) if self.last is not None else len(self.offsets) - 1
-        return int(end) - self.first_document
+        return max(0, int(end) - self.first_document)
 
     def in_store(self, numbers: np.ndarray) -> np.ndarray:
         """The numbers that the store gives these documents. int64 [n] -> int64 [n]."""

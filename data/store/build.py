@@ -54,7 +54,7 @@ def build_store(
             return found
         writer = StoreWriter(folder, tokenizer, place.stamps)
         total = sum(file.size for file in files)
-        progress = Progress(source.path, total, writer.state["bytes_read"], report)
+        progress = Progress(source.path, total, writer.bytes_done, report)
         with contextlib.closing(writer):
             events = source_events(writer.state, tokenizer, source, files, field_remedy)
             write_events(writer, tokenizer, source, events, workers_for(total), progress)

@@ -16,6 +16,7 @@ from data.tokenizers.tokenizer import Tokenizer
 
 SHARD_TOKENS = 1 << 26  # about 128 MB; a document stays in one shard, whatever its length
 REASONS = 20  # of refusals that are kept word by word
+COUNTS = ("file", "records", "bytes_read", "text_bytes", "tokens", "documents", "bytes", "refused")
 COLUMNS = {"offsets": "q", "sizes": "q", "hashes": "Q", "pieces": "q", "counted": "b"}  # name -> type, of each shard
 
 
@@ -31,7 +32,6 @@ class StoreWriter:
         self.prefix = np.array([] if tokenizer.start_id is None else [tokenizer.start_id], self.dtype)
         self.suffix = np.array([] if tokenizer.end_id is None else [tokenizer.end_id], self.dtype)
         self.state = self.begin(identity)
-        self.text_bytes = 0  # of the file that is being read
         self.open_shard()
 
     def begin(self, identity: list) -> dict:
@@ -45,8 +45,14 @@ class StoreWriter:
             pass
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        counts = dict.fromkeys(("file", "records", "bytes_read", "tokens", "documents", "bytes", "refused"), 0)
-        return {"identity": identity, **counts, "shards": [], "digests": [], "reasons": [], "change": None}
+        return {
+            "identity": identity,
+            **dict.fromkeys(COUNTS, 0),
+            "shards": [],
+            "digests": [],
+            "reasons": [],
+            "change": None,
+        }
 
     def open_shard(self) -> None:
         number = len(self.state["shards"])
@@ -79,7 +85,7 @@ class StoreWriter:
                 self.next["file"] += 1
                 self.next["records"] = 0
                 self.next["bytes_read"] += event.size
-                self.text_bytes = 0
+                self.next["text_bytes"] = 0
             else:
                 self.end_document(event)
 
@@ -93,7 +99,7 @@ class StoreWriter:
             start = 0 if not self.pieces else self.written
             self.pieces.append((start, segment.counted))
         self.append(ids)
-        self.text_bytes += size
+        self.next["text_bytes"] += size
         self.size += size if segment.counted else 0
 
     def append(self, ids: np.ndarray) -> None:
@@ -186,7 +192,7 @@ class StoreWriter:
     @property
     def bytes_done(self) -> int:
         """Bytes of the source that were read and written, about."""
-        return self.next["bytes_read"] + self.text_bytes
+        return self.next["bytes_read"] + self.next["text_bytes"]
 
     def close(self) -> None:
         self.file.close()

@@ -13,7 +13,6 @@ import tokenizers
 from tiktoken.load import data_gym_to_mergeable_bpe_ranks
 from tiktoken_ext.openai_public import r50k_pat_str
 
-from data.config import Source
 from data.config import Tokenizer as Config
 from data.tokenizers.segments import segments
 from data.tokenizers.tokenizer import build_tokenizer
@@ -37,7 +36,7 @@ def folder() -> Path:
 
 @pytest.fixture(scope="module")
 def ours(folder):
-    return build_tokenizer(Config("gpt2", str(folder)), Source(""))
+    return build_tokenizer(Config("gpt2", str(folder)), [])
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import collections
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,23 +13,40 @@ from hypothesis import strategies as st
 from data import permutation
 from data.config import Data, Source, Span, split_spans
 from data.config import Tokenizer as Config
-from data.documents import Documents
+from data.documents import Documents, Pieces
 from data.errors import DataError
-from data.packing import Concatenate, RandomWindows
-from data.pipeline import cut_rows, open_pipeline
+from data.packing import PACKINGS, best_fit, make_packing
+from data.pipeline import fill_rows, open_pipeline
+from data.rows import Rows
 from data.tokenizers.byte_level import Bytes
 from data.windows import scoring_rows
 
 
-def numbered(lengths: list[int], shared: bool = False, ended: bool = False) -> Documents:
+def numbered(lengths: list[int], ended: bool = False) -> Documents:
     """Documents whose token i is the number i, so that places and tokens are one."""
     offsets = np.cumsum([0, *lengths])
-    tokens = np.arange(offsets[-1] + shared, dtype=np.uint32)
-    return Documents(tokens, offsets, len(tokens), shared, ended or shared)
+    return Documents(np.arange(offsets[-1], dtype=np.uint32), offsets, np.array(lengths), ended)
 
 
-DOCUMENTS = st.lists(st.integers(1, 9), min_size=1, max_size=12)
+def targets(documents: Documents) -> list[int]:
+    """Every token but the first of each document."""
+    pairs = itertools.pairwise(documents.offsets.tolist())
+    return [token for start, stop in pairs for token in range(start + 1, stop)]
+
+
+def epoch_of(packing, epoch: int) -> np.ndarray:
+    return np.arange(packing.rows_per_epoch) + epoch * packing.rows_per_epoch
+
+
+def filled(packing, documents: Documents, rows: np.ndarray, length: int) -> Rows:
+    made = Rows.empty(len(rows), length)
+    fill_rows(made, np.arange(len(rows)), documents, packing.spans(rows))
+    return made
+
+
+DOCUMENTS = st.lists(st.integers(0, 9), min_size=1, max_size=40)
 LENGTHS = st.integers(1, 12)
+WHOLE = ["concatenate", "best_fit", "padding"]  # packings whose epochs read everything once
 
 
 # Permutations
@@ -59,41 +77,91 @@ def test_every_order_of_three_is_about_as_frequent():
     assert chi_square < 25.7  # 5 degrees of freedom, p = 0.0001
 
 
-# Rows
+# Packings
 
 
-@given(DOCUMENTS, LENGTHS, st.integers(0, 5), st.integers(0, 2), st.booleans())
-def test_an_epoch_reads_every_whole_row_of_the_joined_documents_once(documents, length, seed, epoch, shared):
-    joined = numbered(documents, shared)
-    assume(len(joined.tokens) > length)
-    packed = Concatenate(joined, length, seed)
-    rows = packed.token_indices(np.arange(packed.rows_per_epoch) + epoch * packed.rows_per_epoch, length)
-    assert packed.rows_per_epoch == (len(joined.tokens) - 1) // length
-    read = rows[:, :-1].ravel()
-    assert len(set(read.tolist())) == len(read) == packed.rows_per_epoch * length, "no token is read twice"
-    # A row runs through its documents: its next place is the next token, or the start of another document.
-    # What ends the last document, where something does, comes behind whichever is the last one in this order.
-    starts, ends = set(joined.offsets[: len(documents) + shared].tolist()), set((joined.offsets[1:] - 1).tolist())
-    for row in rows.tolist():
-        assert all(b == a + 1 or (a in ends and b in starts) for a, b in itertools.pairwise(row))
-        assert not shared or joined.offsets[-1] not in row[:-1]
+@given(DOCUMENTS, LENGTHS, st.integers(0, 5), st.integers(0, 2), st.sampled_from(WHOLE))
+def test_an_epoch_predicts_every_token_but_the_first_of_each_document_once(documents, length, seed, epoch, kind):
+    joined = numbered(documents)
+    assume(joined.targets)
+    packing = make_packing(kind, joined, length, seed)
+    rows = filled(packing, joined, epoch_of(packing, epoch), length)
+    assert sorted(rows.targets[rows.weights > 0].tolist()) == targets(joined)
+    assert packing.predictions == len(targets(joined)) and (rows.weights == (rows.segments > 0)).all()
 
 
-def test_epochs_and_seeds_take_other_orders():
-    joined = numbered([50, 70, 30])
-    places = {
-        (seed, epoch): tuple(Concatenate(joined, 4, seed).token_indices(np.arange(37) + epoch * 37, 4)[:, 0].tolist())
-        for seed in range(3)
-        for epoch in range(3)
-    }
-    assert len(set(places.values())) == 9
-    assert len({p[0] % 4 for p in places.values()}) > 1, "borders between rows fall elsewhere in another epoch"
+@given(DOCUMENTS, LENGTHS, st.integers(0, 3), st.sampled_from([*WHOLE, "windows"]))
+def test_segments_and_positions_say_where_documents_begin(documents, length, seed, kind):
+    joined = numbered(documents)
+    assume(joined.targets >= length)
+    packing = make_packing(kind, joined, length, seed)
+    of_document = np.searchsorted(joined.offsets, np.arange(joined.offsets[-1]), side="right")
+    for tokens, following, segments, positions, weights in zip(
+        *filled(packing, joined, np.arange(9), length), strict=True
+    ):
+        used = int(weights.sum())
+        assert not weights[used:].any() and not segments[used:].any(), "padding comes last"
+        assert (following[:used] == tokens[:used] + 1).all()
+        assert (of_document[following[:used]] == of_document[tokens[:used]]).all(), "no document sees another's token"
+        for t in range(used):
+            goes_on = t > 0 and tokens[t] == tokens[t - 1] + 1 and of_document[tokens[t]] == of_document[tokens[t - 1]]
+            assert positions[t] == (positions[t - 1] + 1 if goes_on else 0)
+            assert segments[t] == (1 if t == 0 else segments[t - 1] + (not goes_on))
+
+
+@given(DOCUMENTS, LENGTHS, st.integers(0, 3), st.sampled_from(["best_fit", "padding"]))
+def test_only_documents_longer_than_a_row_cross_a_border(documents, length, seed, kind):
+    joined = numbered(documents)
+    assume(joined.targets)
+    packing = make_packing(kind, joined, length, seed)
+    spans = packing.spans(epoch_of(packing, 0))
+    starts = set(joined.offsets[:-1].tolist())
+    for start, stop in zip(spans.starts.tolist(), spans.stops.tolist(), strict=True):
+        document = int(np.searchsorted(joined.offsets, start, side="right")) - 1
+        first, last = joined.offsets[document : document + 2].tolist()
+        if last - first - 1 <= length:
+            assert (start, stop) == (first, last - 1)
+        else:
+            assert (start - first) % length == 0 and stop == min(start + length, last - 1)
+    if kind == "padding":
+        assert len(set(spans.rows.tolist())) == len(spans.rows) and starts >= set(spans.starts.tolist()) - {
+            s for s in spans.starts.tolist() if s not in starts
+        }
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=80))
+def test_best_fit_is_what_one_part_at_a_time_gives(sizes):
+    """Best-fit decreasing, written down as it is defined."""
+    rooms: list[int] = []
+    for size in sorted(sizes, reverse=True):
+        fitting = [room for room in rooms if room >= size]
+        if fitting:
+            rooms.remove(min(fitting))
+        rooms.append((min(fitting) if fitting else 30) - size)
+    found = best_fit(np.bincount(sizes, minlength=31), 30)
+    used = [sum(a * b for a, b in zip(p.lengths, p.copies, strict=True)) for p in found for _ in range(p.rows)]
+    assert sorted(30 - size for size in used) == sorted(rooms)
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_epochs_and_seeds_take_other_orders(kind):
+    joined = numbered([50, 70, 30, 8, 9, 3, 3, 2])
+    orders = set()
+    for seed, epoch in itertools.product(range(3), range(3)):
+        packing = make_packing(kind, joined, 4, seed)
+        orders.add(tuple(packing.spans(epoch_of(packing, epoch)).starts.tolist()))
+    assert len(orders) == 9
+
+
+def test_rows_are_cut_elsewhere_in_another_epoch():
+    packing = make_packing("concatenate", numbered([150]), 4, 0)
+    assert len({tuple(sorted(packing.spans(epoch_of(packing, e)).starts % 4)) for e in range(8)}) > 1
 
 
 def test_windows_start_anywhere_alike():
     """nanoGPT's get_batch: torch.randint(len(data) - block_size)."""
     joined, rows = numbered([21]), 30_000
-    starts = RandomWindows(joined, 5, seed=0).token_indices(np.arange(rows), 5)[:, 0]
+    starts = make_packing("windows", joined, 5, 0).spans(np.arange(rows)).starts
     counts = np.bincount(starts)
     assert len(counts) == 16 and counts.min() > 0
     assert ((counts - rows / 16) ** 2 / (rows / 16)).sum() < 44.3  # 15 degrees of freedom, p = 0.0001
@@ -101,25 +169,36 @@ def test_windows_start_anywhere_alike():
     assert abs(pairs) < 4 / math.sqrt(rows)
 
 
-@given(DOCUMENTS, LENGTHS, st.integers(0, 3), st.booleans())
-def test_segments_positions_and_weights_say_where_documents_end(documents, length, seed, shared):
-    joined = numbered(documents, shared)
-    assume(len(joined.tokens) > length)
-    rows = cut_rows(joined, Concatenate(joined, length, seed).token_indices(np.arange(7), length))
-    document = [number for number, size in enumerate([*documents, shared]) for _ in range(size)]
-    first = joined.offsets
-    for tokens, targets, segments, positions, weights in zip(*rows, strict=True):
-        assert segments[0] == 1 and positions[0] == 0
-        for t in range(1, length):
-            same = document[tokens[t]] == document[tokens[t - 1]] and tokens[t] == tokens[t - 1] + 1
-            assert (segments[t], positions[t]) == (
-                (segments[t - 1], positions[t - 1] + 1) if same else (segments[t - 1] + 1, 0)
-            )
-            if not same:
-                assert tokens[t] in first
-        np.testing.assert_array_equal(targets[:-1], tokens[1:])
-        expected = [float(shared or document[a] == document[b]) for a, b in zip(tokens, targets, strict=True)]
-        assert weights.tolist() == expected
+@given(DOCUMENTS, st.integers(0, 60), st.integers(0, 60), st.lists(st.integers(0, 39), unique=True))
+def test_a_part_of_a_store_is_read_like_a_store_of_its_own(documents, a, b, chosen):
+    """By position, where documents at the border are cut, and by number."""
+    joined = numbered(documents)
+    first, last = sorted((min(a, len(joined.tokens)), min(b, len(joined.tokens))))
+    part = replace(joined, first=first, last=last)
+    assert sum(part.bounds(n).targets.sum() for n in part.chunks()) == part.targets
+    pairs = [(max(s, first), min(e, last)) for s, e in itertools.pairwise(joined.offsets.tolist())]
+    expected = [token for start, stop in pairs for token in range(start + 1, stop)]
+    if part.targets:
+        rows = filled(packing := make_packing("padding", part, 5, 0), part, epoch_of(packing, 0), 5)
+        assert sorted(rows.targets[rows.weights > 0].tolist()) == expected
+    assert part.targets == len(expected)
+    index = np.array(sorted(n for n in chosen if n < len(documents)), np.uint32)
+    part = replace(joined, index=index)
+    offsets = joined.offsets.tolist()
+    expected = [token for n in index.tolist() for token in range(offsets[n] + 1, offsets[n + 1])]
+    if part.targets:
+        rows = filled(packing := make_packing("best_fit", part, 5, 0), part, epoch_of(packing, 0), 5)
+        assert sorted(rows.targets[rows.weights > 0].tolist()) == expected
+
+
+def test_prompts_have_no_weight():
+    joined = replace(numbered([6, 5], ended=True), pieces=Pieces(np.array([0, 3, 6, 8]), np.array([0, 1, 0, 1], bool)))
+    rows = filled(make_packing("padding", joined, 8, 0), joined, np.arange(2), 8)
+    weighted = sorted(rows.targets[rows.weights > 0].tolist())
+    assert weighted == [3, 4, 5, 8, 9, 10]
+
+
+# A run's rows
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +214,7 @@ def pipeline(tmp_path_factory):
     return opened
 
 
-@pytest.mark.parametrize("rows", ["concatenate", "windows"])
+@pytest.mark.parametrize("rows", list(PACKINGS))
 def test_a_batch_is_the_same_however_it_is_shared_out(pipeline, rows):
     """rows(step, start, stop) is a function: any process may ask for any part, in any order, again."""
     whole = {step: pipeline(packing=rows).rows(step, 0, 12) for step in (0, 3, 1000)}
@@ -151,19 +230,21 @@ def test_a_batch_is_the_same_however_it_is_shared_out(pipeline, rows):
 
 def test_training_never_sees_the_validation_text(pipeline):
     opened = pipeline(train=Span(0.0, 0.5), validation=Span(0.5, 1.0))
-    text = Bytes().decode(opened.train.documents.tokens.tolist())
-    assert "line 400" not in text and "line 400" in Bytes().decode(opened.validation.documents.tokens.tolist())
+    (validation,) = opened.validation
+    read = Bytes().decode(opened.sources[0].documents.tokens[:].tolist())
+    half = read[: len(read) // 2]
+    assert "line 400" not in half and validation.documents.first == len(half)
     for step in range(60):
         rows = opened.rows(step, 0, 12)
-        assert all(Bytes().decode(row.tolist()) in text for row in rows.tokens)
+        assert all(Bytes().decode(row.tolist()) in half for row in rows.tokens[rows.weights.all(1)])
 
 
-@pytest.mark.parametrize("rows", ["concatenate", "windows"])
-def test_a_text_shorter_than_a_row_says_what_would_fit(tmp_path, rows):
+@pytest.mark.parametrize("packing", ["concatenate", "windows"])
+def test_a_text_shorter_than_a_row_says_what_would_fit(tmp_path, packing):
     (tmp_path / "a.txt").write_text("0123456789")
-    halves = {"packing": rows, "train": Span(0.0, 0.5), "validation": Span(0.5, 1.0)}
+    halves = {"packing": packing, "train": Span(0.0, 0.5), "validation": Span(0.5, 1.0)}
     config = Data(Source(str(tmp_path / "a.txt")), Config("bytes"), 5, **halves)
-    with pytest.raises(DataError, match=r"a.txt: 5 tokens are fewer than a row of data.length=5 .*data.length=4 would"):
+    with pytest.raises(DataError, match=r"a.txt: 4 tokens to predict are fewer than a row .*data.length=4 would fit"):
         open_pipeline(config, 1, 0, tmp_path)
     four = Data(Source(str(tmp_path / "a.txt")), Config("bytes"), 4, **halves)
     assert open_pipeline(four, 1, 0, tmp_path).rows(0, 0, 1).tokens.shape == (1, 4)
@@ -175,7 +256,7 @@ def test_a_validation_split_without_a_target_is_refused(tmp_path):
     (tmp_path / "one.jsonl").write_text('{"text": "a"}\n' * 10)
     sources = Source(str(tmp_path / "train.txt")), Source(str(tmp_path / "one.jsonl"))
     config = Data(sources[0], Config("bytes"), 4, validation=Span(0.5, 1.0), validation_source=sources[1])
-    with pytest.raises(DataError, match=r"one.jsonl, data.validation 0.5 to 1: nothing to score.*two tokens"):
+    with pytest.raises(DataError, match=r"one.jsonl, data.validation: nothing to score.*two tokens"):
         open_pipeline(config, 1, 0, tmp_path)
 
 
@@ -204,7 +285,9 @@ def test_a_validation_file_of_its_own_is_read_whole_and_may_not_be_among_the_tra
     opened = open_pipeline(
         Data(*given, validation_source=Source(str(tmp_path / "apart.txt"))), 4, 0, tmp_path / "cache"
     )
-    assert (opened.train.manifest["tokens"], opened.validation.manifest["tokens"]) == (4500, 700)
+    (training,), (validation,) = opened.splits
+    assert (training.store.manifest["tokens"], validation.store.manifest["tokens"]) == (4500, 700)
+    assert opened.validation[0].bytes == 699
     with pytest.raises(
         DataError, match=r"b.txt is in data.source, too, and would be trained on; move it out of .*texts"
     ):
@@ -217,25 +300,24 @@ def test_a_validation_file_of_its_own_is_read_whole_and_may_not_be_among_the_tra
 
 
 @settings(max_examples=200)
-@given(DOCUMENTS, st.integers(1, 8), st.data())
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 8), st.data())
 def test_every_target_counts_once_with_all_the_context_its_window_has(documents, length, data):
     """And all but end tokens stand for text."""
-    shared, ended = data.draw(st.sampled_from([(False, False), (False, True), (True, True)]))
-    joined = numbered(documents, shared, ended)
+    ended = data.draw(st.booleans())
+    joined = numbered(documents, ended)
     stride, batch = data.draw(st.integers(1, length)), data.draw(st.integers(1, 4))
     seen: dict[int, int] = {}
     text = []
     for scored in scoring_rows(joined, length, stride, batch):
         assert scored.rows.tokens.shape == scored.text.shape == (batch, length)
         text += scored.rows.targets[scored.text > 0].tolist()
-        for tokens, targets, segments, _, weights in zip(*scored.rows, strict=True):
+        for tokens, following, segments, _, weights in zip(*scored.rows, strict=True):
             for t in np.flatnonzero(weights):
-                assert targets[t] == tokens[t] + 1 and segments[: t + 1].all()
-                assert targets[t] not in seen
-                seen[int(targets[t])] = int(t + 1)  # tokens it is predicted from
-    starts = np.cumsum([0, *documents[:-1]]).tolist()
-    bounds = [(start, start + size + shared) for start, size in zip(starts, documents, strict=True)]
-    assert sorted(seen) == [token for start, stop in bounds for token in range(start + 1, stop)]
+                assert following[t] == tokens[t] + 1 and segments[: t + 1].all()
+                assert following[t] not in seen
+                seen[int(following[t])] = int(t + 1)  # tokens it is predicted from
+    bounds = list(itertools.pairwise(joined.offsets.tolist()))
+    assert sorted(seen) == targets(joined)
     assert sorted(text) == [token for start, stop in bounds for token in range(start + 1, stop - ended)]
     for first, stop in bounds:
         for token in range(first + 1, stop):

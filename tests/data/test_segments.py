@@ -67,7 +67,7 @@ def by_kind(gpt2):
     return {
         "bytes": Bytes(),
         "characters": Characters(alphabet),
-        "gpt2": build_tokenizer(Config("gpt2", gpt2), EMBEDDED),
+        "gpt2": build_tokenizer(Config("gpt2", gpt2), [EMBEDDED]),
     }
 
 

@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import documents
-from data.config import Source, Span
+from data.config import Source
 from data.config import Tokenizer as Config
 from data.errors import DataError
 from data.sources import source as sources
-from data.sources.document import text_document
-from data.store import open_store
+from data.store.store import open_store
 from data.tokenizers.byte_level import Bytes
 from data.tokenizers.characters import Characters
 from data.tokenizers.gpt2_bpe import byte_decoder
@@ -29,7 +28,8 @@ KINDS = ["characters", "bytes", "sentencepiece", "gpt2", "json"]
 
 @pytest.fixture(scope="session")
 def shakespeare() -> str:
-    return next(iter(sources.read_documents(EMBEDDED))).text
+    (text,) = (document.text for document in sources.read_documents(EMBEDDED))
+    return text
 
 
 @pytest.fixture(scope="session")
@@ -59,12 +59,12 @@ def by_kind(vocabularies, tmp_path_factory):
     """A tokenizer of each kind."""
     text = tmp_path_factory.mktemp("text") / "text.txt"
     text.write_bytes((ODD + "abcdefghijklmnopqrstuvwxyz ,.!?").encode())
-    return {kind: build_tokenizer(Config(kind, vocabularies.get(kind, "")), Source(str(text))) for kind in KINDS}
+    return {kind: build_tokenizer(Config(kind, vocabularies.get(kind, "")), [Source(str(text))]) for kind in KINDS}
 
 
 def test_characters_are_nanogpts():
     """data/shakespeare_char: 65 characters, sorted, "hii there" as its prepare.py would encode it."""
-    built = build_tokenizer(Config("characters"), EMBEDDED)
+    built = build_tokenizer(Config("characters"), [EMBEDDED])
     assert built.vocab_size == 65
     assert built.alphabet == "\n !$&',-.3:;?" + "ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "abcdefghijklmnopqrstuvwxyz"
     assert built.encode("hii there") == [46, 47, 47, 1, 58, 46, 43, 56, 43]
@@ -177,7 +177,7 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path, kind, content, par
     if content is not None:
         file.write_text(content)
     with pytest.raises(DataError) as error:
-        build_tokenizer(Config(kind, str(file)), EMBEDDED)
+        build_tokenizer(Config(kind, str(file)), [EMBEDDED])
     said = str(error.value)
     assert str(file) in said and "\n" not in said and all(part in said for part in parts), said
 
@@ -194,11 +194,11 @@ BYTES = {character: i for i, character in enumerate(byte_decoder())}
 def test_ids_without_a_token_stay_so_where_gpt2_is_stored(tmp_path):
     """300 names nothing: without it on record, every later id would move down by one."""
     config = gpt2_files(tmp_path, {**BYTES, "th": 256, "extra": 400, "<|endoftext|>": 300}, "t h\n")
-    built = build_tokenizer(config, EMBEDDED)
+    built = build_tokenizer(config, [EMBEDDED])
     again = tokenizer_from_json(json.loads(json.dumps(built.to_json())))
     assert (again.ranks, again.end_id, again.vocab_size) == (built.ranks, 300, 401)
     assert again.encode("the extra") == built.encode("the extra") and again.decode([400, 256]) == "extrath"
-    endless = build_tokenizer(gpt2_files(tmp_path, {**BYTES, "th": 256, "extra": 400}, "t h\n"), EMBEDDED)
+    endless = build_tokenizer(gpt2_files(tmp_path, {**BYTES, "th": 256, "extra": 400}, "t h\n"), [EMBEDDED])
     assert endless.end_id == 401, "not an id that is taken"
 
 
@@ -217,7 +217,7 @@ def test_ids_without_a_token_stay_so_where_gpt2_is_stored(tmp_path):
 )
 def test_broken_files_of_gpt2_are_named(tmp_path, vocabulary, merges, parts):
     with pytest.raises(DataError) as error:
-        build_tokenizer(gpt2_files(tmp_path, vocabulary, merges), EMBEDDED)
+        build_tokenizer(gpt2_files(tmp_path, vocabulary, merges), [EMBEDDED])
     said = str(error.value)
     assert str(tmp_path) in said and "\n" not in said and all(part in said for part in parts), said
 
@@ -225,7 +225,7 @@ def test_broken_files_of_gpt2_are_named(tmp_path, vocabulary, merges, parts):
 def test_a_json_vocabulary_with_holes_is_as_large_as_its_largest_id(tmp_path):
     model = {"type": "WordLevel", "vocab": {"a": 0, "b": 70_000, "<eos>": 5}, "unk_token": "a"}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": [], "model": model}))
-    built = build_tokenizer(Config("json", str(tmp_path / "tokenizer.json"), end="<eos>"), EMBEDDED)
+    built = build_tokenizer(Config("json", str(tmp_path / "tokenizer.json"), end="<eos>"), [EMBEDDED])
     assert (built.vocab_size, built.end_id, built.encode("b")) == (70_001, 5, [70_000])
 
 
@@ -236,7 +236,7 @@ def test_merges_that_are_not_the_vocabularys_are_refused(tmp_path, vocabularies)
             lines[5], lines[6] = lines[6], lines[5]
         (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(DataError, match=r"is not token \d+ of vocab.json"):
-        build_tokenizer(Config("gpt2", str(tmp_path)), EMBEDDED)
+        build_tokenizer(Config("gpt2", str(tmp_path)), [EMBEDDED])
 
 
 # How documents begin and end
@@ -286,7 +286,7 @@ def test_documents_begin_and_end_with_what_the_file_marks_or_the_config_names(
     tmp_path, special, ordinary, template, fields, start, end, prompts
 ):
     path = json_file(tmp_path, special, ordinary, template)
-    built = build_tokenizer(Config("json", path, **fields), EMBEDDED)
+    built = build_tokenizer(Config("json", path, **fields), [EMBEDDED])
     id_of = tokenizers.Tokenizer.from_file(path).token_to_id
     assert (built.start_id, built.end_id) == (start and id_of(start), end and id_of(end))
     assert built.start_prompts == prompts
@@ -298,16 +298,16 @@ def test_documents_begin_and_end_with_what_the_file_marks_or_the_config_names(
 )
 def test_a_sentencepiece_model_says_itself_what_begins_and_ends(tmp_path, ids, start, end):
     path = pieces(tmp_path, "the cat sat on the mat\n" * 50, vocab_size=13, **ids)
-    built = build_tokenizer(Config("sentencepiece", path), EMBEDDED)
+    built = build_tokenizer(Config("sentencepiece", path), [EMBEDDED])
     assert (built.start_id, built.end_id, built.start_prompts) == (start, end, start == 1)
-    named = build_tokenizer(Config("sentencepiece", path, end="t"), EMBEDDED)
+    named = build_tokenizer(Config("sentencepiece", path, end="t"), [EMBEDDED])
     assert built.processor.id_to_piece(named.end_id) == "t"
 
 
 @pytest.mark.parametrize("kind", ["json", "sentencepiece", "gpt2", "bytes", "characters"])
 def test_a_token_that_is_none_can_not_be_named(vocabularies, kind):
     with pytest.raises(DataError, match=r"data.tokenizer.(end: '<nothing>' is no token of|start and .end name tokens)"):
-        build_tokenizer(Config(kind, vocabularies.get(kind, ""), end="<nothing>"), EMBEDDED)
+        build_tokenizer(Config(kind, vocabularies.get(kind, ""), end="<nothing>"), [EMBEDDED])
 
 
 def pieces(folder: Path, text: str, **options) -> str:
@@ -338,7 +338,7 @@ def test_what_whoever_saved_a_file_had_set_changes_no_tokens(tmp_path, change):
     assert any(
         theirs.encode(text).ids != theirs.encode(text[:30]).ids + theirs.encode(text[30:]).ids for _ in range(20)
     )
-    one, other = (build_tokenizer(Config("json", path), EMBEDDED) for path in (plain, changed))
+    one, other = (build_tokenizer(Config("json", path), [EMBEDDED]) for path in (plain, changed))
     expected = tokenizers.Tokenizer.from_file(plain).encode(text).ids
     assert all(built.encode(text) == expected for built in (one, other) for _ in range(5))
     assert tokenizer_fingerprint(one) == tokenizer_fingerprint(other)
@@ -347,7 +347,7 @@ def test_what_whoever_saved_a_file_had_set_changes_no_tokens(tmp_path, change):
 
 def test_an_unknown_character_of_a_sentencepiece_model_is_named(tmp_path):
     path = pieces(tmp_path, "the cat sat on the mat\n" * 50, vocab_size=13)
-    built = build_tokenizer(Config("sentencepiece", path), EMBEDDED)
+    built = build_tokenizer(Config("sentencepiece", path), [EMBEDDED])
     assert built.encode("the cat")
     with pytest.raises(DataError, match=r"character 'Ж' \(U\+0416\) at offset 4 is none that the tokenizer knows"):
         built.encode("the Жat")
@@ -365,8 +365,8 @@ def test_characters_that_a_json_file_drops_or_makes_unknown_are_named(tmp_path):
     word_level.save(str(tmp_path / "words.json"))
     for name, text, said in (("few", "the Zcat", "'Z' .* offset 4"), ("words", "the bat", "'b' .* offset 4")):
         with pytest.raises(DataError, match=f"character {said} is none that the tokenizer knows"):
-            build_tokenizer(Config("json", str(tmp_path / f"{name}.json")), EMBEDDED).encode(text)
-    assert build_tokenizer(Config("json", str(tmp_path / "words.json")), EMBEDDED).encode("the  cat\n") == [
+            build_tokenizer(Config("json", str(tmp_path / f"{name}.json")), [EMBEDDED]).encode(text)
+    assert build_tokenizer(Config("json", str(tmp_path / "words.json")), [EMBEDDED]).encode("the  cat\n") == [
         0,
         2,
     ]
@@ -378,31 +378,31 @@ def test_the_first_tokens_bytes_are_what_sentencepiece_itself_counts(tmp_path, t
     path = pieces(
         tmp_path, "abab\n" * 50, vocab_size=262, byte_fallback=True, model_type="char", hard_vocab_limit=False
     )
-    model = build_tokenizer(Config("sentencepiece", path), EMBEDDED)
+    model = build_tokenizer(Config("sentencepiece", path), [EMBEDDED])
     shown = [piece for piece in model.processor.encode(text, out_type="proto").pieces if piece.piece != "▁"]
     expected = len(shown[0].surface.encode()) if shown else 0
-    made = build_tokenizer(Config("json", json_file(tmp_path, [])), EMBEDDED)
+    made = build_tokenizer(Config("json", json_file(tmp_path, [])), [EMBEDDED])
     assert made.first_token_bytes(text) == expected
     assert Characters("abé東").first_token_bytes(text) == len(text[:1].encode())
-    assert build_tokenizer(Config("bytes"), EMBEDDED).first_token_bytes(text) == bool(text)
+    assert build_tokenizer(Config("bytes"), [EMBEDDED]).first_token_bytes(text) == bool(text)
 
 
 def test_text_that_a_tokenizer_changes_is_told_with_its_place_and_counted_as_it_comes_back(tmp_path):
     """SentencePiece's own rules make one space of all white space: newlines are lost, and may not lower bits a byte."""
     path = pieces(tmp_path, "the cat sat on the mat\n" * 50, vocab_size=13)
     config = Config("sentencepiece", path)
-    tokenizer = build_tokenizer(config, EMBEDDED)
+    tokenizer = build_tokenizer(config, [EMBEDDED])
     (tmp_path / "text.txt").write_text("the cat\n\nsat")
     for text, size, change in (
         ("the cat sat", 11, None),
         ("the cat\n\nsat", 11, r"text.txt: '\n\nsat' at offset 7 comes back as ' sat'"),
         (" the cat", 7, r"text.txt: ' the cat' at offset 0 comes back as 'the cat'"),
     ):
-        found = documents.encode_document(tokenizer, text_document(text, "text.txt"))
+        found = documents.encode_text(tokenizer, text, "text.txt")
         assert (found.bytes, found.change) == (size, change)
     lines: list[str] = []
     for _ in range(2):  # made, and found in the cache
-        open_store(Source(str(tmp_path / "text.txt")), tokenizer, Span(0.0, 1.0), tmp_path / "cache", lines.append)
+        open_store(Source(str(tmp_path / "text.txt")), tokenizer, tmp_path / "cache", lines.append)
     assert [line.startswith("the tokenizer does not keep the text as it is") for line in lines] == [False, True, True]
 
 
@@ -423,10 +423,12 @@ def test_preserved_bytes_are_those_of_the_characters_that_came_back(text, decode
 
 def test_the_change_that_is_named_is_not_the_space_that_some_put_in_front():
     class Lowering(Bytes):
+        lossless = False
+
         def decode(self, ids: list[int]) -> str:
             return " " + super().decode(ids).lower()
 
-    change = documents.encode_document(Lowering(), text_document("ada Ran", "text.txt")).change
+    change = documents.encode_text(Lowering(), "ada Ran", "text.txt").change
     assert change == "text.txt: 'Ran' at offset 4 comes back as 'ran'"
 
 
@@ -435,12 +437,12 @@ def test_text_without_a_token_is_refused_and_leaves_no_store(tmp_path):
     model = tokenizers.Tokenizer(tokenizers.models.WordLevel({"the": 0, "[UNK]": 1}, unk_token="[UNK]"))
     model.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     model.save(str(tmp_path / "words.json"))
-    tokenizer = build_tokenizer(Config("json", str(tmp_path / "words.json")), EMBEDDED)
+    tokenizer = build_tokenizer(Config("json", str(tmp_path / "words.json")), [EMBEDDED])
     (tmp_path / "text.txt").write_text(" \n \n")
     for _ in range(2):
-        with pytest.raises(DataError, match=r"text.txt: the tokenizer makes no token of 0 to 1 of the text"):
-            open_store(Source(str(tmp_path / "text.txt")), tokenizer, Span(0.0, 1.0), tmp_path / "cache")
-    assert list((tmp_path / "cache" / "stores").iterdir()) == []
+        with pytest.raises(DataError, match=r"text.txt: no text in it that the tokenizer makes a token of"):
+            open_store(Source(str(tmp_path / "text.txt")), tokenizer, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("manifest.json"))
 
 
 def test_a_word_of_known_characters_that_is_unknown_is_named(tmp_path):
@@ -448,7 +450,7 @@ def test_a_word_of_known_characters_that_is_unknown_is_named(tmp_path):
     made = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     made.save(str(tmp_path / "words.json"))
-    tokenizer = build_tokenizer(Config("json", str(tmp_path / "words.json")), EMBEDDED)
+    tokenizer = build_tokenizer(Config("json", str(tmp_path / "words.json")), [EMBEDDED])
     assert tokenizer.encode("ab b") == [1, 3, 2]
     with pytest.raises(DataError, match=r"^'ba' at offset 3 is none that the tokenizer knows"):
         tokenizer.encode("ab ba")
@@ -457,5 +459,5 @@ def test_a_word_of_known_characters_that_is_unknown_is_named(tmp_path):
 def test_notes_are_said_by_whoever_builds(tmp_path):
     lines: list[str] = []
     path = json_file(tmp_path, ["<mask>"], change=CHANGES["truncation"])
-    build_tokenizer(Config("json", path), EMBEDDED, lines.append)
+    build_tokenizer(Config("json", path), [EMBEDDED], lines.append)
     assert ["not done here" in lines[0], "marks no token" in lines[1], len(lines)] == [True, True, 2]

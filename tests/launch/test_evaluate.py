@@ -146,13 +146,13 @@ def test_a_validation_text_that_can_not_be_read_any_more_is_another_one(run, tmp
 
 
 def test_another_validation_text_than_the_runs_is_refused(run):
-    from launch.inference.scoring import validation_documents
+    from launch.inference.scoring import validation_texts
 
     metadata = json.loads(json.dumps(run.metadata))
-    metadata["data"]["validation"]["source"] = "0" * 64  # what a text that has changed since then looks like
+    metadata["data"]["validation"][0]["source"] = "0" * 64  # what a text that has changed since then looks like
     stale = SimpleNamespace(config=run.config, tokenizer=run.tokenizer, name="old", metadata=metadata)
     with pytest.raises(DataError, match=r"embedded:shakespeare: not the validation text that old was.*--text FILE"):
-        validation_documents(stale)
+        validation_texts(stale)
 
 
 # The trained length

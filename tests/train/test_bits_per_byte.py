@@ -10,11 +10,9 @@ import sentencepiece
 import tiny
 import tokenizers
 
-from data.config import Source, Span
+from data.config import Source
 from data.config import Tokenizer as Config
-from data.documents import tokenize_documents
-from data.sources.source import read_documents
-from data.store import open_store
+from data.store.store import open_store
 from data.tokenizers.tokenizer import build_tokenizer
 from data.windows import scoring_rows
 from model.transformer import Transformer
@@ -82,9 +80,10 @@ def losses(model, rows: list[list[int]]) -> list[np.ndarray]:
 def test_bits_a_byte_are_those_of_a_sum_over_documents(monkeypatch, folder, model, kind):
     monkeypatch.chdir(folder)
     source = Source("texts.jsonl")
-    tokenizer = build_tokenizer(KINDS[kind], source)
-    stored = open_store(source, tokenizer, Span(0.0, 1.0), folder / "cache").documents
-    found = metrics(score_model(model, scoring_rows(stored, LENGTH, LENGTH, 256)), stored.bytes)
+    tokenizer = build_tokenizer(KINDS[kind], [source])
+    store = open_store(source, tokenizer, folder / "cache")
+    sums = score_model(model, scoring_rows(store.documents, LENGTH, LENGTH, 256))
+    found = metrics(sums, int(store.documents.sizes.sum()))
     nats, tokens, bits, size = 0.0, 0, 0.0, 0
     encoded = [tokenizer.encode(text) for text in TEXTS]
     before = [] if tokenizer.start_id is None else [tokenizer.start_id]
@@ -98,6 +97,4 @@ def test_bits_a_byte_are_those_of_a_sum_over_documents(monkeypatch, folder, mode
     assert (found["tokens"], found["bytes"]) == (tokens, size)
     assert found["loss"] == pytest.approx(nats / tokens, rel=1e-6)
     assert found["bits_per_byte"] == pytest.approx(bits / size, rel=1e-6)
-    joined, change = tokenize_documents(tokenizer, read_documents(source))
-    assert change is None and joined.bytes == size
-    assert joined.tokens.tolist() == stored.tokens.tolist() and joined.bounds.tolist() == stored.bounds.tolist()
+    assert store.manifest["change"] is None and store.manifest["bytes"] == size

@@ -39,7 +39,7 @@ class Watched:
 
 def batches(count: int):
     tokens = np.random.default_rng(0).integers(0, tiny.VOCAB, count * 8 * 16 + 1).astype(np.int32)
-    return scoring_rows(Documents(tokens, np.array([0, len(tokens)]), len(tokens), False, False), 16, 16, 8)
+    return scoring_rows(Documents(tokens, np.array([0, len(tokens)]), np.array([len(tokens)]), ended=False), 16, 16, 8)
 
 
 @pytest.mark.skipif(len(jax.devices()) < 2, reason="needs several CPU devices")
@@ -89,7 +89,7 @@ tokens = np.random.default_rng(0).integers(0, 65, 1200 * 8 * 16 + 1).astype(np.i
 for count in (1, 2):
     with jax.set_mesh(make_mesh({"data": count}, jax.devices()[:count])):
         model = jax.jit(lambda: state.create_state(e).model)()
-        documents = Documents(tokens, np.array([0, len(tokens)]), len(tokens), False, False)
+        documents = Documents(tokens, np.array([0, len(tokens)]), np.array([len(tokens)]), ended=False)
         print(*score_model(model, scoring_rows(documents, 16, 16, 8)))
 """
 

@@ -4,7 +4,6 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import tiny
 
 from data.documents import Documents
+from data.windows import ScoredText
 from train import in_flight
 from train.events import Advanced, Evaluated, Sampled
 from train.listeners.evaluation import evaluation
@@ -42,9 +42,12 @@ class Data:
     """Random rows, and a validation split of BATCHES batches."""
 
     tokens = np.random.default_rng(0).integers(0, tiny.VOCAB, BATCHES * 8 * tiny.LENGTH + 1).astype(np.int32)
-    validation = SimpleNamespace(
-        documents=Documents(tokens, np.array([0, len(tokens)]), len(tokens), shared=False, ended=False)
-    )
+    documents = Documents(tokens, np.array([0, len(tokens)]), np.array([len(tokens)]), ended=False)
+    validation = (ScoredText("source", documents, len(tokens)),)
+
+    @staticmethod
+    def epochs(steps):
+        return {"source": steps / 100}
 
     @staticmethod
     def rows(step, start, stop):

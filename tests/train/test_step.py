@@ -251,7 +251,7 @@ def test_scoring_sums_every_token_once():
     """Against each row's loss by itself, in float64."""
     made = jax.jit(lambda: state.create_state(tiny.experiment()))()
     tokens = np.random.default_rng(0).integers(0, tiny.VOCAB, 75)
-    documents = Documents(tokens, np.array([0, 75]), 74, shared=False, ended=True)
+    documents = Documents(tokens, np.array([0, 75]), np.array([74]), ended=True)
     found = evaluate.score_model(made.model, scoring_rows(documents, 16, 16, 3))
     assert found.tokens == 74
     total = 0.0
