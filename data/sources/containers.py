@@ -22,6 +22,9 @@ class Container(NamedTuple):
 
 
 DECOMPRESS = "unpack it, as with {program} -dc < {{}} > FILE"
+RENAME_OR_DECOMPRESS = (
+    "let its name end in {ending}, or " + DECOMPRESS
+)  # with that name, data/sources/compression.py can
 CONTAINERS = (  # the first that matches by name is taken, else the first that matches by content
     Container(
         "a tar archive",
@@ -29,10 +32,16 @@ CONTAINERS = (  # the first that matches by name is taken, else the first that m
         rb".{257}ustar[\0 ]",
         "unpack it, as with tar -xf {}",
     ),
-    Container("packed by gzip", (".gz",), rb"\x1f\x8b", DECOMPRESS.format(program="gzip")),
-    Container("packed by zstd", (".zst", ".zstd"), rb"\x28\xb5\x2f\xfd", DECOMPRESS.format(program="zstd")),
-    Container("packed by bzip2", (".bz2",), rb"BZh[1-9](1AY&SY|\x17rE8P\x90)", DECOMPRESS.format(program="bzip2")),
-    Container("packed by xz", (".xz", ".lzma"), rb"\xfd7zXZ\0", DECOMPRESS.format(program="xz")),
+    Container("packed by gzip", (), rb"\x1f\x8b", RENAME_OR_DECOMPRESS.format(ending=".gz", program="gzip")),
+    Container("packed by zstd", (), rb"\x28\xb5\x2f\xfd", RENAME_OR_DECOMPRESS.format(ending=".zst", program="zstd")),
+    Container(
+        "packed by bzip2",
+        (),
+        rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
+        RENAME_OR_DECOMPRESS.format(ending=".bz2", program="bzip2"),
+    ),
+    Container("packed by xz", (), rb"\xfd7zXZ\0", RENAME_OR_DECOMPRESS.format(ending=".xz", program="xz")),
+    Container("packed by lzma", (".lzma",), rb"(?!)", DECOMPRESS.format(program="xz")),
     Container("packed by lz4", (".lz4",), rb"\x04\x22\x4d\x18", DECOMPRESS.format(program="lz4")),
     Container("a 7-Zip archive", (".7z",), rb"7z\xbc\xaf\x27\x1c", "unpack it, as with 7z x {}"),
     Container("a RAR archive", (".rar",), rb"Rar!\x1a\x07", "unpack it, as with unrar x {}"),
@@ -70,13 +79,11 @@ def detect_by_name(name: str) -> Container | None:
 
 
 def detect_by_content(head: bytes) -> Container | None:
+    """The kind of a file that begins with `head`: 300 bytes or more, as tar's signature stands at byte 257."""
     return next((container for container in CONTAINERS if re.match(container.signature, head, re.DOTALL)), None)
 
 
-def refuse_container(name: str, head: bytes) -> None:
-    """Raises NotTextError where a file of this name, which begins with `head`, is a container; says how to unpack it.
-
-    `head` has 512 bytes or more, where the file has them: tar's signature stands at byte 257.
-    """
-    if container := detect_by_name(name) or detect_by_content(head):
+def refuse_container(name: str, container: Container | None) -> None:
+    """Raises NotTextError where a file is a container; the message says how to get at its text."""
+    if container:
         raise NotTextError(f"{name}: {container.name}, no text as it is; {container.remedy.format(shlex.quote(name))}")

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO
 
+from data.sources.ending import Ending, detect_ending
 from data.sources.files import translate_os_errors
 from data.sources.records import Fields
 from data.sources.stream_file import StreamFile
@@ -18,7 +19,9 @@ class LocalFile(StreamFile):
     __slots__ = ()
 
     def __init__(self, path: Path, status: os.stat_result, fields: Fields):
-        super().__init__(str(path), extension(path), status.st_size, [status.st_size, status.st_mtime_ns], fields)
+        super().__init__(
+            str(path), local_ending(str(path)), status.st_size, [status.st_size, status.st_mtime_ns], fields
+        )
 
     def open(self) -> BinaryIO:
         return open(self.name, "rb", buffering=0)
@@ -27,6 +30,7 @@ class LocalFile(StreamFile):
         return translate_os_errors(self.name)
 
 
-def extension(path: Path) -> str:
-    """A file's extension in lower case, which says how it is read; of a link without one, its target's."""
-    return (path.suffix or Path(os.path.realpath(path)).suffix).lower()
+def local_ending(path: str) -> Ending:
+    """The ending that says how a file is read; of a link without one, its target's."""
+    ending = detect_ending(path)
+    return ending if any(ending) else detect_ending(os.path.realpath(path))

@@ -16,6 +16,7 @@ from data.config import Source
 from data.errors import DataError, MissingFieldError, NotTextError
 from data.sources import containers, tfds
 from data.sources.document import Document, Refusal, SourceFile
+from data.sources.ending import detect_ending
 from data.sources.files import expand_home, list_files, translate_os_errors
 from data.sources.local_file import LocalFile
 from data.sources.records import Fields
@@ -86,9 +87,8 @@ def suggest_glob(file: SourceFile, source: Source, files: list[SourceFile]) -> l
     suffixes = Counter(
         suffix
         for other in files
-        if (suffix := Path(other.name).suffix)
-        and suffix.lower() != Path(file.name).suffix.lower()
-        and not containers.detect_by_name(other.name)
+        if detect_ending(other.name) != detect_ending(file.name) and not containers.detect_by_name(other.name)
+        if (suffix := other.name[len(other.name) - len("".join(detect_ending(other.name))) :])
     )
     if not suffixes:
         return []

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import BinaryIO
 
-from data.errors import DataError
-from data.sources.containers import refuse_container
+from data.errors import DataError, NotTextError
+from data.sources.compression import CODECS, DecompressedStream
+from data.sources.containers import detect_by_content, detect_by_name, refuse_container
 from data.sources.document import Document, Refusal
+from data.sources.ending import Ending
 from data.sources.hashing import PART_BYTES, HashingStream
 from data.sources.readers import RANDOM_ACCESS, READERS
 from data.sources.records import Fields
@@ -21,13 +23,13 @@ from data.sources.text import read_text
 
 
 class StreamFile(ABC):
-    """A file of bytes (SourceFile). `extension` says how it is read."""
+    """A file of bytes (SourceFile). `ending` says how it is read: `detect_ending` of its name."""
 
-    __slots__ = ("extension", "fields", "name", "sha256", "size", "stamp")
+    __slots__ = ("ending", "fields", "name", "sha256", "size", "stamp")
 
-    def __init__(self, name: str, extension: str, size: int, stamp: list, fields: Fields):
-        self.name, self.extension, self.size, self.stamp, self.fields = name, extension, size, stamp, fields
-        self.sha256: str | None = None
+    def __init__(self, name: str, ending: Ending, size: int, stamp: list, fields: Fields):
+        self.name, self.ending, self.size, self.stamp, self.fields = name, ending, size, stamp, fields
+        self.sha256: str | None = None  # once it is known
 
     @abstractmethod
     def open(self) -> BinaryIO:
@@ -39,23 +41,35 @@ class StreamFile(ABC):
 
     @property
     def format(self) -> str:
-        return self.extension if self.extension in READERS else ""
+        extension = self.ending.extension if self.ending.extension in READERS else ""
+        return extension + self.ending.compression
 
     def documents(self) -> Iterator[Document | Refusal]:
         """Everything in the file, in order. Raises DataError where the file as a whole can't be read."""
-        reader = READERS.get(self.extension, read_text)
+        extension, compression = self.ending
+        refuse_container(self.name, detect_by_name(self.name) or detect_by_name(self.name.removesuffix(compression)))
         with self.errors(), self.open() as file:
-            if self.extension in RANDOM_ACCESS:  # bytes come out of order: `digest` reads the file once more
-                yield from reader(file, self.name, self.fields)
+            if extension in RANDOM_ACCESS:
+                yield from self.read_random_access(file)
                 return
             hashing = HashingStream(file, self.errors)
             stream = io.BufferedReader(hashing, PART_BYTES)
+            if compression:
+                stream = io.BufferedReader(DecompressedStream(stream, self.name, CODECS[compression]()), PART_BYTES)
             head = stream.peek()
             if not (head or self.size):
                 raise DataError(f"{self.name}: no text, the file is empty")
-            refuse_container(self.name, head)
-            yield from reader(stream, self.name, self.fields)
+            refuse_container(self.name, detect_by_content(head))
+            yield from READERS.get(extension, read_text)(stream, self.name, self.fields)
             self.sha256 = hashing.digest_of_all()
+
+    def read_random_access(self, file: BinaryIO) -> Iterator[Document | Refusal]:
+        """Everything in a file whose bytes are not read in their order; `digest` reads it once more, in order."""
+        if self.ending.compression:
+            raise NotTextError(
+                f"{self.name}: a parquet file that is compressed as a whole; unpack it (parquet compresses by itself)"
+            )
+        yield from READERS[self.ending.extension](file, self.name, self.fields)
 
     def digest(self) -> str:
         """sha256 of the content, in hex. Costs nothing once `documents` was read to its end, but for parquet."""

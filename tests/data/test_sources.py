@@ -135,7 +135,7 @@ def test_paths_that_are_not_there(tmp_path):
         ("logo.png", b"\x89PNG\r\n\x1a\n", "not UTF-8 at byte 0"),
         ("a.bin", b"\0\0", "a zero byte at 0"),
         ("paper.pdf", "%PDF-1.5", "a PDF"),
-        ("dump.jsonl.gz", b"\x1f\x8b", "packed by gzip"),
+        ("dump.jsonl.lz4", b"\x04\x22", "packed by lz4"),
     ],
 )
 def test_a_folder_with_a_file_that_is_no_text_is_told_a_glob_that_works(tmp_path, name, content, said):
