@@ -81,11 +81,11 @@ class Lines:
     def __iter__(self) -> Iterator[str]:
         for number, line in read_lines(self.stream):
             self.number = number
-            if is_too_long(line):
+            if is_too_long(len(line)):
                 yield self.omit(line)
                 continue
             self.row_bytes += len(line)
-            if self.row_bytes > MAX_RECORD_BYTES:
+            if is_too_long(self.row_bytes):
                 raise DataError(f"{self.origin}: a row of more than {MAX_RECORD_NAME}, or a quote that is not closed")
             yield self.decode(line if self.number > 1 else line.removeprefix(BYTE_ORDER_MARK.encode()))
         self.ended = True

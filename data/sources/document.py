@@ -28,7 +28,7 @@ class Piece(NamedTuple):
 
 
 class Document(NamedTuple):
-    """A document: its pieces in order, which may be read once only, and where it stands.
+    """A document: its pieces in order, which are read once at most and before the next document, and where it stands.
 
     `origin` is "file", "file:line" or "file#row", rows from 0.
     """

@@ -30,7 +30,7 @@ def read_lines_of_json(
     decoder = json_decoder(fields)
     for line_number, line in lines:
         origin = f"{name}:{line_number}"
-        if is_too_long(line):
+        if is_too_long(len(line)):
             deque(rest_of_line(stream, line), maxlen=0)
             yield Refusal(f"{origin}: a line of more than {MAX_RECORD_NAME}; cut the text into several records")
         elif line.strip():

@@ -21,8 +21,9 @@ def read_lines(stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
         yield number, line
 
 
-def is_too_long(line: bytes) -> bool:
-    return len(line) > MAX_RECORD_BYTES
+def is_too_long(size: int) -> bool:
+    """Whether a record of `size` bytes, or characters, is refused."""
+    return size > MAX_RECORD_BYTES
 
 
 def rest_of_line(stream: BinaryIO, line: bytes) -> Iterator[bytes]:

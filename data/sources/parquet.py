@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from data.errors import DataError
 from data.sources.csv_rows import column_index
 from data.sources.document import Document, Refusal
-from data.sources.lines import MAX_RECORD_BYTES, MAX_RECORD_NAME
+from data.sources.lines import MAX_RECORD_NAME, is_too_long
 from data.sources.records import Fields, read_record
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def read_row(cells: tuple[pyarrow.Scalar, ...], fields: Fields, name: str, row: 
             record[field] = integers(cell) if fields.ids else cell.as_py()
         except UnicodeDecodeError as error:
             return Refusal(f"{name}: column {field!r} is not UTF-8 in row {row} ({error})")
-        if isinstance(record[field], str) and len(record[field]) > MAX_RECORD_BYTES:
+        if isinstance(record[field], str) and is_too_long(len(record[field])):
             return Refusal(f"{origin}: a cell of more than {MAX_RECORD_NAME}; cut the text into several rows")
     return read_record(record, fields, origin, "column {!r} holds")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import itertools
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -18,18 +19,13 @@ def read_text(stream: BinaryIO, name: str, fields: Fields) -> Iterator[Document]
 
     Its pieces are read when they are asked for. Raises NotTextError where the file is no text in UTF-8.
     """
-    if fields.ids or fields.prompt:
-        wanted = "token ids" if fields.ids else f"field {fields.prompt!r} for prompts"
+    if fields.ids or fields.prompt is not None:
+        wanted = "token ids" if fields.ids else f"fields {fields.prompt!r} and {fields.field!r}"
         raise NotTextError(f"{name}: a text file has no {wanted}; write them as JSON lines or parquet")
     pieces = text_pieces(stream, name)
     first = next(pieces, None)  # a file that is no text is mostly found out here, before anything is made of it
     if first is not None:
-        yield Document(chain_first(first, pieces), name)
-
-
-def chain_first(first: Piece, rest: Iterator[Piece]) -> Iterator[Piece]:
-    yield first
-    yield from rest
+        yield Document(itertools.chain([first], pieces), name)
 
 
 def text_pieces(stream: BinaryIO, name: str) -> Iterator[Piece]:
