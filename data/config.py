@@ -74,17 +74,19 @@ class Tokenizer:
     """The kind of tokenizer, its file, and the special tokens around documents.
 
     `kind`: `characters` (every distinct character of the source, sorted), `bytes`, `sentencepiece` (`path` is a .model
-    file), `gpt2` (`path` is a folder with vocab.json and merges.txt) or `json` (`path` is a Hugging Face
-    tokenizer.json). `start` and `end` name the tokens before and behind every document; None takes those that the file
-    marks as special for it. `start_prompts`: whether prompts begin with the start token, too; None means that they do
-    if the start token is not the end token as well (Llama: yes, GPT-2: no).
+    file), `gpt2` (`path` is a folder with vocab.json and merges.txt), `json` (`path` is a Hugging Face tokenizer.json)
+    or `ids` (the data are token ids already, below `vocab_size`; the other kinds know theirs). `start` and `end` name
+    the tokens before and behind every document, for `ids` by their number; None takes those that the file marks as
+    special for it. `start_prompts`: whether prompts begin with the start token, too; None means that they do if the
+    start token is not the end token as well (Llama: yes, GPT-2: no).
     """
 
-    kind: Literal["characters", "bytes", "sentencepiece", "gpt2", "json"]
+    kind: Literal["characters", "bytes", "sentencepiece", "gpt2", "json", "ids"]
     path: str = ""
     start: str | None = None
     end: str | None = None
     start_prompts: bool | None = None
+    vocab_size: int = 0
 
 
 @dataclass(frozen=True)

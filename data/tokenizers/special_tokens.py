@@ -22,7 +22,7 @@ class SpecialTokens(NamedTuple):
 
 
 def resolve_special_tokens(
-    config: Config, path: Path, token_to_id: Callable[[str], int | None], start_id: int | None, end_id: int | None
+    config: Config, path: Path | str, token_to_id: Callable[[str], int | None], start_id: int | None, end_id: int | None
 ) -> SpecialTokens:
     """The tokens that the config names, else the file's own `start_id` and `end_id`; without a start token the end's.
 
@@ -36,14 +36,14 @@ def resolve_special_tokens(
     return SpecialTokens(start_id, end_id, has_own_start if config.start_prompts is None else config.start_prompts)
 
 
-def named_token_id(token: str, field: str, path: Path, token_to_id: Callable[[str], int | None]) -> int:
+def named_token_id(token: str, field: str, path: Path | str, token_to_id: Callable[[str], int | None]) -> int:
     id_ = token_to_id(token)
     if id_ is None:
         raise FieldError(f"data.tokenizer.{field}: {token!r} is no token of {path}")
     return id_
 
 
-def missing_end_notice(path: Path, tokens: SpecialTokens) -> list[str]:
+def missing_end_notice(path: Path | str, tokens: SpecialTokens) -> list[str]:
     """A line for the user where no token ends a document, else none."""
     if tokens.end_id is not None:
         return []

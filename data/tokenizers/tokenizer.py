@@ -73,10 +73,11 @@ MODULES = {  # imported when first used: each brings a library of its own, and s
     "sentencepiece": "data.tokenizers.sentencepiece_model",
     "gpt2": "data.tokenizers.gpt2_bpe",
     "json": "data.tokenizers.huggingface_json",
+    "ids": "data.tokenizers.token_ids",
 }
 
 
-NAMEABLE = ("json", "sentencepiece")  # kinds whose start and end tokens a config may name
+NAMEABLE = ("json", "sentencepiece", "ids")  # kinds whose start and end tokens a config may name
 
 
 def build_tokenizer(
@@ -104,10 +105,31 @@ def build_tokenizer(
 def check_fields(config: Config) -> None:
     """Raises FieldError where the config sets a field that this kind of tokenizer does not have."""
     if config.kind not in NAMEABLE and (config.start or config.end):
-        kinds = " or ".join(NAMEABLE)
+        kinds = f"{', '.join(NAMEABLE[:-1])} or {NAMEABLE[-1]}"
         raise FieldError(f"data.tokenizer.start and .end name tokens of a {kinds} tokenizer, not of {config.kind}")
+    if config.kind != "ids" and config.vocab_size:
+        raise FieldError(f"data.tokenizer.vocab_size is for the kind ids; a {config.kind} tokenizer knows its own")
+    if config.kind == "ids" and not 0 < config.vocab_size < 1 << 31:
+        raise FieldError(
+            f"data.tokenizer.vocab_size: {config.vocab_size}; the kind ids needs the number of ids in the vocabulary "
+            "that the data were tokenized with"
+        )
     if config.kind in ("characters", "bytes") and config.start_prompts:
         raise FieldError(f"data.tokenizer.start_prompts: {config.kind} have no token that starts a text")
+
+
+def check_ids(tokenizer: Tokenizer, ids: np.ndarray, origin: str) -> np.ndarray:
+    """Token ids that come from outside, as int32 [t]. Raises DataError naming `origin` and the first that is none."""
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise DataError(f"{origin}: {ids.dtype} is no type of token ids; write them as integers")
+    outside = (ids < 0) | (ids >= tokenizer.vocab_size)
+    if outside.any():
+        index = int(np.argmax(outside))
+        raise DataError(
+            f"{origin}: id {ids[index]} at index {index} is none of the tokenizer's, 0 to {tokenizer.vocab_size - 1}; "
+            "take the tokenizer, or the vocab_size, of the program that wrote the ids"
+        )
+    return ids.astype(np.int32)
 
 
 def tokenizer_from_json(stored: dict) -> Tokenizer:
