@@ -27,6 +27,7 @@ COMMANDS = {
     "train": ("train a config, or go on where its run stopped", "skald train shakespeare --set steps=500"),
     "generate": ("write text from a checkpoint", "skald generate runs/shakespeare --prompt 'ROMEO:'"),
     "evaluate": ("score a checkpoint", "skald evaluate runs/shakespeare@best --json"),
+    "tokenizer": ("train a SentencePiece tokenizer", "skald tokenizer novels/ --out novels.model"),
     "plan": ("compile a config's step for TPUs that are not here", "skald plan llama:7b --topology v5p:4x4x4"),
     "bench": ("measure this machine, alone or against a peer", "skald bench train --against hf"),
 }
@@ -57,6 +58,7 @@ def argument_parser() -> argparse.ArgumentParser:
     train_arguments(parsers["train"])
     generate_arguments(parsers["generate"])
     evaluate_arguments(parsers["evaluate"])
+    tokenizer_arguments(parsers["tokenizer"])
     plan_arguments(parsers["plan"])
     bench_arguments(parsers["bench"])
     return top
@@ -99,6 +101,18 @@ def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--field", metavar="NAME", help="the text's field or column (default: the run's own)")
     command.add_argument("--window", type=positive, help="tokens a window (default: the rows it was trained on)")
     command.add_argument("--stride", type=positive, help="tokens between windows (default: the window)")
+
+
+def tokenizer_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("files", nargs="+", metavar="FILES", help="text, JSON lines, CSV, parquet; a folder or a glob")
+    command.add_argument("--out", required=True, metavar="FILE", help="the model to write, as books.model")
+    kinds = "bpe (default), or unigram: as good, ten times as slow to train, faster to encode with"
+    command.add_argument("--kind", choices=["bpe", "unigram"], default="bpe", help=kinds)
+    command.add_argument("--vocab-size", type=positive, default=8192, metavar="N", help="tokens (default 8192)")
+    sample = "most bytes of text to train on: lines drawn from all of it (default 100000000)"
+    command.add_argument("--sample-bytes", type=positive, default=100_000_000, metavar="N", help=sample)
+    command.add_argument("--field", default="text", metavar="NAME", help="the text's field or column (default: text)")
+    command.add_argument("--force", action="store_true", help="write over a file that is there")
 
 
 def plan_arguments(command: argparse.ArgumentParser) -> None:

@@ -12,8 +12,12 @@ from data.errors import DataError
 from data.sources.files import expand_home
 from data.tokenizers.special_tokens import SpecialTokens, missing_end_notice, resolve_special_tokens
 
+SPACE_SYMBOL = "\u2581"  # SentencePiece writes a space so; this character itself would come back as a space
+
 
 class SentencePiece:
+    """`space_symbol_ids`: what SPACE_SYMBOL is encoded as, its bytes; None where the model can't keep it."""
+
     lossless = has_cut_points = False
     reads_ids = False
 
@@ -22,8 +26,13 @@ class SentencePiece:
         self.start_id, self.end_id, self.start_prompts = tokens
         self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size = self.processor.vocab_size()
+        self.space_symbol_ids = space_symbol_ids(self.processor)
 
     def encode(self, text: str) -> list[int]:
+        """The library's ids; but SPACE_SYMBOL, which the library turns into a space, becomes its bytes."""
+        if self.space_symbol_ids and SPACE_SYMBOL in text:
+            first, *others = map(self.encode, text.split(SPACE_SYMBOL))
+            return [*first, *(i for part in others for i in (*self.space_symbol_ids, *part))]
         ids = self.processor.encode(text)
         if self.processor.unk_id() in ids:
             offset, piece = self.first_unknown(text)
@@ -51,11 +60,20 @@ class SentencePiece:
         return self.processor.decode(ids)
 
     def first_token_bytes(self, text: str) -> int:
+        if self.space_symbol_ids:  # of its bytes the last one stands for the character
+            text = text.partition(SPACE_SYMBOL)[0]
         pieces = self.processor.encode(text, out_type="proto").pieces
         return pieces[0].end if pieces else 0
 
     def to_json(self) -> dict:
         return {"kind": "sentencepiece", "model": base64.b64encode(self.model).decode(), **self.tokens._asdict()}
+
+
+def space_symbol_ids(processor: sentencepiece.SentencePieceProcessor) -> list[int] | None:
+    """The byte tokens of SPACE_SYMBOL, where text may be cut around it: no space is added or left out at its ends."""
+    ids = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_SYMBOL.encode("utf-8")]
+    keeps_spaces = processor.normalize(" a  b ") == " a  b ".replace(" ", SPACE_SYMBOL)
+    return ids if keeps_spaces and all(map(processor.is_byte, ids)) else None
 
 
 def load(config: Config) -> SentencePiece:
