@@ -1,4 +1,4 @@
-"""Reads ArrayRecord files: their records by number, and the documents in them.
+"""Reads ArrayRecord files: their records by number, and the documents that the records hold.
 
 data/sources/source.py opens such files, data/sources/tfds.py the shards of TFDS's data sets, which are such files, too.
 """
@@ -6,30 +6,36 @@ data/sources/source.py opens such files, data/sources/tfds.py the shards of TFDS
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from data.errors import DataError, MissingFieldError
-from data.sources.document import Document, Refusal
+from data.errors import DataError, NotTextError
+from data.sources.document import Document, Refusal, text_document
 from data.sources.files import translate_os_errors
+from data.sources.json_records import is_json, json_decoder, read_line
+from data.sources.records import Fields
+from data.sources.text import decode_utf8
 
+EXTENSIONS = (".array_record", ".arrayrecord")
 BATCH_BYTES = 2**22  # of the file, read at once; its records, unpacked, take a few times as much memory
+
+Records = Iterable[tuple[str, bytes | Refusal]]  # (origin, content); a Refusal stands for a damaged record
 
 
 class RecordFile:
-    """An ArrayRecord file (SourceFile). `parse` makes a document of a record's bytes and its origin.
+    """An ArrayRecord file (SourceFile). `read` makes documents of its records.
 
-    `part`: the numbers of the records to read; None stands for all. A damaged record, and one that `parse` raises a
-    DataError for, is a Refusal, and reading goes on behind it. The digest is of the records alone, so it does not
+    `part`: the numbers of the records to read; None stands for all. The digest is of the records alone: it does not
     change where the same records are packed in another way.
     """
 
-    format = ".array_record"
+    format = EXTENSIONS[0]
 
-    def __init__(self, path: Path, parse: Callable[[bytes, str], Document], part: range | None = None):
-        self.path, self.parse, self.part, self.name = path, parse, part, str(path)
+    def __init__(self, path: Path, read: Callable[[Records], Iterator[Document | Refusal]], part: range | None = None):
+        self.path, self.read, self.part, self.name = path, read, part, str(path)
         with translate_os_errors(path):
             status = path.stat()
         bounds = [part.start, part.stop] if part else []
@@ -37,33 +43,57 @@ class RecordFile:
         self.sha256: str | None = None
 
     def documents(self) -> Iterator[Document | Refusal]:
-        read_any = False
-        for origin, record in self.hashed_records():
-            if isinstance(record, Refusal):
-                yield record
-                continue
-            try:
-                document = self.parse(record, origin)
-            except DataError as error:
-                if isinstance(error, MissingFieldError) and not read_any:  # most likely no record has the field
-                    raise
-                document = Refusal(str(error))
-            read_any = True
-            yield document
+        return self.read(self.hashed_records())
 
     def digest(self) -> str:
         if self.sha256 is None:
             deque(self.hashed_records(), maxlen=0)
         return self.sha256
 
-    def hashed_records(self) -> Iterator[tuple[str, bytes | Refusal]]:
-        """(origin, record) of every record. Read to the end, it leaves their digest in `sha256`."""
+    def hashed_records(self) -> Records:
+        """Every record. Read to the end, it leaves the records' digest in `sha256`."""
         sha256 = hashlib.sha256()
         for number, record in read_records(self.path, self.part):
             content = record.reason.encode() if isinstance(record, Refusal) else record
             sha256.update(len(content).to_bytes(8, "little") + content)
             yield f"{self.path}#{number}", record
         self.sha256 = sha256.hexdigest()
+
+
+def open_file(path: Path, fields: Fields) -> RecordFile:
+    """A file whose records are texts or JSON objects."""
+    return RecordFile(path, functools.partial(read_texts, fields))
+
+
+def read_texts(fields: Fields, records: Records) -> Iterator[Document | Refusal]:
+    """A document of each record. All are JSON objects with the fields where the first one is a JSON object; else texts.
+
+    Token ids and prompts have no place in a text: where they are asked for, every record is read as JSON.
+    """
+    is_text = None
+    decoder = json_decoder(fields)
+    for origin, record in records:
+        if isinstance(record, Refusal):
+            yield record
+            continue
+        if is_text is None:
+            is_text = not (fields.ids or fields.prompt or is_object(record))
+        yield read_text_record(record, origin) if is_text else read_line(record, decoder, fields, origin)
+
+
+def is_object(record: bytes) -> bool:
+    return record.lstrip().startswith(b"{") and is_json(record)
+
+
+def read_text_record(record: bytes, origin: str) -> Document | Refusal:
+    """A document of a record that is a text in UTF-8, or the reason why it is none."""
+    remedy = "; a record is a text in UTF-8 or a JSON object (examples of TFDS are read as tfds:NAME/SPLIT)"
+    if (zero := record.find(0)) >= 0:
+        return Refusal(f"{origin}: a zero byte at {zero}, as in binary data{remedy}")
+    try:
+        return text_document(decode_utf8(record, origin), origin)
+    except NotTextError as error:
+        return Refusal(f"{error}{remedy}")
 
 
 def read_records(path: Path, part: range | None = None) -> Iterator[tuple[int, bytes | Refusal]]:
@@ -100,6 +130,7 @@ def open_reader(path: Path) -> Iterator:
 
 
 def read_batch(reader, numbers: range, path: Path) -> list[bytes | Refusal]:
+    """The records of these numbers. Where one of them is damaged, each is read by itself."""
     try:
         return reader.read(numbers.start, numbers.stop)
     except RuntimeError as error:

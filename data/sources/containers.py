@@ -57,9 +57,24 @@ CONTAINERS = (  # the first that matches by name is taken, else the first that m
     ),
     Container(
         "a file of binary records",
-        (".arrow", ".feather", ".orc", ".avro", ".tfrecord", ".tfrecords", ".array_record", ".arrayrecord", ".riegeli"),
+        (".feather", ".orc", ".avro"),
         rb"ARROW1\0\0|FEA1\0|Obj\x01",
         "write its texts as parquet or JSON lines",
+    ),
+    Container(
+        "a stream of Arrow tables", (".arrow",), rb"(?!)", "a folder that datasets' save_to_disk wrote is hf:FOLDER"
+    ),
+    Container(
+        "a file of TensorFlow's records",
+        (".tfrecord", ".tfrecords"),
+        rb"(?!)",
+        "write its texts as JSON lines, or with TFDS in the format array_record",
+    ),
+    Container(
+        "a file of Riegeli records",
+        (".riegeli",),
+        rb"\x83\xafp\xd1\r\x88J\?",
+        "let its name end in .array_record if that is what it is; data sets of TFDS are tfds:NAME/SPLIT",
     ),
     Container(
         "a file of arrays or weights",

@@ -14,15 +14,15 @@ from pathlib import Path
 
 from data.config import Source
 from data.errors import DataError, MissingFieldError, NotTextError
-from data.sources import containers, tfds
+from data.sources import array_records, containers, hub, tfds
 from data.sources.document import Document, Refusal, SourceFile
 from data.sources.ending import detect_ending
 from data.sources.files import expand_home, list_files, translate_os_errors
-from data.sources.local_file import LocalFile
+from data.sources.local_file import LocalFile, extension
 from data.sources.records import Fields
 
 EMBEDDED = {"embedded:shakespeare": Path(__file__).parents[1] / "corpora" / "tinyshakespeare.txt"}
-DATA_SETS = {"tfds": tfds.open_split}  # by what stands before the colon of a path
+DATA_SETS = {"tfds": tfds.open_split, "hf": hub.open_split}  # by what stands before the colon of a path
 FIELD_REMEDY = "set the source's field (data.source.field, or data.validation_source.field)"
 
 
@@ -31,12 +31,18 @@ def open_source(source: Source, ids: bool = False) -> list[SourceFile]:
 
     `ids`: their records hold lists of token ids instead of text.
     """
-    if open_data_set := DATA_SETS.get(source.path.partition(":")[0]):
-        return open_data_set(source, ids)
     fields = Fields(source.field, source.prompt, ids)
+    if open_data_set := DATA_SETS.get(source.path.partition(":")[0]):
+        return open_data_set(source, fields)
     paths = source_files(source)
     with translate_os_errors(source.path):
-        return [LocalFile(path, path.stat(), fields) for path in paths]
+        return [open_file(path, fields) for path in paths]
+
+
+def open_file(path: Path, fields: Fields) -> SourceFile:
+    if extension(path) in array_records.EXTENSIONS:
+        return array_records.open_file(path, fields)
+    return LocalFile(path, path.stat(), fields)
 
 
 def source_files(source: Source) -> list[Path]:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from data.config import Source
-from data.errors import DataError, MissingFieldError
-from data.sources.array_records import RecordFile
-from data.sources.document import Document, Piece, SourceFile
-from data.sources.records import format_names
+from data.errors import DataError, MissingFieldError, NotTextError
+from data.sources.array_records import RecordFile, Records
+from data.sources.document import Document, Refusal, SourceFile
+from data.sources.records import Fields, format_names, read_record
 from data.sources.text import decode_utf8
 
 PREFIX = "tfds:"
@@ -31,8 +32,8 @@ PREPARE = (
 )
 
 
-def open_split(source: Source, ids: bool = False) -> list[SourceFile]:
-    """The shards of a split, or of a slice of it, in their order. `ids`: the features are read as token ids.
+def open_split(source: Source, fields: Fields) -> list[SourceFile]:
+    """The shards of a split, or of a slice of it, in their order.
 
     Raises DataError where there is no such data set, split or record, or it can't be read without TensorFlow, and
     MissingFieldError where it has no such feature.
@@ -43,9 +44,9 @@ def open_split(source: Source, ids: bool = False) -> list[SourceFile]:
             f"{source.path}: no data set and split; write {PREFIX}NAME/SPLIT, as tfds:my_novels/train[:90%]"
         )
     builder = find_builder(name, source)
-    parse = functools.partial(parse_example, select_features(builder, source, ids), source)
+    read = functools.partial(read_examples, select_features(builder, source, fields), fields)
     shards = slice_split(builder, split, source)
-    return [RecordFile(Path(shard.filename), parse, range(shard.skip, shard.skip + shard.take)) for shard in shards]
+    return [RecordFile(Path(shard.filename), read, range(shard.skip, shard.skip + shard.take)) for shard in shards]
 
 
 def find_builder(name: str, source: Source):
@@ -82,20 +83,18 @@ def list_prepared(folder: Path) -> list[str]:
     return sorted(f"{path.parent}:{path.name}" for path in paths)
 
 
-def select_features(builder, source: Source, ids: bool):
-    """TFDS's description of the features that the source names, which parses no others."""
+def select_features(builder, source: Source, fields: Fields):
+    """TFDS's description of the features that are read, which parses no others. Raises DataError where one is not."""
     import tensorflow_datasets as tfds  # heavy, and only these sources need it
 
     features = builder.info.features
-    names = [name for name in (source.prompt, source.field) if name is not None]
-    for name in names:
+    for name in fields.names:
         if name not in features:
             raise MissingFieldError(f"{source.path}: no feature {name!r}; there: {format_names(sorted(features))}")
-        holds = (is_token_ids if ids else is_text)(features[name])
-        if not holds:
-            wanted = "a sequence of whole numbers" if ids else "a text"
+        if not (is_token_ids if fields.ids else is_text)(features[name]):
+            wanted = "a sequence of whole numbers" if fields.ids else "a text"
             raise DataError(f"{source.path}: feature {name!r} is not {wanted}, but {features[name]!r}")
-    return tfds.features.FeaturesDict({name: features[name] for name in names})
+    return tfds.features.FeaturesDict({name: features[name] for name in fields.names})
 
 
 def is_text(feature) -> bool:
@@ -117,27 +116,24 @@ def slice_split(builder, split: str, source: Source) -> list:
     return [shard for shard in selected.file_instructions if shard.take > 0]
 
 
-def parse_example(features, source: Source, record: bytes, origin: str) -> Document:
-    """The document of one example. Raises DataError naming its origin."""
+def read_examples(features, fields: Fields, records: Records) -> Iterator[Document | Refusal]:
+    """A document of each example, as TFDS writes them."""
+    for origin, record in records:
+        yield record if isinstance(record, Refusal) else read_example(features, fields, record, origin)
+
+
+def read_example(features, fields: Fields, record: bytes, origin: str) -> Document | Refusal:
     from google.protobuf.message import DecodeError  # TFDS brings it
 
     try:
         values = features.deserialize_example_np(record)
+        values = {name: decode_feature(value, f"{origin}: feature {name!r}") for name, value in values.items()}
     except DecodeError as error:
-        raise DataError(f"{origin}: not an example as TFDS writes them ({error})") from None
-    piece = Piece(feature_content(values[source.field], f"{origin}: feature {source.field!r}"))
-    if source.prompt is None:
-        return Document((piece,), origin)
-    prompt = feature_content(values[source.prompt], f"{origin}: feature {source.prompt!r}")
-    return Document((Piece(prompt, counted=False), piece), origin)
+        return Refusal(f"{origin}: not an example as TFDS writes them ({error})")
+    except NotTextError as error:
+        return Refusal(str(error))
+    return read_record(values, fields, origin, "feature {!r} is")
 
 
-def feature_content(value: bytes | list | np.ndarray, origin: str) -> str | np.ndarray:
-    """The text or the token ids int64 [t] that a feature holds."""
-    if isinstance(value, bytes):
-        return decode_utf8(value, origin)
-    tokens = np.asarray(value, np.int64)
-    if (tokens < 0).any():
-        index = int(np.argmax(tokens < 0))
-        raise DataError(f"{origin}: token id {tokens[index]} at index {index} is negative")
-    return tokens
+def decode_feature(value: bytes | list | np.ndarray, origin: str) -> str | np.ndarray:
+    return decode_utf8(value, origin) if isinstance(value, bytes) else np.asarray(value)
