@@ -15,8 +15,16 @@ class Source:
 
     `path` is `embedded:shakespeare`, a file, a folder (every file below it) or a glob. A text file is one document.
     `*.jsonl`, `*.ndjson` and `*.jsonlines` have one document a line and `*.json` one a record, under `field` or as a
-    bare string. `*.csv`, `*.tsv` and `*.parquet` have one a row, in column `field`. The case of these endings does not
-    matter.
+    bare string. `*.csv`, `*.tsv` and `*.parquet` have one a row, in column `field`. `*.array_record` has one a record:
+    under `field` where the first record is a JSON object, else every record is a text. The case of these endings does
+    not matter.
+
+    `tfds:NAME/SPLIT` is a data set that TensorFlow Datasets has prepared in the format array_record, in the folder that
+    the environment variable TFDS_DATA_DIR names (~/tensorflow_datasets); NAME may have a configuration and a version,
+    as `novels/short:1.0.0`. `hf:NAME/SPLIT` is one of Hugging Face's `datasets` (NAME may be `user/novels:short`), and
+    `hf:FOLDER` what `save_to_disk` wrote. SPLIT, and FOLDER, take the slices of these libraries, as `train[:10%]` and
+    `train[100:200]`. `field` names a feature. Documents come in the order of the library, which is shuffled by a hash
+    of their keys in TFDS.
 
     `prompt` names a second field: its text stands before that of `field` and does not count in the loss. `max_refused`
     is the share of records that may be left out because they can't be read; more than that is an error.
