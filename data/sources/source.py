@@ -23,17 +23,22 @@ from data.sources.records import Fields
 
 EMBEDDED = {"embedded:shakespeare": Path(__file__).parents[1] / "corpora" / "tinyshakespeare.txt"}
 DATA_SETS = {"tfds": tfds.open_split, "hf": hub.open_split}  # by what stands before the colon of a path
+KINDS = f"a file, a folder, a glob, {tfds.PREFIX}NAME/SPLIT, {hub.PREFIX}NAME/SPLIT or {', '.join(EMBEDDED)}"
 FIELD_REMEDY = "set the source's field (data.source.field, or data.validation_source.field)"
 
 
-def open_source(source: Source, ids: bool = False) -> list[SourceFile]:
+def open_source(source: Source, ids: bool = False, field_remedy: str = FIELD_REMEDY) -> list[SourceFile]:
     """The files of a source, in a fixed order; none of them is read. Raises DataError where there are none.
 
-    `ids`: their records hold lists of token ids instead of text.
+    `ids`: their records hold lists of token ids instead of text. `field_remedy` is added to the message where a data
+    set lacks the source's field: how to name another one.
     """
     fields = Fields(source.field, source.prompt, ids)
     if open_data_set := DATA_SETS.get(source.path.partition(":")[0]):
-        return open_data_set(source, fields)
+        try:
+            return open_data_set(source, fields)
+        except MissingFieldError as error:
+            raise DataError(f"{error}; {field_remedy}") from None
     paths = source_files(source)
     with translate_os_errors(source.path):
         return [open_file(path, fields) for path in paths]
@@ -50,9 +55,9 @@ def source_files(source: Source) -> list[Path]:
     if source.path in EMBEDDED:
         return [EMBEDDED[source.path]]
     if not source.path:
-        raise DataError(f"a source's path is empty; use a file, a folder, a glob or {', '.join(EMBEDDED)}")
+        raise DataError(f"a source's path is empty; use {KINDS}")
     if ":" in source.path.split("/")[0]:
-        raise DataError(f"{source.path}: unknown kind of source; use a file, a folder, a glob or {', '.join(EMBEDDED)}")
+        raise DataError(f"{source.path}: unknown kind of source; use {KINDS}")
     return list_files(source.path)
 
 
@@ -61,7 +66,7 @@ def read_documents(source: Source, field_remedy: str = FIELD_REMEDY, ids: bool =
 
     `field_remedy` is added to the message where records lack the source's field: how to name another one.
     """
-    files = open_source(source, ids)
+    files = open_source(source, ids, field_remedy)
     for file in files:
         with add_remedies(source, file, files, field_remedy):
             for document in file.documents():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data.config import Source
-from data.errors import DataError, MissingFieldError
+from data.errors import DataError
 from data.sources import hub
 from data.sources.document import Refusal
 from data.sources.source import open_source
@@ -144,7 +144,7 @@ def test_a_folder_of_several_splits_says_how_to_name_one(tmp_path):
 
 
 def test_a_missing_feature_lists_those_there(saved):
-    with pytest.raises(MissingFieldError, match="'body'; there: 'text', 'title', 'tokens', 'number'"):
+    with pytest.raises(DataError, match="'body'; there: 'text', 'title', 'tokens', 'number'; set the source's field"):
         open_source(Source(f"hf:{saved}", field="body"))
 
 

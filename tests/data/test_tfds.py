@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from data.config import Source
-from data.errors import DataError, MissingFieldError
+from data.errors import DataError
 from data.sources.document import Refusal
 from data.sources.source import open_source
 
@@ -198,7 +198,9 @@ def test_a_path_without_split_says_how_one_is_written(prepared):
 
 def test_a_missing_feature_lists_those_there(prepared):
     for fields in ({"field": "body"}, {"prompt": "body"}):
-        with pytest.raises(MissingFieldError, match="'body'; there: 'number', 'text', 'title', 'tokens'"):
+        with pytest.raises(
+            DataError, match="'body'; there: 'number', 'text', 'title', 'tokens'; set the source's field"
+        ):
             open_source(Source("tfds:novels/train", **fields))
 
 
