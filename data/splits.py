@@ -186,6 +186,8 @@ def text_bytes(documents: Documents, tokenizer: Tokenizer) -> int:
 
 def decoded_bytes(documents: Documents, start: int, stop: int, tokenizer: Tokenizer) -> int:
     """Bytes of text that the tokens start + 1 .. stop stand for, as far as they count in the loss."""
+    if tokenizer.reads_ids:
+        return stop - start - 1
     total, begin = 0, start + 1
     while begin < stop:
         end = whole_character(documents, min(begin + CHUNK, stop), tokenizer)

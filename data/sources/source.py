@@ -18,7 +18,7 @@ from data.sources import array_records, containers, hub, tfds
 from data.sources.document import Document, Refusal, SourceFile
 from data.sources.ending import detect_ending
 from data.sources.files import expand_home, list_files, translate_os_errors
-from data.sources.local_file import LocalFile, extension
+from data.sources.local_file import LocalFile, local_ending
 from data.sources.records import Fields
 
 EMBEDDED = {"embedded:shakespeare": Path(__file__).parents[1] / "corpora" / "tinyshakespeare.txt"}
@@ -45,7 +45,7 @@ def open_source(source: Source, ids: bool = False, field_remedy: str = FIELD_REM
 
 
 def open_file(path: Path, fields: Fields) -> SourceFile:
-    if extension(path) in array_records.EXTENSIONS:
+    if local_ending(str(path)).extension in array_records.EXTENSIONS:
         return array_records.open_file(path, fields)
     return LocalFile(path, path.stat(), fields)
 

@@ -16,7 +16,7 @@ from data.documents import encode_text, first_token_bytes
 from data.errors import DataError
 from data.sources.document import Document, Piece
 from data.tokenizers.segments import segments as text_segments
-from data.tokenizers.tokenizer import Tokenizer
+from data.tokenizers.tokenizer import Tokenizer, check_ids
 
 
 class Segment(NamedTuple):
@@ -129,7 +129,7 @@ def encode_segments(tokenizer: Tokenizer, segments: list[Segment]) -> EncodedSeg
     for number, segment in enumerate(segments):
         try:
             if not isinstance(segment.content, str):
-                tokens.append(tokenizer.check_ids(segment.content, segment.origin))
+                tokens.append(check_ids(tokenizer, segment.content, segment.origin))
                 bytes_[number] = len(segment.content)
                 continue
             encoded = encode_text(tokenizer, segment.content, segment.origin, segment.continued)

@@ -17,6 +17,7 @@ class TokenIds:
     """Ids below `vocab_size`, from another tokenizer that is not known here. As text, "50256 12 7"."""
 
     lossless, has_cut_points = False, True  # of the white space between numbers nothing is kept
+    reads_ids = True
 
     def __init__(self, vocab_size: int, tokens: SpecialTokens, notes: tuple[str, ...] = ()):
         self.vocab_size, self.tokens, self.notes = vocab_size, tokens, notes

@@ -27,6 +27,7 @@ class Tokenizer(Protocol):
     A vocabulary without a start token uses its end token as both. `start_prompts`: prompts begin with `start_id`, too.
     `notes`: lines for the person who chose the tokenizer. `lossless`: decode(encode(text)) == text for every text that
     encode accepts. `has_cut_points`: texts may have places where they can be cut (`last_cut`).
+    `reads_ids`: sources hold token ids, not text; what is called bytes of text is then the number of ids.
     """
 
     vocab_size: int
@@ -36,6 +37,7 @@ class Tokenizer(Protocol):
     notes: Sequence[str]
     lossless: bool
     has_cut_points: bool
+    reads_ids: bool
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. Raises DataError naming the first character that the tokenizer does not know."""

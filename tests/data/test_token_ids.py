@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.config import Source
 from data.config import Tokenizer as Config
 from data.errors import DataError, FieldError
 from data.tokenizers.streaming import IncrementalDecoder
@@ -17,7 +16,7 @@ GPT2 = Config("ids", vocab_size=50257, end="50256")
 
 
 def build(config: Config = GPT2, report=lambda _: None):
-    return build_tokenizer(config, Source("nothing is read"), report)
+    return build_tokenizer(config, [], report)
 
 
 @given(st.lists(st.integers(0, 50256)))

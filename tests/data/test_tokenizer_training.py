@@ -40,7 +40,7 @@ def by_kind(lines, tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("trained")
     for kind in KINDS:
         (folder / f"{kind}.model").write_bytes(train(Trainer(kind, 1000), draw_sample(lines, 10**9)))
-    return {kind: build_tokenizer(Config("sentencepiece", str(folder / f"{kind}.model")), EMBEDDED) for kind in KINDS}
+    return {kind: build_tokenizer(Config("sentencepiece", str(folder / f"{kind}.model")), [EMBEDDED]) for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,7 +86,7 @@ def test_a_model_that_changes_spaces_encodes_as_the_library_does(lines, tmp_path
     options = {"vocab_size": 500, "byte_fallback": True, "minloglevel": 2}
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=model, **options)
     (tmp_path / "changes.model").write_bytes(model.getvalue())
-    tokenizer = build_tokenizer(Config("sentencepiece", str(tmp_path / "changes.model")), EMBEDDED)
+    tokenizer = build_tokenizer(Config("sentencepiece", str(tmp_path / "changes.model")), [EMBEDDED])
     assert tokenizer.encode("a\u2581b") == tokenizer.processor.encode("a\u2581b") == tokenizer.encode("a b")
 
 

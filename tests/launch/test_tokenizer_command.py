@@ -6,7 +6,6 @@ import re
 import pytest
 import sentencepiece
 
-from data.config import Source
 from data.config import Tokenizer as Config
 from data.tokenizers.tokenizer import build_tokenizer
 
@@ -33,7 +32,7 @@ def test_files_become_a_tokenizer_that_training_takes(fresh, folder, tmp_path):
     }  # fmt: skip
     tokens = sentencepiece.SentencePieceProcessor(model_file=str(out)).encode([x for t in TEXTS for x in t.split("\n")])
     assert result["bytes_per_token"] == pytest.approx(size / sum(map(len, tokens)))
-    tokenizer = build_tokenizer(Config("sentencepiece", str(out)), Source("embedded:shakespeare"))
+    tokenizer = build_tokenizer(Config("sentencepiece", str(out)), [])
     assert tokenizer.decode(tokenizer.encode(TEXTS[0])) == TEXTS[0]
     assert list(tmp_path.iterdir()) == [out]
 
