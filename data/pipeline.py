@@ -24,6 +24,8 @@ from data.windows import ScoredText
 
 Report = Callable[[str], None]
 
+LONG_SPAN = 64  # tokens, from which on a span is copied by itself
+
 
 class TrainingSource(NamedTuple):
     """One source of a run's rows: its store, the documents of its training split, and how they are packed."""
@@ -75,18 +77,46 @@ class Pipeline:
 
 
 def fill_rows(rows: Rows, places: np.ndarray, documents: Documents, spans: Spans) -> None:
-    """Writes what `spans` read into the rows at `places` [n]; segments and positions restart at each span."""
-    lengths = spans.stops - spans.starts
+    """Fills the rows at `places` [n] with what `spans` read, and with padding; each span has its own segment."""
+    lengths, length = spans.stops - spans.starts, rows.tokens.shape[1]
+    used = np.bincount(spans.rows, lengths, len(places)).astype(np.int64)
+    for row in np.flatnonzero(used < length):
+        for array in rows:
+            array[places[row], used[row] :] = 0
     ends = np.cumsum(lengths)
     first_span = np.searchsorted(spans.rows, spans.rows)  # of the row that each span is in
     columns = ends - lengths - (ends - lengths)[first_span]
-    at = expand(places[spans.rows] * rows.tokens.shape[1] + columns, lengths)
-    inputs = expand(spans.starts, lengths)
-    rows.tokens.reshape(-1)[at] = documents.tokens[inputs]
-    rows.targets.reshape(-1)[at] = documents.tokens[inputs + 1]
-    rows.segments.reshape(-1)[at] = np.repeat(np.arange(len(lengths)) - first_span + 1, lengths)
-    rows.positions.reshape(-1)[at] = expand(np.zeros_like(lengths), lengths)
-    rows.weights.reshape(-1)[at] = documents.counts(inputs + 1)
+    at = places[spans.rows] * length + columns
+    segments = np.arange(len(lengths)) - first_span + 1
+    is_long = lengths >= LONG_SPAN
+    flat = Rows(*(array.reshape(-1) for array in rows))
+    copy_spans(flat, documents, *(x[is_long].tolist() for x in (at, spans.starts, spans.stops, segments)))
+    gather_spans(flat, documents, *(x[~is_long] for x in (at, spans.starts, spans.stops, segments)))
+
+
+def copy_spans(flat: Rows, documents: Documents, at: list[int], starts: list, stops: list, segments: list) -> None:
+    """Writes spans, one after another, to the places `at` of flat rows."""
+    if not at:
+        return
+    numbers = np.arange(max(stop - start for start, stop in zip(starts, stops, strict=True)), dtype=np.int32)
+    for place, start, stop, segment in zip(at, starts, stops, segments, strict=True):
+        part = slice(place, place + stop - start)
+        read = documents.tokens[start : stop + 1]
+        flat.tokens[part], flat.targets[part] = read[:-1], read[1:]
+        flat.segments[part], flat.positions[part] = segment, numbers[: stop - start]
+        flat.weights[part] = 1 if documents.pieces is None else documents.counts(np.arange(start + 1, stop + 1))
+
+
+def gather_spans(
+    flat: Rows, documents: Documents, at: np.ndarray, starts: np.ndarray, stops: np.ndarray, segments: np.ndarray
+) -> None:
+    """Writes spans, all at once, to the places `at` of flat rows: many short ones cost too much one by one."""
+    lengths = stops - starts
+    to, inputs = expand(at, lengths), expand(starts, lengths)
+    flat.tokens[to], flat.targets[to] = documents.tokens[inputs], documents.tokens[inputs + 1]
+    flat.segments[to] = np.repeat(segments, lengths)
+    flat.positions[to] = expand(np.zeros_like(lengths), lengths)
+    flat.weights[to] = documents.counts(inputs + 1)
 
 
 def mixed(config: Data, sources: list[TrainingSource], batch_size: int) -> tuple[list[MixedSource], list[tuple]]:

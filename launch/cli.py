@@ -31,7 +31,11 @@ COMMANDS = {
     "plan": ("compile a config's step for TPUs that are not here", "skald plan llama:7b --topology v5p:4x4x4"),
     "bench": ("measure this machine, alone or against a peer", "skald bench train --against hf"),
 }
-BENCH_DEFAULTS = {"train": "shakespeare:nanogpt", "decode": "gpt2:small"}  # what `bench` measures by default
+BENCH_DEFAULTS = {
+    "train": "shakespeare:nanogpt",
+    "decode": "gpt2:small",
+    "data": "shakespeare",
+}  # what `bench` measures by default
 # Errors by class name, since their modules import JAX. Wrong arguments or config: exit status 2; failed work: 1.
 WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError")
 WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError", "FieldError")
@@ -125,12 +129,21 @@ def plan_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def bench_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("what", choices=["train", "decode"])
-    command.add_argument("config", nargs="?", metavar="CONFIG", help="default: shakespeare:nanogpt, gpt2:small")
+    command.add_argument("what", choices=["train", "decode", "data"])
+    command.add_argument(
+        "config", nargs="?", metavar="CONFIG", help="default: shakespeare:nanogpt, gpt2:small, shakespeare"
+    )
     config_arguments(command)
-    command.add_argument("--against", choices=["hf"], help="run a peer in turn with ours: Hugging Face on PyTorch")
+    command.add_argument(
+        "--against",
+        choices=["hf", "grain"],
+        help="run a peer in turn with ours: Hugging Face on PyTorch, for data Grain",
+    )
     command.add_argument("--runs", type=positive, default=5, help="counted runs of each side")
-    command.add_argument("--batch", type=positive, action="append", help="decode: sequences at a time (default 1, 8)")
+    command.add_argument(
+        "--batch", type=positive, action="append", help="decode, data: rows at a time (default 1, 8; 256)"
+    )
+    command.add_argument("--length", type=positive, default=2048, help="data: tokens of a row (default 2048)")
 
 
 def positive(text: str) -> int:

@@ -12,7 +12,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Measured:
-    """Metrics of consecutive steps, in order; each has `step`, `seconds` and what train_step returned."""
+    """Metrics of consecutive steps, in order: `step`, `seconds` and what train_step returned.
+
+    `data_wait` is the share of the seconds in which the loop waited for rows.
+    """
 
     steps: list[dict]
 

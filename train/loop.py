@@ -25,13 +25,15 @@ def train(run: Run) -> str:
         pending, last_finished = deque(), time.perf_counter()
         while run.step < run.experiment.steps and not run.stop:
             count = run.next_count()
-            rows = run.feed(run.step, count)  # while earlier steps are computed
+            asked = time.perf_counter()
+            rows = run.feed(count)  # while earlier steps are computed
+            waited = time.perf_counter() - asked
             last_finished = deliver(run, pending, in_flight.limit() - 1, last_finished)
             if run.stop:
                 break
             run.state, metrics = run.program.train_steps(run.state, rows)
             run.step += count
-            pending.append((run.step, count, metrics))
+            pending.append((run.step, count, metrics, waited))
             if run.pauses_at(run.step):
                 deliver(run, pending, 0, last_finished)
                 run.emit(Paused(run.step))
@@ -48,10 +50,11 @@ def deliver(run: Run, pending: deque, remaining: int, last_finished: float) -> f
     `last_finished`: when the devices last finished something (time.perf_counter). Returns when they finished these.
     """
     while len(pending) > remaining:
-        last_step, count, metrics = pending.popleft()
+        last_step, count, metrics, waited = pending.popleft()
         values = in_flight.fetch(metrics)
         now = time.perf_counter()
         seconds, last_finished = (now - last_finished) / count, now
-        steps = [{"step": last_step - count + 1 + i, "seconds": seconds} for i in range(count)]
+        timed = {"seconds": seconds, "data_wait": min(1.0, waited / count / seconds)}
+        steps = [{"step": last_step - count + 1 + i, **timed} for i in range(count)]
         run.emit(Measured([step | {k: float(v[i]) for k, v in values.items()} for i, step in enumerate(steps)]))
     return last_finished

@@ -11,10 +11,12 @@ from typing import TypeVar
 import jax
 
 from data.pipeline import Pipeline
+from data.rows import Rows
 from train import fields, state
 from train.config import Experiment
 from train.events import Advanced, Event
 from train.feed import training_rows
+from train.prefetch import Prefetch
 from train.program import Program
 
 T = TypeVar("T")
@@ -35,20 +37,32 @@ class Run:
         self.step, self.stop = 0, ""
         self.state: state.TrainState | None = None
         self.scores: dict[int, dict] = {}  # step -> metrics of its evaluation
+        self.prefetch = Prefetch(self.make_rows)
 
     def create_state(self) -> state.TrainState:
         with jax.set_mesh(self.mesh):
             return jax.block_until_ready(jax.jit(lambda: state.create_state(self.experiment))())
 
-    def feed(self, first: int, count: int):
+    def make_rows(self, first: int, count: int) -> Rows:
+        """The rows of steps first .. first + count on the run's devices. Sets the mesh, which each thread has anew."""
         e = self.experiment
-        return training_rows(self.data.rows, first, count, e.microbatches, e.batch_size, e.data.length)
+        with jax.set_mesh(self.mesh):
+            return training_rows(self.data.rows, first, count, e.microbatches, e.batch_size, e.data.length)
+
+    def feed(self, count: int) -> Rows:
+        """The rows of the next `count` steps; those of the dispatch behind them are made meanwhile."""
+        following = self.step + count
+        ahead = (following, self.count_from(following)) if following < self.experiment.steps else None
+        return self.prefetch.take((self.step, count), ahead)
 
     def next_count(self) -> int:
-        """Steps of the next dispatch: up to the next pause, at most steps_per_dispatch."""
+        return self.count_from(self.step)
+
+    def count_from(self, step: int) -> int:
+        """Steps of a dispatch that begins at `step`: up to the next pause, at most steps_per_dispatch."""
         e = self.experiment
-        until_pause = min(every - self.step % every for every in (e.evaluation.every, e.checkpoints.every))
-        return min(e.steps_per_dispatch or 1, until_pause, e.steps - self.step)
+        until_pause = min(every - step % every for every in (e.evaluation.every, e.checkpoints.every))
+        return min(e.steps_per_dispatch or 1, until_pause, e.steps - step)
 
     def pauses_at(self, step: int) -> bool:
         e = self.experiment
@@ -71,6 +85,7 @@ class Run:
 
     def close(self) -> None:
         """Closes what listeners have open, however the loop ended."""
+        self.prefetch.close()
         for listener in self.listeners:
             getattr(listener, "close", lambda: None)()
 

@@ -6,12 +6,11 @@ no dropout, no gradient where none is needed. It imports neither JAX nor anythin
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 
 import numpy as np
 
+from launch.bench.serving import serve
 from launch.machine.detection import cores
 
 PROMPT, NEW, SECONDS = 32, 128, 4.0  # as launch/bench/decoding.py and training.py
@@ -89,26 +88,15 @@ def decoding(experiment: dict, batch: int):
     return run_once
 
 
-def main() -> None:
-    what, experiment, case = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        install = "python3 -m pip --python .venv/bin/python install torch transformers"  # .venv holds no pip
-        print(f"error: {error.name} is not installed here; {install}", flush=True)
-        return
+def prepare() -> str:
+    """Sets PyTorch up; returns the peer's name and versions. Raises ImportError where a package is missing."""
+    import torch
+    import transformers
+
     torch.set_num_threads(cores())
     transformers.logging.set_verbosity_error()
-    try:
-        run_once = {"train": training, "decode": decoding}[what](experiment, **case)
-    except (ValueError, KeyError) as error:
-        print(f"error: {error}", flush=True)
-        return
-    print(f"Hugging Face transformers {transformers.__version__}, PyTorch {torch.__version__}", flush=True)
-    for _ in sys.stdin:
-        print(run_once(), flush=True)
+    return f"Hugging Face transformers {transformers.__version__}, PyTorch {torch.__version__}"
 
 
 if __name__ == "__main__":
-    main()
+    serve(prepare, {"train": training, "decode": decoding}, "torch transformers")

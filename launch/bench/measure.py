@@ -12,7 +12,7 @@ from train import fields
 
 def measure(bench, experiment, case: dict, arguments: Namespace) -> dict:
     """Measures one case: our runs and the peer's in turn, the median of each, and the limit of this machine."""
-    peer = Peer(arguments.what, fields.to_json(experiment), case) if arguments.against else None
+    peer = Peer(arguments.against, arguments.what, fields.to_json(experiment), case) if arguments.against else None
     try:
         ours = bench.task(experiment, **case)
         ours(), peer and peer()  # compilation and first touches, not counted

@@ -7,19 +7,20 @@ import os
 import subprocess
 import sys
 
+PEERS = {"hf": "launch.bench.huggingface", "grain": "launch.bench.grain_peer"}  # by name, the module of its process
+
 
 class PeerError(RuntimeError):
     """The peer can't run here: one line that says what to install or to change."""
 
 
 class Peer:
-    """Hugging Face's GPT-2 of an experiment's shape. Call it for one run; close it at the end."""
+    """A peer of PEERS on an experiment's data or shape. Call it for one run; close it at the end."""
 
-    def __init__(self, what: str, experiment: dict, case: dict):
-        self.name = "Hugging Face transformers on PyTorch"
+    def __init__(self, peer: str, what: str, experiment: dict, case: dict):
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "launch.bench.huggingface", what, json.dumps(experiment), json.dumps(case)],
+            [sys.executable, "-m", PEERS[peer], what, json.dumps(experiment), json.dumps(case)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         self.name = self.answer()

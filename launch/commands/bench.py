@@ -1,18 +1,25 @@
-"""`skald bench train|decode`: this machine's speed, beside its own limit and, with --against, beside a peer's."""
+"""`skald bench train|decode|data`: this machine's speed, beside its own limit and, with --against, beside a peer's."""
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
 
-from launch.bench import decoding, training
+from launch.bench import decoding, feeding, training
 from launch.bench.measure import measure
 from train.check import check_vocabulary_stated
+from train.fields import ConfigError
+
+PEERS_OF = {"train": ["hf"], "decode": ["hf"], "data": ["grain"]}
 
 
 def main(arguments: Namespace) -> int:
-    check_vocabulary_stated(arguments.experiment)
-    bench = {"train": training, "decode": decoding}[arguments.what]
+    peers = PEERS_OF[arguments.what]
+    if arguments.against not in (None, *peers):
+        raise ConfigError(f"--against {arguments.against}: the peer of {arguments.what} is {' or '.join(peers)}")
+    if arguments.what != "data":
+        check_vocabulary_stated(arguments.experiment)
+    bench = {"train": training, "decode": decoding, "data": feeding}[arguments.what]
     results = []
     for case in bench.cases(arguments):
         results.append(measure(bench, arguments.experiment, case, arguments))
@@ -25,7 +32,7 @@ def main(arguments: Namespace) -> int:
 
 def summary(result: dict) -> str:
     """One case's figures in one line."""
-    shape = f"{result['config']}, {result['batch']} {'rows' if result['what'] == 'train' else 'sequences'}"
+    shape = f"{result['config']}, {result['batch']} {'sequences' if result['what'] == 'decode' else 'rows'}"
     text = f"{result['what']} {shape}: {result['tokens_per_second']:,.0f} tokens/s"
     if "ratio" in result:
         other = result["against"]

@@ -23,7 +23,7 @@ def metrics(folder) -> list[dict]:
 
 
 def without_speed(lines: list[dict]) -> list[dict]:
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k not in ("tokens_per_second", "data_wait")} for line in lines]
 
 
 def arrays(folder, step: int) -> dict:

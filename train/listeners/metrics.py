@@ -41,7 +41,7 @@ class MetricsFile:
         speed = tokens / values["seconds"]
         line = {"step": values["step"], "tokens": values["step"] * tokens}
         line |= {name: value for name, value in values.items() if name not in ("step", "seconds")}
-        line["tokens_per_second"] = round(speed, 1)
+        line |= {"tokens_per_second": round(speed, 1), "data_wait": round(values["data_wait"], 4)}
         if self.peak:
             line["model_flops_utilization"] = speed * cost.training_flops(e.model, e.data.length) / self.peak
         return line

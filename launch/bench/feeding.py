@@ -1,0 +1,68 @@
+"""Speed of the data pipeline of a config: rows from a prepared store, all five arrays, without a device.
+
+launch/commands/bench.py measures `task` and compares it with `limit`.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from data.pipeline import Pipeline, open_pipeline
+from data.rows import Rows
+from launch.machine.detection import cache_folder
+from train.config import Experiment
+
+SECONDS = 2.0  # of a counted run, about
+BATCH = 256  # by default
+BYTES_A_TOKEN = 2 + 5 * 4  # read once as stored, written once to each array of Rows
+
+
+def cases(arguments: Namespace) -> list[dict]:
+    return [{"batch": batch, "length": arguments.length} for batch in arguments.batch or [BATCH]]
+
+
+def open_data(experiment: Experiment, batch: int, length: int) -> Pipeline:
+    """The config's data in rows of `length`; prepares its store where the cache does not have it."""
+    return open_pipeline(replace(experiment.data, length=length), batch, experiment.seed, cache_folder())
+
+
+def task(experiment: Experiment, batch: int, length: int) -> Callable[[], float]:
+    """A function that makes batch after batch for about SECONDS and returns tokens a second.
+
+    In one thread, as train/prefetch.py does: NumPy in several threads of one process waits for Python's lock.
+    """
+    data, step = open_data(experiment, batch, length), 0
+
+    def run_once() -> float:
+        nonlocal step
+        start, first = time.perf_counter(), step
+        while time.perf_counter() - start < SECONDS:
+            data.rows(step, 0, batch)
+            step += 1
+        return (step - first) * batch * length / (time.perf_counter() - start)
+
+    return run_once
+
+
+def limit(experiment: Experiment, batch: int, length: int) -> float:
+    """Tokens a second at which memory can be read and written, each byte once, best of several copies."""
+    del experiment
+    source = np.ones(batch * length * BYTES_A_TOKEN, np.uint8)
+    target, best = np.empty_like(source), float("inf")
+    for _ in range(20):
+        start = time.perf_counter()
+        np.copyto(target, source)
+        best = min(best, time.perf_counter() - start)
+    return batch * length / best
+
+
+def packed_rows(experiment: Experiment, batch: int, length: int, count: int) -> Rows:
+    """The first `count` rows of the run: what a peer is given to read."""
+    data = open_data(experiment, batch, length)
+    parts = [data.rows(step, 0, batch) for step in range(-(-count // batch))]
+    return Rows(*(np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True)))

@@ -1,0 +1,65 @@
+"""The peer's side of `skald bench data --against grain`: Grain reading packed rows from an ArrayRecord file.
+
+It is given what helps it: a row a record (`group_size:1`, its own advice for random access), all five arrays as they
+are in memory, so that nothing is parsed, and its default threads. It imports no JAX but what Grain itself does.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from launch.bench.feeding import SECONDS, packed_rows
+from launch.bench.serving import serve
+from train import fields
+from train.config import Experiment
+
+ROWS = 1024  # in the file; read from memory once the first run has read them
+
+
+def feeding(experiment: dict, batch: int, length: int, folder: Path):
+    """A function that reads shuffled batches for about SECONDS and returns tokens a second."""
+    import grain.python as grain
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    rows = packed_rows(fields.from_json(Experiment, experiment), batch, length, ROWS)
+    file = folder / "rows.array_record"
+    writer = ArrayRecordWriter(str(file), "group_size:1")
+    for arrays in zip(*rows, strict=True):
+        writer.write(b"".join(array.tobytes() for array in arrays))
+    writer.close()
+
+    def parse(record: bytes) -> dict[str, np.ndarray]:
+        numbers = np.frombuffer(record, np.int32).reshape(5, length)
+        arrays = dict(zip(rows._fields, numbers, strict=True))
+        return arrays | {"weights": numbers[4].view(np.float32)}
+
+    source = grain.ArrayRecordDataSource([str(file)])
+    batches = grain.MapDataset.source(source).shuffle(seed=0).repeat().map(parse).batch(batch).to_iter_dataset()
+    iterator = iter(batches)
+
+    def run_once() -> float:
+        start, count = time.perf_counter(), 0
+        while time.perf_counter() - start < SECONDS:
+            next(iterator)
+            count += 1
+        return count * batch * length / (time.perf_counter() - start)
+
+    return run_once
+
+
+def prepare() -> str:
+    """Returns the peer's name and version. Raises ImportError where it is missing."""
+    import grain.python  # noqa: F401
+
+    return f"Grain {metadata.version('grain')}"
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        serve(prepare, {"data": functools.partial(feeding, folder=Path(folder))}, "grain")
