@@ -52,16 +52,20 @@ def open_split(source: Source, fields: Fields) -> list[SourceFile]:
 def find_builder(name: str, source: Source):
     """The builder of a prepared data set. Raises DataError where there is none, or none in a format to be read."""
     import tensorflow_datasets as tfds  # heavy, and only these sources need it
+    from google.protobuf.json_format import ParseError  # TFDS brings it
     from tensorflow_datasets.core.read_only_builder import builder_from_files  # it never looks at code or the network
 
     folder = data_folder()
     try:
         builder = builder_from_files(name, data_dir=folder)
-    except (ValueError, OSError):  # no such name, configuration or version; or its description is damaged
+    except tfds.core.DatasetNotFoundError:
         raise DataError(
             f"{source.path}: no prepared data set {name!r} in {folder} (the environment variable TFDS_DATA_DIR names "
             f"another folder); there: {format_names(list_prepared(folder))}. To prepare it: {PREPARE.format(name)}"
         ) from None
+    except (ValueError, OSError, ParseError) as error:
+        message = " ".join(str(error).split())[:200]
+        raise DataError(f"{source.path}: TFDS can't open {name!r} in {folder} ({message})") from None
     formats = {format.value for format in builder.info.available_file_formats()}
     if FORMAT not in formats:
         reasons = ", ".join(f"as {format}, {UNREADABLE.get(format, 'which is unknown')}" for format in sorted(formats))

@@ -209,6 +209,17 @@ def test_a_feature_of_another_type_is_named(prepared):
     assert "feature 'text' is not a sequence of whole numbers" in error_of("tfds:novels/train", ids=True)
 
 
+@pytest.mark.parametrize("kept", [0, 100])
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_a_description_that_was_cut_off_is_an_error(copied, name, kept):
+    (copied / name).write_text((copied / name).read_text()[:kept])
+    assert "TFDS can't open 'novels'" in error_of("tfds:novels/train")
+
+
+def test_a_name_that_tfds_does_not_take_is_an_error(prepared):
+    assert "Parsing builder name string my novels failed" in error_of("tfds:my novels/train")
+
+
 @pytest.mark.parametrize("file_format", ["tfrecord", "riegeli"])
 def test_formats_that_need_tensorflow_are_refused_by_name(copied, file_format):
     info = copied / "dataset_info.json"
