@@ -28,14 +28,20 @@ Records = Iterable[tuple[str, bytes | Refusal]]  # (origin, content); a Refusal 
 class RecordFile:
     """An ArrayRecord file (SourceFile). `read` makes documents of its records.
 
-    `part`: the numbers of the records to read; None stands for all. The digest is of the records alone: it does not
-    change where the same records are packed in another way.
+    `part`: the numbers of the records to read; None stands for all. `count`: how many the file has to hold, where that
+    is known. The digest is of the records alone: it does not change where the same records are packed in another way.
     """
 
     format = EXTENSIONS[0]
 
-    def __init__(self, path: Path, read: Callable[[Records], Iterator[Document | Refusal]], part: range | None = None):
-        self.path, self.read, self.part, self.name = path, read, part, str(path)
+    def __init__(
+        self,
+        path: Path,
+        read: Callable[[Records], Iterator[Document | Refusal]],
+        part: range | None = None,
+        count: int | None = None,
+    ):
+        self.path, self.read, self.part, self.count, self.name = path, read, part, count, str(path)
         with translate_os_errors(path):
             status = path.stat()
         bounds = [part.start, part.stop] if part else []
@@ -53,7 +59,7 @@ class RecordFile:
     def hashed_records(self) -> Records:
         """Every record. Read to the end, it leaves the records' digest in `sha256`."""
         sha256 = hashlib.sha256()
-        for number, record in read_records(self.path, self.part):
+        for number, record in read_records(self.path, self.part, self.count):
             content = record.reason.encode() if isinstance(record, Refusal) else record
             sha256.update(len(content).to_bytes(8, "little") + content)
             yield f"{self.path}#{number}", record
@@ -96,15 +102,17 @@ def read_text_record(record: bytes, origin: str) -> Document | Refusal:
         return Refusal(f"{error}{remedy}")
 
 
-def read_records(path: Path, part: range | None = None) -> Iterator[tuple[int, bytes | Refusal]]:
+def read_records(
+    path: Path, part: range | None = None, expected: int | None = None
+) -> Iterator[tuple[int, bytes | Refusal]]:
     """(number, content) of the records of an ArrayRecord file, those in `part` or all; a Refusal where one is damaged.
 
-    Raises DataError where the file's index of records can't be read, and where `part` goes beyond it.
+    Raises DataError where the file's index of records can't be read, and where it has another number than expected.
     """
     with open_reader(path) as reader:
         count = reader.num_records()
-        if part and part.stop > count:
-            raise DataError(f"{path}: {count} records, where {part.stop} or more should be; write the file again")
+        if expected is not None and count != expected:
+            raise DataError(f"{path}: {count} records, where {expected} should be; write the file again")
         part = range(count) if part is None else part
         batch = max(1, BATCH_BYTES * count // max(path.stat().st_size, 1))
         for start in part[::batch]:

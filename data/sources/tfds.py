@@ -46,7 +46,10 @@ def open_split(source: Source, fields: Fields) -> list[SourceFile]:
     builder = find_builder(name, source)
     read = functools.partial(read_examples, select_features(builder, source, fields), fields)
     shards = slice_split(builder, split, source)
-    return [RecordFile(Path(shard.filename), read, range(shard.skip, shard.skip + shard.take)) for shard in shards]
+    return [
+        RecordFile(Path(shard.filename), read, range(shard.skip, shard.skip + shard.take), shard.examples_in_shard)
+        for shard in shards
+    ]
 
 
 def find_builder(name: str, source: Source):

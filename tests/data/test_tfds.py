@@ -257,7 +257,14 @@ def test_a_shard_that_is_gone_is_an_error(copied):
 
 def test_a_shard_of_fewer_records_than_tfds_wrote_is_an_error(copied):
     shutil.copy(copied / "novels-test.array_record-00000-of-00001", shard(copied))
-    assert "3 records, where 300 or more should be" in error_of("tfds:novels/train")
+    assert f"{shard(copied)}: 3 records, where 300 should be" in error_of("tfds:novels/train[:2]")
+
+
+def test_a_shard_of_more_records_than_tfds_wrote_is_an_error(copied):
+    """TFDS itself would leave out the records of test that its description does not count."""
+    other = copied / "novels-test.array_record-00000-of-00001"
+    shutil.copy(shard(copied), other)
+    assert f"{other}: 300 records, where 3 should be" in error_of("tfds:novels/test")
 
 
 def test_text_that_is_not_utf_8_is_a_refusal_with_its_number(chapters, tmp_path, monkeypatch):
