@@ -79,7 +79,9 @@ def space_symbol_ids(processor: sentencepiece.SentencePieceProcessor) -> list[in
 def load(config: Config) -> SentencePiece:
     file = expand_home(config.path)
     if not file.is_file():
-        raise DataError(f"{file}: no such file; a sentencepiece tokenizer's path is a .model file")
+        raise DataError(
+            f"{file}: no such file; a sentencepiece tokenizer is a .model file, and skald tokenizer trains one"
+        )
     try:
         processor = sentencepiece.SentencePieceProcessor(model_proto=file.read_bytes())
     except RuntimeError as error:

@@ -1,0 +1,67 @@
+"""A folder of novels, in pieces of words: from plain text to a model that writes a page, on a laptop.
+
+skald tokenizer novels --out books.model
+skald train books --set data.source.path=novels
+skald generate runs/books --prompt "It was"
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from data.config import Data, Source, Span, Tokenizer
+from model.config import MLP, Attention, Block, Model, Norm, Rope, Stack
+from train.config import AdamW, Checkpoints, Evaluation, Experiment, Muon, Optimizer, Schedule
+
+VOCABULARY = 8192
+
+
+def default() -> Experiment:
+    """A folder of novels on a laptop: 10 M parameters, 8,192 pieces of words, about an hour."""
+    block = Block(
+        mixer=Attention(heads=5, kv_heads=5, head_width=64, rope=Rope(), query_key_norm=Norm()),
+        feed_forward=MLP(width=1280, activation="relu_squared"),
+        token_shift=0.5,
+    )
+    return Experiment(
+        name="books",
+        model=Model(
+            vocab_size=VOCABULARY,
+            width=320,
+            context=256,
+            layers=(Stack((block,), 4),),
+            embedding_norm=Norm(scale=False),
+            tied=False,
+        ),
+        data=Data(
+            Source("novels"),
+            Tokenizer("sentencepiece", "books.model"),
+            length=256,
+            split="position",
+            train=Span(0.0, 0.98),
+            validation=Span(0.98, 1.0),
+        ),
+        optimizer=Optimizer(
+            peak_rate=0.015,
+            rule=Muon(iterations=4, adam=AdamW(beta2=0.95, weight_decay=0.0), adam_rate=0.2),
+            schedule=Schedule("wsd", warmup=20, final=0.0, decay=0.5),
+        ),
+        steps=1500,
+        batch_size=16,
+        evaluation=Evaluation(every=500, prompt="It was"),
+        checkpoints=Checkpoints(every=250),
+        steps_per_dispatch=1,  # a step takes a second or two: the first loss and the answer to Ctrl-C come at once
+    )
+
+
+def quick() -> Experiment:
+    """A first look at the same model: 0.05 of the tokens, a few minutes."""
+    base = default()
+    return replace(
+        base,
+        name="books:quick",
+        steps=150,
+        batch_size=8,
+        evaluation=replace(base.evaluation, every=150),
+        checkpoints=replace(base.checkpoints, every=150),
+    )
