@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from data.config import Source
@@ -15,6 +15,8 @@ from data.config import Tokenizer as Config
 from data.errors import DataError, FieldError
 from data.sources.document import Document, Piece, text_document
 from data.sources.source import read_documents
+from data.tokenizers.sentencepiece_model import SentencePiece
+from data.tokenizers.special_tokens import SpecialTokens
 from data.tokenizers.streaming import IncrementalDecoder
 from data.tokenizers.tokenizer import build_tokenizer, tokenizer_from_json
 from data.tokenizers.training import SEPARATORS, Trainer, document_lines, draw_sample, train
@@ -53,9 +55,27 @@ def test_every_text_comes_back_in_the_librarys_tokens(by_kind, kind, text):
     tokenizer = by_kind[kind]
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
+    growing = IncrementalDecoder(tokenizer)
+    assert "".join([*(growing.push([i]) for i in ids), growing.flush()]) == text
     assert not {tokenizer.processor.unk_id(), tokenizer.start_id, tokenizer.end_id} & set(ids)
     if "\u2581" not in text:
         assert ids == tokenizer.processor.encode(text)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(TEXTS.filter(bool), min_size=1, max_size=8), TEXTS, st.sampled_from(KINDS))
+@example(["東京"], " a", "bpe")
+@example(["東京"], " a", "unigram")
+def test_a_tokenizer_of_any_text_keeps_any_other(texts, other, kind):
+    """Also where what it was trained on has not a single space."""
+    lines = list(document_lines(text_document("\n".join(texts), "here")))
+    assume(lines)
+    with pytest.raises(FieldError, match="too large") as error:
+        train(Trainer(kind, 10_000), draw_sample(lines, 10**6))
+    largest = int(re.findall(r"(\d+) is the most", str(error.value))[0])
+    model = train(Trainer(kind, largest), draw_sample(lines, 10**6))
+    tokenizer = SentencePiece(model, SpecialTokens(1, 2, True))
+    assert all(tokenizer.decode(tokenizer.encode(text)) == text for text in (*texts, other))
 
 
 @pytest.mark.parametrize("kind", KINDS)
