@@ -1,8 +1,16 @@
-"""A folder of novels, in pieces of words: from plain text to a model that writes a page, on a laptop.
+"""A folder of novels, in pieces of words: from plain text to a model that writes, on a laptop.
 
-skald tokenizer novels --out books.model
-skald train books --set data.source.path=novels
-skald generate runs/books --prompt "It was"
+    skald tokenizer novels --out books.model
+    skald train books --set data.source.path=novels
+    skald generate runs/books --prompt "It was"
+
+The last fiftieth of the text is for validation. For novels of their own, in a folder `held-out`:
+
+    --set data.validation_source.path=held-out --set data.train=null --set data.validation=null
+
+Figures are of 26 novels in English, 37.7 MB, on two cores that other work kept busy too. The
+tokenizer: 10 seconds and 0.5 GiB; 3.84 bytes a token, 3.70 on two other novels (unigram in place of bpe: 3.70 there,
+13 times the time to train). Rates are those of configs/shakespeare.py: nothing was tuned here.
 """
 
 from __future__ import annotations
@@ -17,7 +25,11 @@ VOCABULARY = 8192
 
 
 def default() -> Experiment:
-    """A folder of novels on a laptop: 10 M parameters, 8,192 pieces of words, about an hour."""
+    """A folder of novels on a laptop: 10 M parameters, 8,192 pieces of words, about an hour.
+
+    6.1 M tokens, 0.6 of the 26 novels. Not run to its end yet: the best of what was measured, 2,000 tokens a second,
+    makes 51 minutes.
+    """
     block = Block(
         mixer=Attention(heads=5, kv_heads=5, head_width=64, rope=Rope(), query_key_norm=Norm()),
         feed_forward=MLP(width=1280, activation="relu_squared"),
@@ -55,7 +67,11 @@ def default() -> Experiment:
 
 
 def quick() -> Experiment:
-    """A first look at the same model: 0.05 of the tokens, a few minutes."""
+    """A first look at the same model: 0.05 of the tokens, a few minutes.
+
+    skald train books:quick (seed 0): 5.233 nats a token, 2.042 bits a byte on the first twentieth of two other novels,
+    12 minutes at 300 to 1,300 tokens a second beside other work. The first step's loss is 9.47.
+    """
     base = default()
     return replace(
         base,

@@ -27,7 +27,7 @@ EXACT = {  # what it takes for decode(encode(text)) == text
     "normalization_rule_name": "identity",
     "remove_extra_whitespaces": False,
     "add_dummy_prefix": False,
-    "required_chars": "\u2581",  # a space; without a token of its own, as after Chinese text, it would come back so
+    "required_chars": "\u2581",  # the space: without a token, as after Chinese text, it comes back as this character
 }
 TOKENS = {
     "user_defined_symbols": ["\n\n"],  # between paragraphs: 1% fewer tokens of novels. One newline is its byte.
