@@ -8,9 +8,9 @@ The last fiftieth of the text is for validation. For novels of their own, in a f
 
     --set data.validation_source.path=held-out --set data.train=null --set data.validation=null
 
-Figures are of 26 novels in English, 37.7 MB, on two cores that other work kept busy too. The
-tokenizer: 10 seconds and 0.5 GiB; 3.84 bytes a token, 3.70 on two other novels (unigram in place of bpe: 3.70 there,
-13 times the time to train). Rates are those of configs/shakespeare.py: nothing was tuned here.
+Figures are of 26 novels in English, 37.7 MB, on two cores that other work kept busy too. The tokenizer: 10 seconds and
+0.5 GiB; 3.84 bytes a token, 3.70 on two other novels (unigram in place of bpe: 3.70 there, 13 times the time to train).
+Rates are those of configs/shakespeare.py: nothing was tuned here.
 """
 
 from __future__ import annotations
