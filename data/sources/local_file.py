@@ -24,7 +24,8 @@ class LocalFile(StreamFile):
         )
 
     def open(self) -> BinaryIO:
-        return open(self.name, "rb", buffering=0)
+        with self.errors():
+            return open(self.name, "rb", buffering=0)
 
     def errors(self) -> AbstractContextManager:
         return translate_os_errors(self.name)

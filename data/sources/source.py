@@ -20,10 +20,11 @@ from data.sources.ending import detect_ending
 from data.sources.files import expand_home, list_files, translate_os_errors
 from data.sources.local_file import LocalFile, local_ending
 from data.sources.records import Fields
+from data.sources.remote_file import is_url, list_remote_files
 
 EMBEDDED = {"embedded:shakespeare": Path(__file__).parents[1] / "corpora" / "tinyshakespeare.txt"}
 DATA_SETS = {"tfds": tfds.open_split, "hf": hub.open_split}  # by what stands before the colon of a path
-KINDS = f"a file, a folder, a glob, {tfds.PREFIX}NAME/SPLIT, {hub.PREFIX}NAME/SPLIT or {', '.join(EMBEDDED)}"
+KINDS = f"a file, a folder, a glob, a URL (s3://BUCKET/PATH), {tfds.PREFIX}NAME/SPLIT, {hub.PREFIX}NAME/SPLIT or {', '.join(EMBEDDED)}"
 FIELD_REMEDY = "set the source's field (data.source.field, or data.validation_source.field)"
 
 
@@ -39,6 +40,8 @@ def open_source(source: Source, ids: bool = False, field_remedy: str = FIELD_REM
             return open_data_set(source, fields)
         except MissingFieldError as error:
             raise DataError(f"{error}; {field_remedy}") from None
+    if is_url(source.path):
+        return list_remote_files(source.path, fields)
     paths = source_files(source)
     with translate_os_errors(source.path):
         return [open_file(path, fields) for path in paths]
@@ -51,7 +54,9 @@ def open_file(path: Path, fields: Fields) -> SourceFile:
 
 
 def source_files(source: Source) -> list[Path]:
-    """The files of a source, in a fixed order. Raises DataError where there are none."""
+    """The local files of a source, in a fixed order. Raises DataError where there are none."""
+    if is_url(source.path):
+        return []
     if source.path in EMBEDDED:
         return [EMBEDDED[source.path]]
     if not source.path:

@@ -33,7 +33,7 @@ class StreamFile(ABC):
 
     @abstractmethod
     def open(self) -> BinaryIO:
-        """A stream of the file's bytes from their beginning, which can seek."""
+        """A stream of the file's bytes from their beginning, which can seek. Raises DataError where there is none."""
 
     @abstractmethod
     def errors(self) -> AbstractContextManager:
@@ -48,9 +48,10 @@ class StreamFile(ABC):
         """Everything in the file, in order. Raises DataError where the file as a whole can't be read."""
         extension, compression = self.ending
         refuse_container(self.name, detect_by_name(self.name) or detect_by_name(self.name.removesuffix(compression)))
-        with self.errors(), self.open() as file:
+        with self.open() as file:
             if extension in RANDOM_ACCESS:
-                yield from self.read_random_access(file)
+                with self.errors():
+                    yield from self.read_random_access(file)
                 return
             hashing = HashingStream(file, self.errors)
             stream = io.BufferedReader(hashing, PART_BYTES)
@@ -74,6 +75,6 @@ class StreamFile(ABC):
     def digest(self) -> str:
         """sha256 of the content, in hex. Costs nothing once `documents` was read to its end, but for parquet."""
         if self.sha256 is None:
-            with self.errors(), self.open() as file:
+            with self.open() as file:
                 self.sha256 = HashingStream(file, self.errors).digest_of_all()
         return self.sha256
