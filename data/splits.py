@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -110,8 +111,8 @@ def check_disjoint(source: Source, validation: Source) -> None:
     """Raises DataError where a file is read by both of two different sources, and from the same field."""
     if source.field != validation.field:
         return
-    names = {file.name for file in sources.open_source(source)}
-    if common := [file.name for file in sources.open_source(validation) if file.name in names]:
+    names = {os.path.realpath(file.name) for file in sources.open_source(source)}
+    if common := [file.name for file in sources.open_source(validation) if os.path.realpath(file.name) in names]:
         remedy = f"move it out of {source.path}" if len(names) > 1 else "data.validation_source=null takes a part of it"
         raise DataError(f"{common[0]} is in data.source, too, and would be trained on; {remedy}")
 

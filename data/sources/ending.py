@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import os
 from typing import NamedTuple
 
 from data.sources.compression import CODECS
@@ -17,7 +17,7 @@ class Ending(NamedTuple):
 
 def detect_ending(name: str) -> Ending:
     """The ending of a name or a path, in lower case."""
-    path = PurePosixPath(name.lower())
-    if path.suffix in CODECS:
-        return Ending(PurePosixPath(path.stem).suffix, path.suffix)
-    return Ending(path.suffix, "")
+    stem, extension = os.path.splitext(name.lower())
+    if extension in CODECS:
+        return Ending(os.path.splitext(stem)[1], extension)
+    return Ending(extension, "")

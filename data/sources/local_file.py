@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import BinaryIO
 
 from data.sources.ending import Ending, detect_ending
@@ -18,10 +17,8 @@ class LocalFile(StreamFile):
 
     __slots__ = ()
 
-    def __init__(self, path: Path, status: os.stat_result, fields: Fields):
-        super().__init__(
-            str(path), local_ending(str(path)), status.st_size, [status.st_size, status.st_mtime_ns], fields
-        )
+    def __init__(self, name: str, status: os.stat_result, fields: Fields):
+        super().__init__(name, local_ending(name), status.st_size, [status.st_size, status.st_mtime_ns], fields)
 
     def open(self) -> BinaryIO:
         with self.errors():

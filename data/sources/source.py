@@ -17,14 +17,15 @@ from data.errors import DataError, MissingFieldError, NotTextError
 from data.sources import array_records, containers, hub, tfds
 from data.sources.document import Document, Refusal, SourceFile
 from data.sources.ending import detect_ending
-from data.sources.files import expand_home, list_files, translate_os_errors
+from data.sources.files import FoundFile, expand_home, list_files
 from data.sources.local_file import LocalFile, local_ending
 from data.sources.records import Fields
 from data.sources.remote_file import is_url, list_remote_files
 
-EMBEDDED = {"embedded:shakespeare": Path(__file__).parents[1] / "corpora" / "tinyshakespeare.txt"}
+EMBEDDED = {"embedded:shakespeare": str(Path(__file__).parents[1] / "corpora" / "tinyshakespeare.txt")}
 DATA_SETS = {"tfds": tfds.open_split, "hf": hub.open_split}  # by what stands before the colon of a path
-KINDS = f"a file, a folder, a glob, a URL (s3://BUCKET/PATH), {tfds.PREFIX}NAME/SPLIT, {hub.PREFIX}NAME/SPLIT or {', '.join(EMBEDDED)}"
+KINDS = "a file, a folder, a glob, a URL (s3://BUCKET/PATH), a data set"
+KINDS += f" ({tfds.PREFIX}NAME/SPLIT, {hub.PREFIX}NAME/SPLIT) or {', '.join(EMBEDDED)}"
 FIELD_REMEDY = "set the source's field (data.source.field, or data.validation_source.field)"
 
 
@@ -42,28 +43,22 @@ def open_source(source: Source, ids: bool = False, field_remedy: str = FIELD_REM
             raise DataError(f"{error}; {field_remedy}") from None
     if is_url(source.path):
         return list_remote_files(source.path, fields)
-    paths = source_files(source)
-    with translate_os_errors(source.path):
-        return [open_file(path, fields) for path in paths]
+    return [open_file(file, fields) for file in local_files(source)]
 
 
-def open_file(path: Path, fields: Fields) -> SourceFile:
-    if local_ending(str(path)).extension in array_records.EXTENSIONS:
-        return array_records.open_file(path, fields)
-    return LocalFile(path, path.stat(), fields)
+def open_file(file: FoundFile, fields: Fields) -> SourceFile:
+    if local_ending(file.name).extension in array_records.EXTENSIONS:
+        return array_records.open_file(Path(file.name), fields)
+    return LocalFile(*file, fields)
 
 
-def source_files(source: Source) -> list[Path]:
+def local_files(source: Source) -> list[FoundFile]:
     """The local files of a source, in a fixed order. Raises DataError where there are none."""
-    if is_url(source.path):
-        return []
-    if source.path in EMBEDDED:
-        return [EMBEDDED[source.path]]
     if not source.path:
         raise DataError(f"a source's path is empty; use {KINDS}")
-    if ":" in source.path.split("/")[0]:
+    if source.path not in EMBEDDED and ":" in source.path.split("/")[0]:
         raise DataError(f"{source.path}: unknown kind of source; use {KINDS}")
-    return list_files(source.path)
+    return list_files(EMBEDDED.get(source.path, source.path))
 
 
 def read_documents(source: Source, field_remedy: str = FIELD_REMEDY, ids: bool = False) -> Iterator[Document]:

@@ -1,6 +1,8 @@
 """Which files a path, a folder and a glob name: against Python's glob, with links, and where a file can't be had."""
 
+import contextlib
 import errno
+import functools
 import glob
 import os
 import random
@@ -27,7 +29,7 @@ pytestmark = pytest.mark.timeout(60)  # a walk in circles has no end
 
 
 def named(name) -> list[str]:
-    return [str(path) for path in list_files(str(name))]
+    return [file.name for file in list_files(str(name))]
 
 
 def below(folder: Path, *names: str) -> list[str]:
@@ -132,11 +134,15 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path, target):
 
 
 def test_the_order_is_not_the_file_systems(tree, monkeypatch):
-    expected, listdir = named(tree), os.listdir
+    expected, scandir = named(tree), os.scandir
+
+    def shuffled(path, seed: int):
+        with scandir(path) as entries:
+            found = list(entries)
+        return contextlib.nullcontext(random.Random(seed).sample(found, len(found)))
+
     for seed in range(3):
-        monkeypatch.setattr(
-            os, "listdir", lambda path, s=seed: random.Random(s).sample(found := listdir(path), len(found))
-        )
+        monkeypatch.setattr(os, "scandir", functools.partial(shuffled, seed=seed))
         assert named(tree) == named(tree / "**") == expected
 
 
@@ -151,14 +157,14 @@ def test_pipes_are_no_text_and_folders_may_have_endings(tmp_path):
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     """Path.rglob and glob leave it out without a word."""
     file(tmp_path / "text.txt")
-    closed, listdir = file(tmp_path / "closed" / "text.txt").parent, os.listdir
+    closed, scandir = file(tmp_path / "closed" / "text.txt").parent, os.scandir
 
     def refusing(path):
         if Path(path) == closed:  # root may read everything: the system is spoken for
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return listdir(path)
+        return scandir(path)
 
-    monkeypatch.setattr(os, "listdir", refusing)
+    monkeypatch.setattr(os, "scandir", refusing)
     for name in ("", "**/*.txt", "*/*.txt"):
         with pytest.raises(DataError, match=r"closed: can't be read \(Permission denied\)"):
             list_files(str(tmp_path / name))

@@ -116,7 +116,9 @@ def test_a_remote_glob_names_what_a_local_one_does(tmp_path, memory, pattern):
     for name, content in FILES.items():
         (tmp_path / "place" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "place" / name).write_bytes(content)
-    expected = [str(path.relative_to(tmp_path / "place")) for path in list_files(str(tmp_path / "place" / pattern))]
+    expected = [
+        os.path.relpath(file.name, tmp_path / "place") for file in list_files(str(tmp_path / "place" / pattern))
+    ]
     assert named(f"{memory}/{pattern}", "place") == expected
 
 
