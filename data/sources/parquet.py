@@ -42,9 +42,15 @@ def read_batches(table: pyarrow.parquet.ParquetFile, columns: list[str]) -> Iter
     """The rows in batches of about BATCH_BYTES, one after another."""
     for index in range(table.num_row_groups):
         group = table.metadata.row_group(index)
-        group_bytes = max(group.total_byte_size, 1)
-        rows = max(1, group.num_rows * BATCH_BYTES // group_bytes)
+        chunks = [group.column(column) for column in range(group.num_columns)]
+        size = sum(chunk.total_uncompressed_size for chunk in chunks if is_part_of(chunk.path_in_schema, columns))
+        rows = max(1, group.num_rows * BATCH_BYTES // max(size, 1))
         yield from table.iter_batches(rows, row_groups=[index], columns=columns, use_threads=False)
+
+
+def is_part_of(path: str, columns: list[str]) -> bool:
+    """Whether a column as parquet stores it is one of `columns`, or, as that of a list's items, below one."""
+    return any(path == column or path.startswith(f"{column}.") for column in columns)
 
 
 def read_row(cells: tuple[pyarrow.Scalar, ...], fields: Fields, name: str, row: int) -> Document | Refusal:

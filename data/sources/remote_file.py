@@ -123,12 +123,14 @@ def translate_remote_errors(url: str) -> Iterator[None]:
     except DataError:
         raise
     except FileNotFoundError as error:
-        raise DataError(f"{url}: no such file, folder or bucket ({first_line(error)})") from error
+        cause = error.__cause__ if str(error) == url else None  # over HTTP every failure ends as this one
+        raise DataError(f"{url}: not found ({first_line(cause or error)}); check the name") from error
     except PermissionError as error:
         raise DataError(f"{url}: access is denied ({first_line(error)}); check the credentials and the name") from error
     except Exception as error:
-        raise DataError(f"{url}: can't be read ({type(error).__name__}: {first_line(error)})") from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(f"{url}: can't be read ({reason}); check the network and the credentials") from error
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
