@@ -139,8 +139,9 @@ def test_parquet_is_read_from_an_object_store(s3, tmp_path):
 
 
 def test_what_is_not_in_an_object_store_is_named(s3):
-    for path in ("a.txt", "*.txt", ""):
+    for path in ("a.txt", "*.txt"):
         assert "not found (The specified bucket does not exist)" in refused(f"s3://no-such-bucket/{path}")
+    assert "not found (Not Found)" in refused("s3://no-such-bucket")
     assert "none: not found (bucket/place/none); check the name" in refused(f"{s3}/none")
     assert "no such file, folder or match" in refused(f"{s3}/*.none")
 

@@ -69,6 +69,13 @@ def test_a_file_is_hashed_while_it_is_read(tmp_path, name, content):
     assert read_file.digest() == expected
 
 
+def test_a_text_of_which_little_was_asked_for_is_hashed_to_its_end(tmp_path):
+    content = b"0123456789" * 500_000
+    large = opened(file(tmp_path / "a.txt", content))
+    pieces = [next(iter(whole.pieces)) for whole in large.documents()]
+    assert len(pieces) == 1 and large.sha256 == hashlib.sha256(content).hexdigest()
+
+
 def test_a_parquet_files_digest_is_that_of_its_bytes(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "a.parquet")
     parquet = opened(tmp_path / "a.parquet")
@@ -109,9 +116,9 @@ def test_the_fingerprint_is_of_content_fields_and_formats_and_not_of_places(tmp_
 
 
 @in_one_folder
-@given(content=st.text(), size=st.integers(1, 9))
-def test_a_text_comes_in_pieces_that_join_to_it(tmp_path, content, size):
-    path = file(tmp_path / "a.txt", content.replace("\0", "") + "end")
+@given(mark=st.sampled_from(["", "\ufeff", "\ufeff\ufeff"]), content=st.text(), size=st.integers(3, 9))
+def test_a_text_comes_in_pieces_that_join_to_it(tmp_path, mark, content, size):
+    path = file(tmp_path / "a.txt", mark + content.replace("\0", "") + "end")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(text, "PIECE_LENGTH", size)
         (pieces,) = (list(whole.pieces) for whole in opened(path).documents())
