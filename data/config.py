@@ -13,11 +13,12 @@ from typing import Literal, NamedTuple
 class Source:
     """Where documents come from.
 
-    `path` is `embedded:shakespeare`, a file, a folder (every file below it) or a glob. A text file is one document.
-    `*.jsonl`, `*.ndjson` and `*.jsonlines` have one document a line and `*.json` one a record, under `field` or as a
-    bare string. `*.csv`, `*.tsv` and `*.parquet` have one a row, in column `field`. `*.array_record` has one a record:
-    under `field` where the first record is a JSON object, else every record is a text. The case of these endings does
-    not matter.
+    `path` is `embedded:shakespeare`, a file, a folder (every file below it) or a glob, on this machine or as a URL
+    (`s3://BUCKET/PATH`, `gs://BUCKET/PATH`). A text file is one document. `*.jsonl`, `*.ndjson` and `*.jsonlines` have
+    one document a line and `*.json` one a record, under `field` or as a bare string. `*.csv`, `*.tsv` and `*.parquet`
+    have one a row, in column `field`. Behind these endings may stand `.gz`, `.zst`, `.bz2` or `.xz`. `*.array_record`
+    has a document a record: under `field` where the first record is a JSON object, else every record is a text. The
+    case of endings does not matter.
 
     `tfds:NAME/SPLIT` is a data set that TensorFlow Datasets has prepared in the format array_record, in the folder that
     the environment variable TFDS_DATA_DIR names (~/tensorflow_datasets); NAME may have a configuration and a version,
