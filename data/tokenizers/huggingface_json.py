@@ -11,6 +11,8 @@ import tokenizers
 from data.config import Tokenizer as Config
 from data.errors import DataError
 from data.sources.files import expand_home
+from data.tokenizers.cut_points import last_border
+from data.tokenizers.json_cut_points import is_lossless, prepends, provable_borders, steps
 from data.tokenizers.special_tokens import SpecialTokens, missing_end_notice, resolve_special_tokens
 
 BOUNDARY_PAIRS = {  # the usual names of the tokens before and behind a document
@@ -30,7 +32,6 @@ RANDOMNESS = ("dropout", "alpha", "nbest_size")  # fields of a model: the same t
 class HuggingFace:
     """The tokenizer of a tokenizer.json. `content` is the file without `SETTINGS` and `RANDOMNESS`."""
 
-    lossless = has_cut_points = False
     reads_ids = False
 
     def __init__(self, content: str, tokens: SpecialTokens, notes: tuple[str, ...] = ()):
@@ -39,15 +40,29 @@ class HuggingFace:
         self.tokenizer = tokenizers.Tokenizer.from_str(content)
         ids = self.tokenizer.get_vocab(with_added_tokens=True).values()
         self.vocab_size = max(ids, default=-1) + 1  # not their count: added tokens may leave holes
-        model = json.loads(content)["model"]
+        parts = json.loads(content)
+        model = parts["model"]
         self.unknown_id, self.drops_unknown = unknown_id(model, self.tokenizer), drops_unknown(model)
+        self.lossless, self.borders = is_lossless(parts), provable_borders(parts, self.tokenizer)
+        self.has_cut_points, self.prepends = bool(self.borders), prepends(steps(parts.get("normalizer")))
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. A special token written out in it becomes that token, as everywhere with such files."""
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        if self.unknown_id in encoding.ids or (self.drops_unknown and self.decode(encoding.ids) != text):
-            self.check_coverage(text, encoding)
-        return encoding.ids
+        ids = self.tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids  # fast: without offsets
+        if self.unknown_id in ids or (self.drops_unknown and self.decode(ids) != text):
+            self.check_coverage(text, self.tokenizer.encode(text, add_special_tokens=False))
+        return ids
+
+    def encode_array(self, text: str, continued: bool = False) -> np.ndarray:
+        if continued and self.prepends:  # the mark that is put in front of a text stands for the space at the cut
+            text = text.removeprefix(" ")
+        return np.array(self.encode(text), np.int32)
+
+    def last_cut(self, text: str) -> int:
+        """A Unigram model that is given a text as a whole sums its scores from the text's beginning on. Of two ways to
+        divide a word whose scores are equal up to rounding it may take the other one: the ids are those of the parts.
+        """
+        return last_border(text, self.borders)
 
     def check_coverage(self, text: str, encoding: tokenizers.Encoding) -> None:
         """Raises DataError naming the first character that became the unknown token, or no token at all.
@@ -81,14 +96,6 @@ class HuggingFace:
             if not ids or self.unknown_id in ids:
                 return f"character {text[offset]!r} (U+{ord(text[offset]):04X}) at offset {offset}"
         return f"{text[start:stop]!r} at offset {start}"
-
-    def encode_array(self, text: str, continued: bool = False) -> np.ndarray:
-        del continued  # nothing is known of how this file treats a text's beginning
-        return np.array(self.encode(text), np.int32)
-
-    def last_cut(self, text: str) -> int:
-        del text
-        return 0
 
     def decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False)

@@ -1,12 +1,10 @@
 """Where texts may be cut: the ids of the parts against those of the whole, for each kind of tokenizer, on any text."""
 
-import contextlib
 import itertools
-import random
 
-import numpy as np
 import pytest
 import tokenizers
+from cut_texts import ODD, TEXTS, assert_cut_keeps_ids, short_segments
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -14,35 +12,12 @@ from data.config import Source
 from data.config import Tokenizer as Config
 from data.errors import DataError
 from data.sources import source as sources
-from data.tokenizers import segments as segments_module
 from data.tokenizers.byte_level import Bytes
 from data.tokenizers.characters import Characters
 from data.tokenizers.segments import segments
 from data.tokenizers.tokenizer import build_tokenizer
 
 EMBEDDED = Source("embedded:shakespeare")
-SHAPES = [
-    "a", "b", "the", "Xy", "é", "e\u0301", "ü", "ﬁ", "İ", "Ǆ", "ß", "Ж", "东", "京", "の", "가", "각", "ع", "न",
-    " ", " ", " ", "\n", "\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2028", "\x1c", "\x85", "\u200b", "▁", "\u093f",
-    "'", "'s", "'ll", "’", ".", ",", "!", "-", "/", "。", "1", "12", "½", "٣", "_", "#", "👩🏽‍🚀", "<|end|>", "[M]",
-    " a", "a b", "b\na", "a\nb", "é a", "a é",
-]  # fmt: skip
-ODD = "".join(random.Random(0).choices(SHAPES, k=20_000))  # so tokens of odd neighbours are in the vocabularies
-TEXTS = st.lists(
-    st.one_of(st.sampled_from(SHAPES), st.characters(exclude_categories=["Cs"])), min_size=0, max_size=30
-).map("".join)
-
-
-def assert_cut_keeps_ids(tokenizer, text: str, behind: str, continued: bool) -> int:
-    """Cuts where the tokenizer says, and compares with the ids of the whole; returns the cut."""
-    cut = tokenizer.last_cut(text)
-    assert 0 <= cut <= len(text)
-    if cut:
-        whole = tokenizer.encode_array(text + behind, continued)
-        left, right = tokenizer.encode_array(text[:cut], continued), tokenizer.encode_array(text[cut:] + behind, True)
-        assert whole.dtype == left.dtype == right.dtype == np.int32
-        assert whole.tolist() == [*left.tolist(), *right.tolist()], (text[:cut], text[cut:] + behind)
-    return cut
 
 
 @pytest.fixture(scope="session")
@@ -82,16 +57,6 @@ ALWAYS_CUT = ["bytes", "characters", "gpt2"]
 @example("a\x1cb", "c", False).via("white space to Python, not to Unicode")
 def test_a_text_in_two_parts_has_the_ids_of_the_whole(by_kind, kind, text, behind, continued):
     assert_cut_keeps_ids(by_kind[kind], text, behind, continued)
-
-
-@contextlib.contextmanager
-def short_segments():
-    """Segments of 16 characters, of 64 at most (128 without cut points): the same code, on texts of a test's size."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segments_module, "SEGMENT_LENGTH", 16)
-        patch.setattr(segments_module, "MAX_SEGMENT_LENGTH", 64)
-        patch.setattr(segments_module, "MAX_WHOLE_LENGTH", 128)
-        yield
 
 
 def split(text: str, borders: list[float]) -> list[str]:
