@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import base64
+import re
 
 import numpy as np
 import sentencepiece
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # by protobuf, which tensorflow-datasets needs
 
 from data.config import Tokenizer as Config
 from data.errors import DataError
 from data.sources.files import expand_home
+from data.tokenizers.cut_points import Border, last_border
 from data.tokenizers.special_tokens import SpecialTokens, missing_end_notice, resolve_special_tokens
 
+BUILT_IN_RULES = ("identity", "nfkc", "nfkc_cf", "nmt_nfkc", "nmt_nfkc_cf")  # none reads a letter and a space as one
 SPACE_SYMBOL = "\u2581"  # SentencePiece writes a space so; this character itself would come back as a space
 
 
 class SentencePiece:
     """`space_symbol_ids`: what SPACE_SYMBOL is encoded as, its bytes; None where the model can't keep it."""
 
-    lossless = has_cut_points = False
     reads_ids = False
 
     def __init__(self, model: bytes, tokens: SpecialTokens, notes: tuple[str, ...] = ()):
@@ -27,14 +30,24 @@ class SentencePiece:
         self.processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size = self.processor.vocab_size()
         self.space_symbol_ids = space_symbol_ids(self.processor)
+        parts = ModelProto.FromString(model)
+        self.lossless = self.space_symbol_ids is not None and parts.normalizer_spec.name == "identity"
+        self.borders, self.puts_space_in_front = provable_borders(parts), parts.normalizer_spec.add_dummy_prefix
+        self.has_cut_points = bool(self.borders)
 
     def encode(self, text: str) -> list[int]:
+        return self.encode_array(text).tolist()
+
+    def encode_array(self, text: str, continued: bool = False) -> np.ndarray:
         """The library's ids; but SPACE_SYMBOL, which the library turns into a space, becomes its bytes."""
         if self.space_symbol_ids and SPACE_SYMBOL in text:
-            first, *others = map(self.encode, text.split(SPACE_SYMBOL))
-            return [*first, *(i for part in others for i in (*self.space_symbol_ids, *part))]
-        ids = self.processor.encode(text)
-        if self.processor.unk_id() in ids:
+            first, *others = map(self.encode_array, text.split(SPACE_SYMBOL))
+            symbol = np.array(self.space_symbol_ids, np.int32)
+            return np.concatenate([first, *(ids for part in others for ids in (symbol, part))])
+        if continued and self.puts_space_in_front:  # in the place of the one at the cut
+            text = text.removeprefix(" ")
+        ids = self.processor.encode_as_numpy(text)
+        if (ids == self.processor.unk_id()).any():
             offset, piece = self.first_unknown(text)
             raise DataError(
                 f"character {piece[0]!r} (U+{ord(piece[0]):04X}) at offset {offset} is none that the tokenizer knows; "
@@ -48,13 +61,11 @@ class SentencePiece:
         piece = next(piece for piece in pieces if piece.id == self.processor.unk_id())
         return len(text.encode("utf-8")[: piece.begin].decode("utf-8")), piece.surface
 
-    def encode_array(self, text: str, continued: bool = False) -> np.ndarray:
-        del continued  # nothing is known of how this model treats a text's beginning
-        return np.array(self.encode(text), np.int32)
-
     def last_cut(self, text: str) -> int:
-        del text
-        return 0
+        """A unigram model sums the scores of pieces in float32, from the beginning of its text on. Of two ways to divide
+        a word that score nearly the same it may take the other one deep in a text: the ids are those of the parts.
+        """
+        return last_border(text, self.borders)
 
     def decode(self, ids: list[int]) -> str:
         return self.processor.decode(ids)
@@ -74,6 +85,26 @@ def space_symbol_ids(processor: sentencepiece.SentencePieceProcessor) -> list[in
     ids = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_SYMBOL.encode("utf-8")]
     keeps_spaces = processor.normalize(" a  b ") == " a  b ".replace(" ", SPACE_SYMBOL)
     return ids if keeps_spaces and all(map(processor.is_byte, ids)) else None
+
+
+def provable_borders(model: ModelProto) -> frozenset[Border]:
+    """The borders where the ids of a text are those of what stands in front, and then those of what stands behind.
+
+    Where no piece holds the two characters at a border side by side, none goes across it, and each side is divided
+    into pieces as it would be by itself.
+    """
+    rules, trainer = model.normalizer_spec, model.trainer_spec
+    pieces = [piece.piece for piece in model.pieces]
+    borders = set()
+    if trainer.treat_whitespace_as_suffix or not rules.escape_whitespaces or rules.name not in BUILT_IN_RULES:
+        return frozenset()
+    drops_first_space = rules.remove_extra_whitespaces and not rules.add_dummy_prefix
+    if not drops_first_space and not any(re.search(r"\w[ ▁]| \w|^ $", piece) for piece in pieces):
+        borders.add(Border.SPACE)
+    keeps_lines = rules.name == "identity" and not rules.add_dummy_prefix and not rules.remove_extra_whitespaces
+    if keeps_lines and not any(re.search(r"\n\w", piece) for piece in pieces):
+        borders.add(Border.LINE)
+    return frozenset(borders)
 
 
 def load(config: Config) -> SentencePiece:
