@@ -62,7 +62,7 @@ class SentencePiece:
         return len(text.encode("utf-8")[: piece.begin].decode("utf-8")), piece.surface
 
     def last_cut(self, text: str) -> int:
-        """A unigram model sums the scores of pieces in float32, from the beginning of its text on. Of two ways to divide
+        """A unigram model sums the scores of pieces in float32, from the beginning of a text on. Of two ways to divide
         a word that score nearly the same it may take the other one deep in a text: the ids are those of the parts.
         """
         return last_border(text, self.borders)
