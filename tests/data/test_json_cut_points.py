@@ -6,7 +6,7 @@ import json
 import pytest
 import tokenizers
 from cut_texts import ODD, TEXTS, assert_cut_keeps_ids, assert_same_ids, short_segments
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, trainers
 from tokenizers import pre_tokenizers as pre
@@ -152,6 +152,10 @@ def unigram_score(tokenizer: HuggingFace):
 @pytest.mark.parametrize("design", DESIGNS)
 @settings(max_examples=25, deadline=None)
 @given(text=TEXTS, behind=TEXTS, continued=st.booleans())
+@example("a b  \nb", "a", False)
+@example("a b\n\nb", "a", False)
+@example("a b\n b", "a", False)
+@example("a b \u0301 b", "a", False)
 def test_a_text_in_two_parts_has_the_ids_of_the_whole(design, text, behind, continued):
     tokenizer = build(design)
     assert tokenizer.borders == DESIGNS[design][1]
@@ -198,3 +202,12 @@ NO_BORDER = {
 def test_what_is_not_proven_is_not_cut(design):
     tokenizer = HuggingFace(NO_BORDER[design]().to_str(), SpecialTokens(None, None, False))
     assert not tokenizer.has_cut_points and tokenizer.last_cut("several words\nand lines") == 0
+
+
+def test_a_file_is_lossless_where_it_keeps_all_bytes_and_its_added_tokens_are_read_as_they_are_written():
+    lossless = {design for design in DESIGNS if build(design).lossless}
+    assert lossless == {"gpt2", "llama_3", "o200k", "deepseek_3", "starcoder", "falcon"}
+    for token, text in (("<é>", "a <é> b"), (AddedToken("[M]", lstrip=True), "a  [M]"), (AddedToken("[M]"), "a  [M]")):
+        made = train(pre.ByteLevel(add_prefix_space=False), added=[token])
+        tokenizer = HuggingFace(made.to_str(), SpecialTokens(None, None, False))
+        assert tokenizer.lossless == (tokenizer.decode(tokenizer.encode(text)) == text)

@@ -14,6 +14,7 @@ from data.errors import DataError
 from data.sources import source as sources
 from data.tokenizers.byte_level import Bytes
 from data.tokenizers.characters import Characters
+from data.tokenizers.cut_points import Border, last_border
 from data.tokenizers.segments import segments
 from data.tokenizers.tokenizer import build_tokenizer
 
@@ -121,3 +122,35 @@ def test_a_text_that_can_not_be_cut_is_refused_with_its_place_and_what_would_wor
         assert list(segments(Whole(), ["a b " * 32], "book.txt")) == [("a b " * 32, False)]
         with pytest.raises(DataError, match=r"^book.txt: longer than 128 characters, .* take another tokenizer$"):
             list(segments(Whole(), ["a b " * 32, "c"], "book.txt"))
+
+
+@pytest.mark.parametrize(
+    "text, space, line",
+    [
+        ("a b", 1, 0),
+        ("a b c d ", 5, 0),
+        ("东 京\n", 1, 0),
+        ("1 2", 1, 0),
+        ("a\nb", 0, 2),
+        ("a.\nb\n", 0, 3),
+        ("a b\nc", 1, 4),
+        ("a  b", 0, 0),
+        ("a. b", 0, 0),
+        ("a .b", 0, 0),
+        ("\u00e9 b", 0, 0),  # decomposed it ends in a mark
+        ("a\n\nb", 0, 0),
+        (" \nb", 0, 0),
+        ("\u0301\nb", 0, 0),
+        ("a\n b", 0, 0),
+        ("a\n/", 0, 0),
+        ("a \nb", 0, 0),
+        (" b", 0, 0),
+        ("\nb", 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_borders_are_between_words(text, space, line):
+    assert last_border(text, [Border.SPACE]) == space
+    assert last_border(text, [Border.LINE]) == line
+    assert last_border(text, list(Border)) == max(space, line)
+    assert last_border(text, []) == 0
