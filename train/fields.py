@@ -139,7 +139,8 @@ def replace_at(config, path: str, text: str):
 
     def replace_in(part, names: list[str], declared):
         if not names:
-            as_text = union_members(declared) == (str,) and not isinstance(parsed, str)  # 2024 may be a file's name
+            only_text = set(union_members(declared)) in ({str}, {str, type(None)} if parsed is not None else {str})
+            as_text = only_text and not isinstance(parsed, str)  # 2024 may be a file's name, 50256 a token
             return from_json(declared, text if as_text else parsed, path)
         name, *rest = names
         classes = [c for c in union_members(declared) if dataclasses.is_dataclass(c)]

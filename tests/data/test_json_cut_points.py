@@ -19,7 +19,7 @@ from data.tokenizers.huggingface_json import HuggingFace
 from data.tokenizers.segments import segments
 from data.tokenizers.special_tokens import SpecialTokens
 
-TEXT = next(iter(sources.read_documents(Source("embedded:shakespeare")))).text[:30_000] + ODD[:8_000]
+TEXT = next(document.text for document in sources.read_documents(Source("embedded:shakespeare")))[:30_000] + ODD[:8_000]
 
 # The patterns that these models' files hold
 CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"

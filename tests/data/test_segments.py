@@ -23,7 +23,7 @@ EMBEDDED = Source("embedded:shakespeare")
 
 @pytest.fixture(scope="session")
 def shakespeare() -> str:
-    return next(iter(sources.read_documents(EMBEDDED))).text
+    return next(document.text for document in sources.read_documents(EMBEDDED))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from data.tokenizers.segments import segments
 from data.tokenizers.sentencepiece_model import SentencePiece
 from data.tokenizers.special_tokens import SpecialTokens
 
-TEXT = next(iter(sources.read_documents(Source("embedded:shakespeare")))).text[:30_000]
+TEXT = next(document.text for document in sources.read_documents(Source("embedded:shakespeare")))[:30_000]
 BOTH, SPACE, NONE = frozenset(Border), frozenset({Border.SPACE}), frozenset()
 EXACT = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": False}
 
