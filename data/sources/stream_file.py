@@ -48,21 +48,22 @@ class StreamFile(ABC):
         """Everything in the file, in order. Raises DataError where the file as a whole can't be read."""
         extension, compression = self.ending
         refuse_container(self.name, detect_by_name(self.name) or detect_by_name(self.name.removesuffix(compression)))
-        with self.open() as file:
-            if extension in RANDOM_ACCESS:
-                with self.errors():
-                    yield from self.read_random_access(file)
-                return
-            hashing = HashingStream(file, self.errors)
-            stream = io.BufferedReader(hashing, PART_BYTES)
-            if compression:
-                stream = io.BufferedReader(DecompressedStream(stream, self.name, CODECS[compression]()), PART_BYTES)
-            head = stream.peek()
-            if not (head or self.size):
-                raise DataError(f"{self.name}: no text, the file is empty")
-            refuse_container(self.name, detect_by_content(head))
-            yield from READERS.get(extension, read_text)(stream, self.name, self.fields)
-            self.sha256 = hashing.digest_of_all()
+        file = self.open()
+        if extension in RANDOM_ACCESS:
+            with file, self.errors():
+                yield from self.read_random_access(file)
+            return
+        hashing = HashingStream(file, self.errors)
+        stream = io.BufferedReader(hashing, PART_BYTES)
+        if compression:
+            stream = io.BufferedReader(DecompressedStream(stream, self.name, CODECS[compression]()), PART_BYTES)
+        head = stream.peek()
+        if not (head or self.size):
+            raise DataError(f"{self.name}: no text, the file is empty")
+        refuse_container(self.name, detect_by_content(head))
+        yield from READERS.get(extension, read_text)(stream, self.name, self.fields)
+        self.sha256 = hashing.digest_of_all()
+        file.close()  # by `with` it would be closed for a reader, too, who takes one document and drops the rest
 
     def read_random_access(self, file: BinaryIO) -> Iterator[Document | Refusal]:
         """Everything in a file whose bytes are not read in their order; `digest` reads it once more, in order."""

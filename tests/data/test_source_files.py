@@ -147,6 +147,12 @@ def test_the_first_byte_that_is_not_utf8_is_the_one_that_python_names(tmp_path, 
             assert expected in str(error.value)
 
 
+def test_a_document_is_read_although_nobody_asks_for_the_next_one(tmp_path):
+    content = "0123456789" * 500_000
+    file(tmp_path / "a.txt", content)
+    assert next(sources.read_documents(Source(str(tmp_path / "a.txt")))).text == content
+
+
 def test_an_error_behind_the_first_piece_is_told_with_its_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(text, "PIECE_LENGTH", 4)
     file(tmp_path / "a.txt", "good")
