@@ -31,7 +31,7 @@ def main(arguments: Namespace) -> int:
         sample = read_sample(sources, trainer.sample_bytes)
         report(f"training {trainer.kind}, {trainer.vocab_size:,} tokens, on {describe(sample)}")
         file.write(train(trainer, sample))
-    tokenizer = build_tokenizer(Config("sentencepiece", str(out)), sources[0])
+    tokenizer = build_tokenizer(Config("sentencepiece", str(out)), sources)
     print_result(out, trainer, sample, bytes_per_token(tokenizer, sample), arguments.json)
     return 0
 
