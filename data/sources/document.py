@@ -1,6 +1,6 @@
 """What every source yields: documents, made of pieces, and refusals; and the protocol of a source's files.
 
-data/sources/source.py opens sources, data/store.py tokenizes what they yield.
+data/sources/source.py opens sources, data/store/ tokenizes what they yield.
 """
 
 from __future__ import annotations

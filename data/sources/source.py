@@ -1,6 +1,6 @@
 """Opens a source: the files that it names, their documents, and a fingerprint of their content.
 
-data/store.py tokenizes the documents; the vocabulary of characters and `skald evaluate --text` read them directly.
+data/store/ tokenizes the documents; the vocabulary of characters reads them directly.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Cuts a long text into segments that are tokenized one after another: same ids, bounded memory.
 
-data/documents.py and data/store.py encode documents by segments.
+data/store/segments.py encodes documents by segments.
 """
 
 from __future__ import annotations
