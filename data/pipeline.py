@@ -24,6 +24,7 @@ from data.windows import ScoredText
 
 Report = Callable[[str], None]
 
+ORDER = 2  # of the rules by which rows are chosen: another number wherever the same config reads other rows
 LONG_SPAN = 64  # tokens, from which on a span is copied by itself
 
 
@@ -52,7 +53,7 @@ class Pipeline:
     def fingerprints(self) -> dict:
         """What the rows depend on besides the config: stored with checkpoints, compared on resuming."""
         named = self.splits._asdict().items()
-        return {kind: [split.store.fingerprint for split in splits] for kind, splits in named}
+        return {"order": ORDER} | {kind: [split.store.fingerprint for split in splits] for kind, splits in named}
 
     def epochs(self, steps: int) -> dict[str, float]:
         """How often each source has been read through after so many steps."""

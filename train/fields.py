@@ -19,6 +19,7 @@ from typing import Any
 PYTHON_CONSTANTS = {"None": "null", "True": "true", "False": "false"}  # what people write on a command line, as JSON
 
 RENAMED_FIELDS = {"Execution": {"turned": "transposed"}, "Data": {"rows": "packing"}}  # by class, as once stored
+UNSTORED_FIELDS = {"Data": {"split": "position"}}  # by class: what a config meant that was stored without the field
 
 
 class ConfigError(ValueError):
@@ -65,13 +66,13 @@ def from_json(declared, value, path: str = ""):
 
 
 def with_current_names(stored):
-    """JSON that an earlier version wrote, with renamed fields under their current names."""
+    """JSON that an earlier version wrote, with renamed fields under their current names, and added ones."""
     if isinstance(stored, list):
         return [with_current_names(value) for value in stored]
     if not isinstance(stored, dict):
         return stored
-    renamed = RENAMED_FIELDS.get(stored.get("is"), {})
-    return {renamed.get(name, name): with_current_names(value) for name, value in stored.items()}
+    renamed, unstored = (table.get(stored.get("is"), {}) for table in (RENAMED_FIELDS, UNSTORED_FIELDS))
+    return unstored | {renamed.get(name, name): with_current_names(value) for name, value in stored.items()}
 
 
 def build(kind: type, values: dict, path: str):

@@ -97,7 +97,7 @@ def is_path(field: str) -> bool:
 
 def check_identity(saved: dict, experiment: Experiment, folder: Path) -> list[str]:
     """Lines about changed fields that may change. Raises RunError naming the identity fields that differ."""
-    changed = fields.differences(saved, experiment)
+    changed = fields.differences(fields.from_json(Experiment, saved), experiment)  # fields added since have defaults
     conflicts = [c for c in changed if c[0].split(".")[0] in IDENTITY_FIELDS and not is_path(c[0])]
     if conflicts:
         shown = "; ".join(f"{path}: {old!r} there, {new!r} here" for path, old, new in conflicts[:8])
@@ -108,10 +108,15 @@ def check_identity(saved: dict, experiment: Experiment, folder: Path) -> list[st
 
 def check_data(saved: dict, current: dict, folder: Path) -> None:
     """Raises RunError if the fingerprints of the text or the tokenizer are not those that the run began with."""
+    if saved["order"] != current["order"]:
+        raise RunError(
+            f"{folder} was begun by an earlier version of Skald, which read the rows in another order; --from {folder} "
+            "starts a new run from its weights"
+        )
     differ = [
         f"{kind} {field}"
-        for kind, stores in current.items()
-        for old, new in zip(saved[kind], stores, strict=True)
+        for kind in ("training", "validation")
+        for old, new in zip(saved[kind], current[kind], strict=True)
         for field in new
         if old[field] != new[field]
     ]
