@@ -73,7 +73,7 @@ class SavedPlans:
 
 def save_whole(file: Path, array: np.ndarray) -> None:
     """Saves an array so that the file is there whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(exist_ok=True)  # without parents: a store that was removed meanwhile is not begun anew
     handle, temporary = tempfile.mkstemp(prefix=f"{file.stem}.unfinished-", suffix=".npy", dir=file.parent)
     try:
         with os.fdopen(handle, "wb") as opened:

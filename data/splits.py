@@ -24,12 +24,16 @@ Report = Callable[[str], None]
 
 
 class Split(NamedTuple):
-    """Some documents of a store. `plans` keeps what is made of them; `name` stands in metrics."""
+    """Some documents of a store. `plans` keeps what is made of them; `name` stands in metrics.
+
+    `duplicates`: how many documents of a training split are in validation, too, whether they are left out or not.
+    """
 
     name: str
     store: Store
     documents: Documents
     plans: SavedPlans
+    duplicates: int = 0
 
     def hashes(self) -> np.ndarray:
         """uint64 [n]: of the documents that are whole, their content's hash."""
@@ -206,6 +210,7 @@ def without_duplicates(split: Split, validation: Sequence[Split], config: Data, 
     doubled = len(split.documents) - len(kept)
     if not doubled:
         return split
+    split = split._replace(duplicates=doubled)
     documents = f"{doubled} of {len(split.documents)} documents of {split.name}"
     if not config.drop_duplicates:
         report(f"{documents} are in validation, too, word for word; data.drop_duplicates=true leaves them out")

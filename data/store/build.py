@@ -64,6 +64,7 @@ def build_store(
             manifest = writer.finish(
                 source=combine_fingerprint(source, zip(files, writer.state["digests"], strict=True)),
                 tokenizer=fingerprint,
+                tokenizer_kind=tokenizer.to_json()["kind"],
                 source_path=source.path,
                 sizes=[file.size for file in files],
                 files=[file.name for file in files],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ from pathlib import Path
 from data.config import Source
 from data.sources.document import SourceFile
 
-FORMAT = 4  # of a store's files; part of its name
+FORMAT = 5  # of a store's files; part of its name
 
 
 def stores_folder(cache: Path) -> Path:
@@ -24,6 +25,12 @@ def store_name(tokenizer: str, source: str) -> str:
 
 def tokenizer_part(tokenizer: str) -> str:
     return hashlib.sha256(f"{FORMAT} {tokenizer}".encode()).hexdigest()[:16]
+
+
+def note_use(folder: Path) -> None:
+    """Notes that a store is used now: its manifest's time of change says when it was used last."""
+    with contextlib.suppress(OSError):  # a cache that others own
+        os.utime(folder / "manifest.json")
 
 
 class Place:

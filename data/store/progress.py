@@ -8,6 +8,12 @@ from collections.abc import Callable
 SECONDS = 10.0  # between lines
 
 
+class ProgressLine(str):
+    """A line that is out of date once the next one comes: a terminal may show that in its place."""
+
+    __slots__ = ()
+
+
 class Progress:
     """Reports lines about `total` bytes to read, of which `done` were read before."""
 
@@ -24,7 +30,8 @@ class Progress:
         self.shown = now
         rate = (done - self.first) / (now - self.started)
         left = max(self.total - done, 0) / rate
-        self.report(
+        line = (
             f"tokenizing {self.name}: {done / 1e6:,.0f} of {self.total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s, "
             f"{int(left // 60)}:{int(left % 60):02} left"
         )
+        self.report(ProgressLine(line))

@@ -3,8 +3,9 @@
 A store is a folder of the cache. Its name says what it holds: the tokenizer and the content of the source. It holds
 manifest.json, the tokens in shards (tokens-00000.bin, …, a document in one of them), and of every document where it
 starts (offsets.npy), the bytes of its text (sizes.npy) and a hash of it (hashes.npy); pieces.npy and counted.npy where
-not every token counts. places/ remembers under which paths its source was seen, with sizes and times of change, so that
-the source is read again only where these differ. data/store/build.py writes stores.
+not every token counts; refused.npy where records were left out: for each the number of documents in front of it.
+places/ remembers under which paths its source was seen, with sizes and times of change, so that it is read again only
+where these differ. data/store/build.py writes stores.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,11 +24,18 @@ from data.plans import SavedPlans
 from data.sources.document import SourceFile
 from data.sources.source import FIELD_REMEDY, combine_fingerprint, open_source
 from data.store.build import build_store
-from data.store.place import Place, store_name, stores_folder, tokenizer_part
+from data.store.place import Place, note_use, store_name, stores_folder, tokenizer_part
 from data.store.shards import TokenShards
 from data.tokenizers.tokenizer import Tokenizer, tokenizer_fingerprint
 
 Report = Callable[[str], None]
+
+
+class Origin(NamedTuple):
+    """Where a document comes from: the number of its file in the source, and of its record in the file, from 0."""
+
+    file: int
+    record: int
 
 
 class Store:
@@ -40,15 +49,24 @@ class Store:
             offsets, sizes, self.hashes = (load(folder / f"{name}.npy") for name in ("offsets", "sizes", "hashes"))
             starts = folder / "pieces.npy"
             pieces = Pieces(load(starts), load(folder / "counted.npy")) if starts.is_file() else None
+            self.refused = load(folder / "refused.npy") if self.manifest["refused"]["documents"] else np.zeros(0)
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{folder}: a damaged token store ({error}); remove it, and it is made again") from None
         self.documents = Documents(tokens, offsets, sizes, self.manifest["ended"], pieces)
         self.plans = SavedPlans(folder / "plans")
+        note_use(folder)
 
     @property
     def fingerprint(self) -> dict:
         """What tells this store from every other."""
         return {name: self.manifest[name] for name in ("source", "tokenizer", "tokens")}
+
+    def origin(self, document: int) -> Origin:
+        """Where the document of this number comes from. Records that were left out are counted, too."""
+        record = document + int(np.searchsorted(self.refused, document, side="right"))
+        ends = np.cumsum(self.manifest["records_by_file"])
+        file = int(np.searchsorted(ends, record, side="right"))
+        return Origin(file, record - int(ends[file - 1]) if file else record)
 
 
 def load(file: Path) -> np.ndarray:

@@ -17,7 +17,8 @@ from data.tokenizers.tokenizer import Tokenizer
 SHARD_TOKENS = 1 << 26  # about 128 MB; a document stays in one shard, whatever its length
 REASONS = 20  # of refusals that are kept word by word
 COUNTS = ("file", "records", "bytes_read", "text_bytes", "tokens", "documents", "bytes", "refused")
-COLUMNS = {"offsets": "q", "sizes": "q", "hashes": "Q", "pieces": "q", "counted": "b"}  # name -> type, of each shard
+LISTS = ("shards", "digests", "records_by_file", "reasons")
+COLUMNS = {"offsets": "q", "sizes": "q", "hashes": "Q", "pieces": "q", "counted": "b", "refused": "q"}  # -> type
 
 
 class StoreWriter:
@@ -48,9 +49,7 @@ class StoreWriter:
         return {
             "identity": identity,
             **dict.fromkeys(COUNTS, 0),
-            "shards": [],
-            "digests": [],
-            "reasons": [],
+            **{name: [] for name in LISTS},
             "change": None,
         }
 
@@ -58,7 +57,7 @@ class StoreWriter:
         number = len(self.state["shards"])
         self.file = (self.folder / f"tokens-{number:05}.bin").open("wb")
         self.columns = {name: array(code) for name, code in COLUMNS.items()}
-        self.next = {**self.state, **{k: list(self.state[k]) for k in ("shards", "digests", "reasons")}}
+        self.next = {**self.state, **{k: list(self.state[k]) for k in LISTS}}
         self.shard_tokens = 0  # of whole documents in this shard
         self.begin_document()
 
@@ -82,6 +81,7 @@ class StoreWriter:
                 number += 1
             elif isinstance(event, FileEnd):
                 self.next["digests"].append(event.digest)
+                self.next["records_by_file"].append(self.next["records"])
                 self.next["file"] += 1
                 self.next["records"] = 0
                 self.next["bytes_read"] += event.size
@@ -110,6 +110,7 @@ class StoreWriter:
         """Notes a document that is complete; one that was refused is taken back."""
         self.next["records"] += 1
         if reason := end.reason or self.error:
+            self.columns["refused"].append(self.next["documents"])
             self.next["refused"] += 1
             self.next["reasons"] = [*self.next["reasons"], reason][:REASONS]
             self.file.seek(self.shard_tokens * self.dtype.itemsize)
@@ -164,26 +165,30 @@ class StoreWriter:
         state = self.state
         if not state["tokens"]:
             raise DataError(f"{described['source_path']}: no text in it that the tokenizer makes a token of")
-        counted = self.join_columns()
+        counted = self.join_columns(omitted=() if state["refused"] else ("refused",))
         manifest = {
             **described,
             "dtype": self.dtype.name,
             "ended": len(self.suffix) > 0,
             "counted": counted,
-            **{name: state[name] for name in ("documents", "tokens", "bytes", "change", "shards", "digests")},
+            **{
+                name: state[name]
+                for name in ("documents", "tokens", "bytes", "change", "shards", "digests", "records_by_file")
+            },
             "refused": {"documents": state["refused"], "reasons": state["reasons"]},
         }
         write_json(self.folder / "manifest.json", manifest)
         (self.folder / "state.json").unlink()
         return manifest
 
-    def join_columns(self) -> bool:
+    def join_columns(self, omitted: tuple[str, ...]) -> bool:
         """Joins each column's parts to one array of the store. Returns whether every token counts."""
         parts = range(len(self.state["shards"]))
         files = {name: [self.folder / f"{name}-{part:05}.part" for part in parts] for name in COLUMNS}
         every = all((np.fromfile(file, np.int8) == 1).all() for file in files["counted"])
+        omitted += ("pieces", "counted") if every else ()
         for name, code in COLUMNS.items():
-            if not (every and name in ("pieces", "counted")):
+            if name not in omitted:
                 join_arrays(self.folder / f"{name}.npy", files[name], np.dtype(code), leading=name == "offsets")
             for file in files[name]:
                 file.unlink()
@@ -199,15 +204,21 @@ class StoreWriter:
 
 
 def join_arrays(target: Path, parts: list[Path], dtype: np.dtype, leading: bool) -> None:
-    """Writes the numbers in `parts` as one array; `leading`: behind a zero."""
+    """Writes the numbers in `parts` as one array; `leading`: behind a zero.
+
+    Not by memory map: where the disk is full, the system ends a process that writes to one.
+    """
     count = sum(part.stat().st_size for part in parts) // dtype.itemsize + leading
-    joined = np.lib.format.open_memmap(target, "w+", np.dtype(bool) if dtype == np.int8 else dtype, (count,))
-    place = int(leading)
-    for part in parts:
-        values = np.fromfile(part, dtype)
-        joined[place : place + len(values)] = values
-        place += len(values)
-    joined.flush()
+    stored = np.dtype(bool) if dtype == np.int8 else dtype
+    header = {"descr": np.lib.format.dtype_to_descr(stored), "fortran_order": False, "shape": (count,)}
+    with target.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(leading * dtype.itemsize))
+        for part in parts:
+            with part.open("rb") as values:
+                shutil.copyfileobj(values, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def write_json(file: Path, value) -> None:

@@ -20,7 +20,8 @@ from data.config import Source
 from data.documents import Documents
 from data.errors import DataError
 from data.sources import source as sources
-from data.store import build, writer
+from data.store import build, cache, writer
+from data.store.lock import held_lock, is_current
 from data.store.store import find_store, open_store
 from data.tokenizers.byte_level import Bytes
 from data.tokenizers.characters import Characters
@@ -225,6 +226,26 @@ def test_a_store_that_was_cut_off_or_lost_a_file_is_not_read(tmp_path):
         open_store(source, Bytes(), tmp_path / "cache")
 
 
+# Where documents come from
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=1, max_size=5), st.integers(1, 30))
+def test_a_document_is_found_in_its_file_behind_what_was_left_out(tmp_path_factory, files, shard_tokens):
+    """`files`: for each record of each file, whether it can be read."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "0.jsonl").write_text('{"text": "0 0"}\n')  # so that there is one document
+    for number, readable in enumerate(files, 1):
+        lines = [json.dumps({"text": f"{number} {i}"}) if good else "{" for i, good in enumerate(readable)]
+        (folder / f"{number}.jsonl").write_text("\n".join(lines))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "SHARD_TOKENS", shard_tokens)
+        store = open_store(Source(str(folder), max_refused=1.0), Bytes(), folder / ".cache")
+    for number, document in enumerate(documents_of(store.documents)):
+        assert "{} {}".format(*store.origin(number)) == bytes(document).decode()
+    assert sum(store.manifest["records_by_file"]) == 1 + sum(map(len, files))
+
+
 # Shards, processes, and what is left of them
 
 TEXTS = st.lists(st.text(st.sampled_from("abc é\n"), max_size=30), min_size=1, max_size=12)
@@ -267,7 +288,8 @@ BUILD = """
 import sys
 from pathlib import Path
 from data.config import Source
-from data.store import build, writer
+from data.store import build, cache, writer
+from data.store.lock import held_lock, is_current
 from data.store.store import open_store
 from data.tokenizers.byte_level import Bytes
 writer.SHARD_TOKENS = 1 << 18
@@ -327,6 +349,25 @@ def test_processes_that_make_one_store_at_once_get_the_same(tmp_path):
     expected = (sum(text.encode()), len(text))
     assert len({pid for pid, *_ in found}) == 4 and {tuple(rest) for _, *rest in found} == {expected}
     assert len(manifests(tmp_path)) == 1
+
+
+def test_a_lock_whose_file_was_removed_is_not_held_by_two(tmp_path):
+    """`skald cache --prune` holds the lock of a build and removes its file; who waited for it takes the new file."""
+    file = tmp_path / "a.lock"
+    with held_lock(file) as first, file.open("a") as waiting:
+        assert first
+        file.unlink()
+        assert not is_current(waiting, file)
+        with held_lock(file) as second, held_lock(file) as third:
+            assert second and not third
+
+
+def test_a_store_that_is_removed_stays_readable_for_who_opened_it_and_does_not_come_back(tmp_path):
+    store = open_store(written(tmp_path, ["some text", "more"]), Bytes(), tmp_path / "cache")
+    cache.remove(store.folder)
+    assert bytes(store.documents.tokens[:].tolist()) == b"some textmore"
+    assert store.plans.array(["a"], lambda: np.arange(3)).tolist() == [0, 1, 2]
+    assert list((tmp_path / "cache" / "stores").glob("[!b]*")) == []
 
 
 def test_every_document_of_a_source_is_in_its_store(tmp_path):
