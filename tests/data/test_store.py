@@ -1,5 +1,6 @@
 """Stores of tokenized documents: what they hold, when they are made anew, and what is left of one that was killed."""
 
+import fcntl
 import itertools
 import json
 import multiprocessing
@@ -21,7 +22,7 @@ from data.documents import Documents
 from data.errors import DataError
 from data.sources import source as sources
 from data.store import build, cache, writer
-from data.store.lock import held_lock, is_current
+from data.store.lock import held_lock
 from data.store.store import find_store, open_store
 from data.tokenizers.byte_level import Bytes
 from data.tokenizers.characters import Characters
@@ -289,7 +290,7 @@ import sys
 from pathlib import Path
 from data.config import Source
 from data.store import build, cache, writer
-from data.store.lock import held_lock, is_current
+from data.store.lock import held_lock
 from data.store.store import open_store
 from data.tokenizers.byte_level import Bytes
 writer.SHARD_TOKENS = 1 << 18
@@ -351,15 +352,20 @@ def test_processes_that_make_one_store_at_once_get_the_same(tmp_path):
     assert len(manifests(tmp_path)) == 1
 
 
-def test_a_lock_whose_file_was_removed_is_not_held_by_two(tmp_path):
-    """`skald cache --prune` holds the lock of a build and removes its file; who waited for it takes the new file."""
-    file = tmp_path / "a.lock"
-    with held_lock(file) as first, file.open("a") as waiting:
-        assert first
+def test_a_lock_whose_file_is_removed_before_it_is_taken_is_not_held(tmp_path, monkeypatch):
+    """`skald cache --prune` removes the file of a lock that it holds; another process may have opened it by then."""
+    file, flock = tmp_path / "a.lock", fcntl.flock
+
+    def removed_meanwhile(opened, operation):
         file.unlink()
-        assert not is_current(waiting, file)
-        with held_lock(file) as second, held_lock(file) as third:
-            assert second and not third
+        flock(opened, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed_meanwhile)
+    with held_lock(file) as held:
+        assert not held
+    monkeypatch.undo()
+    with held_lock(file) as first, held_lock(file) as second:
+        assert first and not second
 
 
 def test_a_store_that_is_removed_stays_readable_for_who_opened_it_and_does_not_come_back(tmp_path):
