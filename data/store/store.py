@@ -10,6 +10,7 @@ where these differ. data/store/build.py writes stores.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,12 +101,19 @@ def open_store(
         if folder is None:
             folder = build_store(source, tokenizer, files, place, stores_folder(cache), report, field_remedy)
     except OSError as error:
-        raise DataError(f"{cache}: can't write the token cache ({error.strerror}); set SKALD_CACHE") from None
+        raise DataError(explain_cache_error(cache, error)) from None
     store = Store(folder)
     check_refused(source, store.manifest, report)
     if store.manifest["change"]:
         report(lossy_notice(store.manifest["change"]))
     return store
+
+
+def explain_cache_error(cache: Path, error: OSError) -> str:
+    line = f"{cache}: can't write the token cache ({error.strerror or error})"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"{line}; make room there and start again, what is done is kept; or set SKALD_CACHE to another folder"
+    return f"{line}; set SKALD_CACHE to another folder"
 
 
 def check_refused(source: Source, manifest: dict, report: Report) -> None:

@@ -162,24 +162,28 @@ class StoreWriter:
 
     def finish(self, **described) -> dict:
         """Writes the manifest, into which `described` goes, and returns it. Raises DataError without a token."""
+        file = self.folder / "manifest.json"
+        if not file.is_file():  # else another process came as far as this
+            write_json(file, self.make_manifest(described))
+        for part in self.folder.glob("*.part"):  # only now: until the manifest is there, they are joined anew
+            part.unlink()
+        (self.folder / "state.json").unlink()
+        return json.loads(file.read_text())
+
+    def make_manifest(self, described: dict) -> dict:
+        """The manifest of a store whose columns are joined."""
         state = self.state
         if not state["tokens"]:
-            raise DataError(f"{described['source_path']}: no text in it that the tokenizer makes a token of")
-        counted = self.join_columns(omitted=() if state["refused"] else ("refused",))
-        manifest = {
+            raise DataError(f"{described['source_path']}: {explain_emptiness(state)}")
+        return {
             **described,
             "dtype": self.dtype.name,
             "ended": len(self.suffix) > 0,
-            "counted": counted,
-            **{
-                name: state[name]
-                for name in ("documents", "tokens", "bytes", "change", "shards", "digests", "records_by_file")
-            },
+            "counted": self.join_columns(omitted=() if state["refused"] else ("refused",)),
+            **{name: state[name] for name in ("documents", "tokens", "bytes", "change", "shards", "digests")},
+            "records_by_file": state["records_by_file"],
             "refused": {"documents": state["refused"], "reasons": state["reasons"]},
         }
-        write_json(self.folder / "manifest.json", manifest)
-        (self.folder / "state.json").unlink()
-        return manifest
 
     def join_columns(self, omitted: tuple[str, ...]) -> bool:
         """Joins each column's parts to one array of the store. Returns whether every token counts."""
@@ -190,8 +194,6 @@ class StoreWriter:
         for name, code in COLUMNS.items():
             if name not in omitted:
                 join_arrays(self.folder / f"{name}.npy", files[name], np.dtype(code), leading=name == "offsets")
-            for file in files[name]:
-                file.unlink()
         return every
 
     @property
@@ -201,6 +203,12 @@ class StoreWriter:
 
     def close(self) -> None:
         self.file.close()
+
+
+def explain_emptiness(state: dict) -> str:
+    if state["refused"]:
+        return f"none of its {state['refused']} records can be read (the first: {state['reasons'][0]})"
+    return "no text in it that the tokenizer makes a token of"
 
 
 def join_arrays(target: Path, parts: list[Path], dtype: np.dtype, leading: bool) -> None:

@@ -1,5 +1,6 @@
 """Stores of tokenized documents: what they hold, when they are made anew, and what is left of one that was killed."""
 
+import errno
 import fcntl
 import itertools
 import json
@@ -213,6 +214,36 @@ def test_a_cache_that_can_not_be_written_is_named(tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(DataError, match=r"cache: can't write the token cache .*SKALD_CACHE"):
         open_store(written(tmp_path, ["text"]), Bytes(), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("stopped", [1, 2, 3, 4, 5])
+def test_a_build_that_was_stopped_while_it_was_finished_goes_on(tmp_path, monkeypatch, stopped):
+    source, calls, unlink = written(tmp_path, ["one", "two"]), itertools.count(), Path.unlink
+
+    def failing(function):
+        def called(*arguments, **named):
+            if next(calls) == stopped:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return function(*arguments, **named)
+
+        return called
+
+    monkeypatch.setattr(writer, "join_arrays", failing(writer.join_arrays))
+    monkeypatch.setattr(Path, "unlink", failing(unlink))
+    with pytest.raises(DataError, match=r"\(No space left on device\); make room there and start again"):
+        open_store(source, Bytes(), tmp_path / "cache")
+    assert not list(tmp_path.glob("cache/stores/[!b]*"))
+    monkeypatch.undo()
+    monkeypatch.setattr("data.sources.stream_file.StreamFile.documents", None)  # is not read again
+    store = open_store(source, Bytes(), tmp_path / "cache")
+    assert [bytes(d) for d in documents_of(store.documents)] == [b"one", b"two"] and len(store.hashes) == 2
+    assert not list(store.folder.glob("*.part"))
+
+
+def test_where_no_record_can_be_read_the_first_reason_is_said(tmp_path):
+    source = written(tmp_path, ["one", "two"])
+    with pytest.raises(DataError, match=r"a.jsonl: none of its 2 records can be read .*a.jsonl:1: no field 'other'"):
+        open_store(Source(source.path, "other", max_refused=1.0), Bytes(), tmp_path / "cache")
 
 
 def test_a_store_that_was_cut_off_or_lost_a_file_is_not_read(tmp_path):
