@@ -27,15 +27,19 @@ COMMANDS = {
     "train": ("train a config, or go on where its run stopped", "skald train shakespeare --set steps=500"),
     "generate": ("write text from a checkpoint", "skald generate runs/shakespeare --prompt 'ROMEO:'"),
     "evaluate": ("score a checkpoint", "skald evaluate runs/shakespeare@best --json"),
+    "prepare": ("tokenize a config's data ahead of time", "skald prepare gpt2:small --set data.source.path=novels/"),
+    "data": ("show the rows of a step and the documents they come from", "skald data shakespeare --step 10 --rows 2"),
     "tokenizer": ("train a SentencePiece tokenizer", "skald tokenizer novels/ --out novels.model"),
+    "cache": ("list tokenized data and compiled programs, or remove some", "skald cache --prune --older-than 30"),
     "plan": ("compile a config's step for TPUs that are not here", "skald plan llama:7b --topology v5p:4x4x4"),
     "bench": ("measure this machine, alone or against a peer", "skald bench train --against hf"),
 }
-BENCH_DEFAULTS = {
+WITHOUT_JAX = ("prepare", "data", "tokenizer", "cache")  # commands that compute nothing on devices
+BENCH_DEFAULTS = {  # what `bench` measures by default
     "train": "shakespeare:nanogpt",
     "decode": "gpt2:small",
     "data": "shakespeare",
-}  # what `bench` measures by default
+}
 # Errors by class name, since their modules import JAX. Wrong arguments or config: exit status 2; failed work: 1.
 WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError")
 WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError", "FieldError")
@@ -62,7 +66,10 @@ def argument_parser() -> argparse.ArgumentParser:
     train_arguments(parsers["train"])
     generate_arguments(parsers["generate"])
     evaluate_arguments(parsers["evaluate"])
+    prepare_arguments(parsers["prepare"])
+    data_arguments(parsers["data"])
     tokenizer_arguments(parsers["tokenizer"])
+    cache_arguments(parsers["cache"])
     plan_arguments(parsers["plan"])
     bench_arguments(parsers["bench"])
     return top
@@ -105,6 +112,27 @@ def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--field", metavar="NAME", help="the text's field or column (default: the run's own)")
     command.add_argument("--window", type=positive, help="tokens a window (default: the rows it was trained on)")
     command.add_argument("--stride", type=positive, help="tokens between windows (default: the window)")
+
+
+def prepare_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", metavar="CONFIG", help="name, name:variant, or a Python file")
+    config_arguments(command)
+
+
+def data_arguments(command: argparse.ArgumentParser) -> None:
+    prepare_arguments(command)
+    steps = "steps that were trained before it: 0 is the first batch"
+    command.add_argument("--step", type=not_negative, required=True, metavar="N", help=steps)
+    command.add_argument("--rows", type=positive, metavar="K", help="only the first K rows")
+    command.add_argument("--hosts", type=positive, default=1, metavar="H", help="as H readers would split the rows")
+    command.add_argument("--full", action="store_true", help="show all text, however long")
+
+
+def cache_arguments(command: argparse.ArgumentParser) -> None:
+    unused = "remove unfinished stores that no process works on, and what other versions left"
+    command.add_argument("--prune", action="store_true", help=unused)
+    old = "with --prune: also stores that no command has opened for so many days"
+    command.add_argument("--older-than", type=days, metavar="DAYS", help=old)
 
 
 def tokenizer_arguments(command: argparse.ArgumentParser) -> None:
@@ -154,6 +182,22 @@ def positive(text: str) -> int:
     return value
 
 
+def not_negative(text: str) -> int:
+    """A whole number from 0, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
+    return value
+
+
+def days(text: str) -> float:
+    """Days and parts of them, for argparse."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return value
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
     arguments = argument_parser().parse_args(argv)
@@ -168,7 +212,8 @@ def main(argv: list[str] | None = None) -> int:
         trains = arguments.command in ("train", "plan") or getattr(arguments, "what", "") == "train"
         slot = detect(os.environ) if arguments.command == "train" else None
         compile_only = bool(getattr(arguments, "topology", None))
-        setup.prepare(arguments.experiment if trains else None, slot, compile_only)  # only now is JAX imported
+        if arguments.command not in WITHOUT_JAX:
+            setup.prepare(arguments.experiment if trains else None, slot, compile_only)  # only now is JAX imported
         return importlib.import_module(f"launch.commands.{arguments.command}").main(arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `skald generate … | head`

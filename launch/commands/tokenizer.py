@@ -18,6 +18,7 @@ from data.config import Tokenizer as Config
 from data.sources.source import open_source, read_documents
 from data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from data.tokenizers.training import Sample, Trainer, document_lines, draw_sample, train
+from launch.commands.quantities import count, format_size
 from train.fields import ConfigError
 
 PROGRESS_SECONDS = 10
@@ -107,18 +108,6 @@ def describe(sample: Sample) -> str:
     if len(sample.lines) == sample.lines_read:
         return used
     return f"{used}, drawn from {count(sample.lines_read, 'line')}, {format_size(sample.bytes_read)} (--sample-bytes)"
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("s" if number != 1 else "")
-
-
-def format_size(size: int) -> str:
-    """Bytes in few characters: 1234567 -> 1.23 MB."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.2f} {name}"
-    return f"{size} bytes"
 
 
 def report(line: str) -> None:

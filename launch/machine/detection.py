@@ -12,6 +12,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SKALD_CACHE", "~/.cache/skald")).expanduser()
 
 
+def compiled_folder() -> Path:
+    """Where JAX keeps compiled programs."""
+    return cache_folder() / "compiled"
+
+
 def cores() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

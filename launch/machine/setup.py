@@ -7,7 +7,7 @@ import os
 
 from launch.cluster import join
 from launch.cluster.slots import ProcessSlot
-from launch.machine.detection import cache_folder, has_accelerator
+from launch.machine.detection import compiled_folder, has_accelerator
 from launch.machine.tuning import cpu_tuning
 from train.config import Experiment
 
@@ -36,8 +36,7 @@ def prepare(experiment: Experiment | None = None, slot: ProcessSlot | None = Non
 
     if compile_only:  # JAX (0.10 to 0.12) can't read such programs back
         return
-    folder = cache_folder() / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_dir", str(compiled_folder()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     if slot:

@@ -142,3 +142,21 @@ def trained_run(skald, shared_folder) -> Path:
 @pytest.fixture
 def run_copy(trained_run, tmp_path) -> Path:
     return Path(shutil.copytree(trained_run, tmp_path / "run"))
+
+
+@pytest.fixture
+def mount_disk(tmp_path):
+    """A function that mounts a small file system, or changes how it is mounted: `mount_disk("size=1m")`."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options: str):
+        options = f"remount,{options}" if folder.is_mount() else options
+        result = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True)
+        if result.returncode:
+            pytest.skip("mounting a small file system needs root")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", folder], check=True)

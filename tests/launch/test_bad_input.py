@@ -3,7 +3,6 @@
 import hashlib
 import platform
 import shutil
-import subprocess
 
 import jax
 import pytest
@@ -127,24 +126,6 @@ def test_a_run_folder_that_is_a_file_or_can_not_be_written(skald, tmp_path):
     assert_refused(skald, 1, "can't write there", arguments=["train", skald.config, "--run-dir", file / "below"])
 
 
-@pytest.fixture
-def mount_disk(tmp_path):
-    """A function that mounts a small file system, or changes how it is mounted: `mount_disk("size=1m")`."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(options: str):
-        options = f"remount,{options}" if folder.is_mount() else options
-        result = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True)
-        if result.returncode:
-            pytest.skip("mounting a small file system needs root")
-        return folder
-
-    yield mount
-    if folder.is_mount():
-        subprocess.run(["umount", folder], check=True)
-
-
 def test_a_read_only_run_folder(skald, trained_run, mount_disk):
     """Not even root may write there: neither a new run, nor the next steps of one that is there."""
     folder = mount_disk("size=50m")
@@ -228,7 +209,7 @@ def test_it_says_which_version_it_is(skald):
 
 
 def test_every_command_has_help_with_an_example(skald):
-    for command in ("configs", "train", "generate", "evaluate", "bench"):
+    for command in ("configs", "train", "generate", "evaluate", "prepare", "data", "cache", "bench"):
         status, out, _ = skald(command, "--help")
         assert status == 0 and f"example: skald {command}" in out
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-COMMANDS = ("configs", "train", "generate", "evaluate", "plan", "bench")
+COMMANDS = ("configs", "train", "generate", "evaluate", "prepare", "data", "cache", "plan", "bench")
 
 
 class Zygote:
