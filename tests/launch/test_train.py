@@ -319,7 +319,10 @@ def test_other_text_under_the_same_name_is_refused(skald, tmp_path):
     before = (folder / "metrics.jsonl").read_bytes()
     text.write_text("Whether 'tis nobler in the mind to suffer the slings.\n" * 200)
     status, _, err = skald(*command, "--set", "steps=4")
-    assert status == 1 and "was trained on other data (changed: train source" in err
+    assert status == 1 and "was trained on other data (changed: training source" in err
+    text.unlink()
+    status, _, err = skald(*command, "--set", "steps=4")
+    assert status == 1 and err.splitlines()[-1] == f"skald: {text}: no such file, folder or match"
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
