@@ -108,7 +108,7 @@ def heading(step: int, batch_size: int, config: Data, epochs: dict[str, float], 
     read = ", ".join(f"{name} {times:.3g}" for name, times in epochs.items())
     return Text(
         f"step {step}: {batch_size} rows of {config.length} tokens, packing={config.packing}\n"
-        f"epochs before it: {read}\nsha256 of its tokens: {digest}"
+        f"epochs before it: {read}\nsha256 {digest}"
     )
 
 
@@ -130,8 +130,9 @@ def print_row(console: Console, number: int, row: list[RowPart], hosts: list[tup
 def describe(part: RowPart) -> str:
     if part.document is None:
         return f"[padding: {part.tokens} places]"
-    place = f"document {part.document}, tokens {part.start} to {part.stop}; {part.file}, record {part.record}"
-    return f"{part.segment}  {place}" + ("" if part.weight else " [no weight]")
+    weight = "" if part.weight else "[no weight] "
+    document = f"document {part.document}, tokens {part.start} to {part.stop}"
+    return f"{part.segment}  {weight}{document}; record {part.record} of {part.file}"
 
 
 def printable(text: str) -> str:

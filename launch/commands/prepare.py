@@ -118,10 +118,12 @@ def page(source: dict) -> list[str]:
     if packing := source.get("packing"):
         rows = f"{count(packing['rows_per_epoch'], 'row')} of {packing['length']:,} an epoch"
         lines.append(f"  packing     {packing['kind']}: {rows}, {packing['padding']:.2%} padding")
-    return [*lines, f"  on disk     {format_size(source['bytes_on_disk'])} in {source['folder']}"]
+    name = Path(source["folder"]).name
+    return [*lines, f"  on disk     {format_size(source['bytes_on_disk'])}, stores/{name}"]
 
 
 def summary(sources: list[dict], seconds: float) -> str:
     if not (size := bytes_read(sources)):
-        return f"all of it was there already ({seconds:.1f} s)"
-    return f"tokenized {format_size(size)} in {seconds:.1f} s, {size / 1e6 / seconds:.1f} MB/s"
+        return f"all of it was there already, in {cache_folder()} ({seconds:.1f} s)"
+    speed = f"{format_size(size)} in {seconds:.1f} s, {size / 1e6 / seconds:.1f} MB/s"
+    return f"tokenized {speed}, into {cache_folder()}"

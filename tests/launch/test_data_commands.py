@@ -16,7 +16,9 @@ import pyarrow.parquet
 import pytest
 from test_bad_input import assert_error_line, assert_refused
 
+from data.store.progress import ProgressLine
 from launch.cli import argument_parser
+from launch.commands.progress import ProgressReport
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -132,8 +134,22 @@ def test_a_second_call_reads_nothing_and_so_does_what_comes_behind(mixture):
     assert json.loads(again[1])["bytes_read"] == 0
     assert not any(source["made"] for source in json.loads(again[1])["sources"])
     lines = shown[1].splitlines()
-    assert lines[0] == "answers: answers.jsonl" and lines[-1].startswith("all of it was there already (")
+    assert lines[0] == "answers: answers.jsonl" and lines[-1].startswith("all of it was there already, in ")
     assert "  left out    2 records, of which the first:\n              answers.jsonl:6: " in shown[1]
+
+
+def test_a_line_of_progress_takes_the_place_of_the_one_before_it_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "30")
+    lines = ["begins", ProgressLine("1 of 9"), ProgressLine("2 of 9, " + "far " * 9), "ends", ProgressLine("3 of 9")]
+    for on_terminal, shown in (
+        (False, [*lines]),
+        (True, ["begins", "1 of 9", "\x1b[F\x1b[K2 of 9, far far far far far f", "ends", "3 of 9"]),
+    ):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda on_terminal=on_terminal: on_terminal)
+        report = ProgressReport()
+        for line in lines:
+            report(line)
+        assert capsys.readouterr().err == "".join(f"{line}\n" for line in shown)
 
 
 def test_a_validation_source_of_its_own_and_what_is_doubled_in_it(alone, tmp_path):
@@ -223,7 +239,7 @@ def test_a_person_sees_rows_that_fit_the_terminal(mixture):
     ]
     texts = [line for line in out.splitlines() if line.startswith("    ")]
     assert texts and max(map(len, texts)) == 40 and any(text.endswith("…") for text in texts)
-    assert "[no weight]\n    What is" in out and "[padding: " in out and "\\\\as\\n" in out
+    assert "  1  [no weight] document" in out and "[padding: " in out and "\\\\as\\n" in out
     assert "…" not in full and len(full) > len(out)
 
 
