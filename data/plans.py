@@ -8,12 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+RULES = 1  # of data/splits.py, packing.py and permutation.py: raised with any change to the arrays that they make
 
 
 class Plans(Protocol):
@@ -44,7 +46,7 @@ class SavedPlans:
     """Keeps arrays as .npy files in a folder. `context` are names that all of them share.
 
     What several processes make at once is the same, and each file appears whole or not at all. Where the folder can't
-    be written, arrays are made in memory.
+    be written, arrays are made in memory. A file that can't be read is made anew.
     """
 
     def __init__(self, folder: Path, context: Sequence = ()):
@@ -55,32 +57,47 @@ class SavedPlans:
         return SavedPlans(self.folder, (*self.context, *names))
 
     def arrays(self, names: Sequence, make: Callable[[], Sequence[np.ndarray]], count: int) -> Sequence[np.ndarray]:
-        identity = json.dumps([*self.context, *names])
+        files = self.files(names, count)
+        saved = load_saved(files)
+        if saved:
+            return saved
+        made = make()
+        try:
+            for file, array in zip(files, made, strict=True):
+                save_whole(file, array)
+        except OSError:
+            return made
+        return load_saved(files) or made
+
+    def files(self, names: Sequence, count: int) -> list[Path]:
+        """Where arrays of these names lie; under other rules, or with another context, it is elsewhere."""
+        identity = json.dumps([RULES, *self.context, *names])
         stem = hashlib.sha256(identity.encode()).hexdigest()[:32]
-        files = [self.folder / f"{stem}-{i}.npy" for i in range(count)]
-        if not all(file.is_file() for file in files):
-            made = make()
-            try:
-                for file, array in zip(files, made, strict=True):
-                    save_whole(file, array)
-            except OSError:
-                return made
-        return [np.load(file, mmap_mode="r") for file in files]
+        return [self.folder / f"{stem}-{i}.npy" for i in range(count)]
 
     def array(self, names: Sequence, make: Callable[[], np.ndarray]) -> np.ndarray:
         return self.arrays(names, lambda: [make()], 1)[0]
 
 
+def load_saved(files: Sequence[Path]) -> list[np.ndarray] | None:
+    """The arrays of files by memory map; None where one is missing or damaged."""
+    try:
+        return [np.load(file, mmap_mode="r") for file in files]
+    except (OSError, ValueError, EOFError):
+        return None
+
+
 def save_whole(file: Path, array: np.ndarray) -> None:
     """Saves an array so that the file is there whole or not at all."""
     file.parent.mkdir(exist_ok=True)  # without parents: a store that was removed meanwhile is not begun anew
-    handle, temporary = tempfile.mkstemp(prefix=f"{file.stem}.unfinished-", suffix=".npy", dir=file.parent)
+    # Not one of tempfile's, which no other user can read.
+    temporary = file.with_name(f"{file.stem}.unfinished-{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as opened:
+        with temporary.open("xb") as opened:
             np.save(opened, array)
             opened.flush()
             os.fsync(opened.fileno())
-        os.replace(temporary, file)
+        temporary.replace(file)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
