@@ -58,5 +58,5 @@ class Place:
             temporary = folder / "places" / f"{self.name}.{os.getpid()}.unfinished"
             temporary.write_text(json.dumps(self.stamps))
             temporary.replace(folder / "places" / f"{self.name}.json")
-        except PermissionError:
-            return  # a cache that others own: the files are compared by content each time
+        except OSError:
+            return  # a cache that can't be written: the files are compared by content each time

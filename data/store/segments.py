@@ -69,7 +69,7 @@ def document_events(tokenizer: Tokenizer, document: Document) -> Iterator[Event]
     hashed = hashlib.blake2b(digest_size=8)
     try:
         for piece in joined_pieces(document):
-            hashed.update(b"1" if piece.counted else b"0")
+            hashed.update(b"\xff" if piece.counted else b"\xfe")  # bytes that no text holds: they part the pieces
             yield from piece_segments(tokenizer, piece, document.origin, hashed)
     except DataError as error:
         yield DocumentEnd(0, str(error))
@@ -131,6 +131,7 @@ def encode_segments(tokenizer: Tokenizer, segments: list[Segment]) -> EncodedSeg
             if not isinstance(segment.content, str):
                 tokens.append(check_ids(tokenizer, segment.content, segment.origin))
                 bytes_[number] = len(segment.content)
+                first_bytes[number] = min(1, len(segment.content))
                 continue
             encoded = encode_text(tokenizer, segment.content, segment.origin, segment.continued)
         except DataError as error:
