@@ -95,6 +95,11 @@ class Documents:
         """Tokens that are predicted: all but the first of each document."""
         return sum(int(self.bounds(numbers).targets.sum()) for numbers in self.chunks())
 
+    @property
+    def without_target(self) -> int:
+        """Documents of a single token or none: nothing of them is predicted."""
+        return sum(int((self.bounds(numbers).targets == 0).sum()) for numbers in self.chunks())
+
     def counts(self, targets: np.ndarray) -> np.ndarray:
         """Whether the tokens at these places count in the loss: bool, in the shape of `targets`."""
         if self.pieces is None:

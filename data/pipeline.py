@@ -13,7 +13,7 @@ import numpy as np
 
 from data.config import Data, Mixture, Part
 from data.documents import Documents
-from data.errors import DataError
+from data.errors import DataError, FieldError
 from data.mixture import MixedSource, Mixing
 from data.packing import Packing, Spans, expand, make_packing, padding_share
 from data.rows import Rows
@@ -58,6 +58,14 @@ class Pipeline:
     def epochs(self, steps: int) -> dict[str, float]:
         """How often each source has been read through after so many steps."""
         return self.mixing.epochs(steps * self.batch_size)
+
+    def check_steps(self, steps: int) -> None:
+        """Raises FieldError where the sources of the mixture end before so many steps."""
+        if steps * self.batch_size > self.mixing.end:
+            raise FieldError(
+                f"steps: the sources of the mixture have ended before step {steps}; let one of them repeat "
+                f"(data.source.parts, at_end), or set steps={self.mixing.end // self.batch_size}"
+            )
 
     def rows(self, step: int, start: int, stop: int) -> Rows:
         """Rows start .. stop of the global batch of `step` (from 0)."""
@@ -148,6 +156,8 @@ def open_pipeline(
     packings = []
     for part, split in zip(config.parts, splits.training, strict=True):
         check_length(split.documents, config, part)
+        if without := split.documents.without_target:
+            report(f"{part.source.path}: {without} of {len(split.documents)} documents have nothing to predict")
         packings.append(make_packing(config.packing, split.documents, config.length, seed, split.plans))
         share = padding_share(packings[-1], config.length)
         if share > 0.005:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import collections
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from data.windows import ScoredText, check_targets
 
 Report = Callable[[str], None]
 
+CHARACTER_TOKENS = 8  # a character is fewer tokens than these, under any tokenizer
+
 
 class Split(NamedTuple):
     """Some documents of a store. `plans` keeps what is made of them; `name` stands in metrics.
@@ -35,9 +38,14 @@ class Split(NamedTuple):
     plans: SavedPlans
     duplicates: int = 0
 
+    @property
+    def is_by_hash(self) -> bool:
+        return self.documents.last is None
+
     def hashes(self) -> np.ndarray:
         """uint64 [n]: of the documents that are whole, their content's hash."""
-        return np.concatenate([self.store.hashes[self.documents.in_store(n)[whole]] for n, whole in self.wholes()])
+        of_wholes = [self.store.hashes[self.documents.in_store(n)[whole]] for n, whole in self.wholes()]
+        return np.concatenate([np.zeros(0, np.uint64), *of_wholes])
 
     def wholes(self):
         """(numbers, whether each is whole) of all documents, a bounded part at a time."""
@@ -63,13 +71,14 @@ def open_splits(config: Data, tokenizer: Tokenizer, cache: Path, report: Report)
             check_disjoint(part.source, other)
     stores = [open_store(part.source, tokenizer, cache, report) for part in config.parts]
     training = [
-        split._replace(name=name)
+        split_store(store, config, "train", tokenizer, report)._replace(name=name)
         for name, store in zip(names, stores, strict=True)
-        for split in split_store(store, config, tokenizer, report).training
     ]
-    there = [open_store(other, tokenizer, cache, report)] if other else stores
-    validation = validation_splits(config, there, tokenizer)
-    if config.split == "position" or other:  # by hash, one text is always on one side
+    if other:
+        validation = validation_splits(config, [open_store(other, tokenizer, cache, report)], tokenizer, report)
+    else:
+        validation = validation_splits(config, stores, tokenizer)
+    if other or not all(split.is_by_hash for split in [*training, *validation]):  # by hash, a text is on one side
         training = [without_duplicates(split, validation, config, report) for split in training]
     return Splits(training, validation)
 
@@ -85,13 +94,14 @@ def validation_sources(config: Data) -> list[Source]:
     return [other] if other else [part.source for part in config.parts]
 
 
-def validation_splits(config: Data, stores: Sequence[Store], tokenizer: Tokenizer) -> list[Split]:
+def validation_splits(
+    config: Data, stores: Sequence[Store], tokenizer: Tokenizer, report: Report = lambda _: None
+) -> list[Split]:
     """The validation splits of the stores of `validation_sources`."""
     names = ["validation"] if other_source(config) else part_names(config.parts)
     return [
-        split._replace(name=name)
+        split_store(store, config, "validation", tokenizer, report)._replace(name=name)
         for name, store in zip(names, stores, strict=True)
-        for split in split_store(store, config, tokenizer).validation
     ]
 
 
@@ -121,18 +131,21 @@ def check_disjoint(source: Source, validation: Source) -> None:
         raise DataError(f"{common[0]} is in data.source, too, and would be trained on; {remedy}")
 
 
-def split_store(store: Store, config: Data, tokenizer: Tokenizer, report: Report = lambda _: None) -> Splits:
-    """Both splits of a store; by position where its documents are too few to give each of them one by hash."""
-    wanted = split_spans(config)
+def split_store(
+    store: Store, config: Data, kind: Literal["train", "validation"], tokenizer: Tokenizer, report: Report
+) -> Split:
+    """One split of a store; by position where documents are too few to give each split of it some by hash."""
+    spans = split_spans(config)._asdict()
+    kinds = [kind] if other_source(config) else list(spans)
     if config.split == "hash" and len(store.documents) > 1:
-        splits = [split_by_hash(store, span) for span in wanted]
-        if all(split.documents.targets for split in splits):
-            return Splits(*([split] for split in splits))
+        splits = {name: split_by_hash(store, spans[name]) for name in kinds}
+        if all(split.documents.targets for split in splits.values()):
+            return splits[kind]
         report(
             f"{store.manifest['source_path']}: {len(store.documents)} documents are too few to be split by document; "
             "they are split by position, and one at a border is cut"
         )
-    return Splits(*([split_by_position(store, span, tokenizer)] for span in wanted))
+    return split_by_position(store, spans[kind], tokenizer)
 
 
 def split_by_hash(store: Store, span: Span) -> Split:
@@ -169,11 +182,11 @@ def whole_character(documents: Documents, place: int, tokenizer: Tokenizer) -> i
     if document >= len(documents.offsets) - 1 or place == documents.offsets[document]:
         return place
     start, stop = int(documents.offsets[document]), int(documents.offsets[document + 1])
-    for candidate in range(place, min(place + 8, stop)):
-        before = np.asarray(documents.tokens[max(start, candidate - 8) : candidate]).tolist()
+    for candidate in range(place, min(place + CHARACTER_TOKENS, stop)):
+        before = np.asarray(documents.tokens[max(start, candidate - CHARACTER_TOKENS) : candidate]).tolist()
         if not tokenizer.decode(before).endswith("\ufffd"):
             return candidate
-    return place
+    return stop if stop - place <= CHARACTER_TOKENS else place
 
 
 def text_bytes(documents: Documents, tokenizer: Tokenizer) -> int:
@@ -191,16 +204,37 @@ def text_bytes(documents: Documents, tokenizer: Tokenizer) -> int:
 
 def decoded_bytes(documents: Documents, start: int, stop: int, tokenizer: Tokenizer) -> int:
     """Bytes of text that the tokens start + 1 .. stop stand for, as far as they count in the loss."""
-    if tokenizer.reads_ids:
-        return stop - start - 1
-    total, begin = 0, start + 1
-    while begin < stop:
-        end = whole_character(documents, min(begin + CHUNK, stop), tokenizer)
-        ids = np.asarray(documents.tokens[begin - 1 : end]).tolist()  # some tokenizers drop a space in front
-        with_first, first = (len(tokenizer.decode(part).encode("utf-8")) for part in (ids, ids[:1]))
-        total += with_first - first if documents.counts(np.array([begin]))[0] else 0
-        begin = end
+    total = 0
+    for begin, end in counted_runs(documents, start + 1, stop):
+        if tokenizer.reads_ids:
+            total += end - begin
+            continue
+        while begin < end:
+            part_end = min(whole_character(documents, min(begin + CHUNK, end), tokenizer), end)
+            total += part_bytes(documents, begin, part_end, tokenizer)
+            begin = part_end
     return total
+
+
+def counted_runs(documents: Documents, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The parts of the tokens start .. stop that count in the loss; a piece is one at most."""
+    borders = [start, stop]
+    if documents.pieces is not None:
+        first, last = np.searchsorted(documents.pieces.starts, [start + 1, stop])
+        borders[1:1] = documents.pieces.starts[first:last].tolist()
+    for begin, end in itertools.pairwise(borders):
+        if begin < end and documents.counts(np.array([begin]))[0]:
+            yield begin, end
+
+
+def part_bytes(documents: Documents, begin: int, end: int, tokenizer: Tokenizer) -> int:
+    """Bytes of text of the tokens begin .. end; a character of several tokens belongs to the last of them."""
+    texts = documents.offsets if documents.pieces is None else documents.pieces.starts
+    text_start = int(texts[np.searchsorted(texts, begin, side="right") - 1])
+    first = max(text_start, begin - CHARACTER_TOKENS)  # some tokenizers drop a space in front, so some are read before
+    ids = np.asarray(documents.tokens[first:end]).tolist()
+    before = tokenizer.decode(ids[: begin - first]).rstrip("\ufffd")
+    return len(tokenizer.decode(ids).encode("utf-8")) - len(before.encode("utf-8"))
 
 
 def without_duplicates(split: Split, validation: Sequence[Split], config: Data, report: Report) -> Split:
@@ -222,7 +256,7 @@ def without_duplicates(split: Split, validation: Sequence[Split], config: Data, 
 def documents_not_in(split: Split, validation: Sequence[Split]) -> np.ndarray:
     """The store's numbers of the documents of a split that no validation split holds as well."""
     there = np.unique(np.concatenate([v.hashes() for v in validation]))
-    kept = []
+    kept = [np.zeros(0, np.int64)]
     for numbers, whole in split.wholes():
         stored = split.documents.in_store(numbers)
         kept.append(stored[~(whole & np.isin(split.store.hashes[stored], there))])

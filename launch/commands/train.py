@@ -92,6 +92,7 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     data = processes.first_then_others(lambda: open_pipeline(*inputs))
     if processes.broadcast_from_first(lambda: data.fingerprints) != data.fingerprints:
         raise RunError(f"{experiment.data.parts[0].source.path}: this machine has another text there than process 0's")
+    data.check_steps(experiment.steps)
     check_vocabulary(experiment, data.tokenizer.vocab_size)
     metadata = read_metadata(folder, steps[-1]) if steps else metadata
     longest = trained_length(experiment, metadata)
