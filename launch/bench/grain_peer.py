@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.rows import Rows
 from launch.bench.feeding import SECONDS, packed_rows
 from launch.bench.serving import serve
 from train import fields
@@ -24,24 +25,12 @@ ROWS = 1024  # in the file; read from memory once the first run has read them
 
 def feeding(experiment: dict, batch: int, length: int, folder: Path):
     """A function that reads shuffled batches for about SECONDS and returns tokens a second."""
-    import grain.python as grain
-    from array_record.python.array_record_module import ArrayRecordWriter
+    import grain.python as grain  # imports JAX; the package is no dependency of ours
 
-    rows = packed_rows(fields.from_json(Experiment, experiment), batch, length, ROWS)
-    file = folder / "rows.array_record"
-    writer = ArrayRecordWriter(str(file), "group_size:1")
-    for arrays in zip(*rows, strict=True):
-        writer.write(b"".join(array.tobytes() for array in arrays))
-    writer.close()
-
-    def parse(record: bytes) -> dict[str, np.ndarray]:
-        numbers = np.frombuffer(record, np.int32).reshape(5, length)
-        arrays = dict(zip(rows._fields, numbers, strict=True))
-        return arrays | {"weights": numbers[4].view(np.float32)}
-
-    source = grain.ArrayRecordDataSource([str(file)])
-    batches = grain.MapDataset.source(source).shuffle(seed=0).repeat().map(parse).batch(batch).to_iter_dataset()
-    iterator = iter(batches)
+    file = write_rows(packed_rows(fields.from_json(Experiment, experiment), batch, length, ROWS), folder)
+    source = grain.MapDataset.source(grain.ArrayRecordDataSource([str(file)]))
+    rows = source.shuffle(seed=0).repeat().map(functools.partial(parse, length=length))
+    iterator = iter(rows.batch(batch).to_iter_dataset())
 
     def run_once() -> float:
         start, count = time.perf_counter(), 0
@@ -51,6 +40,24 @@ def feeding(experiment: dict, batch: int, length: int, folder: Path):
         return count * batch * length / (time.perf_counter() - start)
 
     return run_once
+
+
+def write_rows(rows: Rows, folder: Path) -> Path:
+    """Writes rows to an ArrayRecord file: a record holds the five arrays of one row as they are in memory."""
+    from array_record.python.array_record_module import ArrayRecordWriter  # compiled, and few programs need it
+
+    file = folder / "rows.array_record"
+    writer = ArrayRecordWriter(str(file), "group_size:1")
+    for arrays in zip(*rows, strict=True):
+        writer.write(b"".join(array.tobytes() for array in arrays))
+    writer.close()
+    return file
+
+
+def parse(record: bytes, length: int) -> dict[str, np.ndarray]:
+    """The arrays of a record, each [length], by their names in Rows."""
+    numbers = np.frombuffer(record, np.int32).reshape(len(Rows._fields), length)
+    return dict(zip(Rows._fields, numbers, strict=True)) | {"weights": numbers[-1].view(np.float32)}
 
 
 def prepare() -> str:
