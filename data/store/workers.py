@@ -98,7 +98,7 @@ def ordered_map(threads: ThreadPoolExecutor, function: Callable, items: Iterable
 def main() -> None:
     """Encodes batches from standard input until that ends."""
     reader, writer = sys.stdin.buffer, sys.stdout.buffer
-    with contextlib.suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
+    with contextlib.suppress(EOFError, pickle.UnpicklingError, KeyboardInterrupt, BrokenPipeError):
         tokenizer = tokenizer_from_json(pickle.load(reader))
         while True:
             pickle.dump(encode_segments(tokenizer, pickle.load(reader)), writer, pickle.HIGHEST_PROTOCOL)

@@ -6,6 +6,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -336,6 +337,15 @@ def start_build(source: Source, cache: Path) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", BUILD, source.path, str(cache)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_process_that_encodes_ends_silently_when_who_started_it_was_killed():
+    """Whatever part of a message had come by then."""
+    message = pickle.dumps(Bytes().to_json()) + pickle.dumps([np.zeros(100)])
+    for cut in (0, 5, len(message) - 50):
+        command = [sys.executable, "-m", "data.store.workers"]
+        ended = subprocess.run(command, input=message[:cut], cwd=ROOT, capture_output=True, timeout=60)
+        assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 @pytest.mark.timeout(120)
