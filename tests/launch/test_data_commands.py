@@ -1,13 +1,17 @@
 """`skald prepare`, `skald data`, `skald cache`: what they show is true, and what they can't do is said in one line."""
 
+import contextlib
 import fcntl
 import gzip
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +21,10 @@ import pytest
 from test_bad_input import assert_error_line, assert_refused
 
 from data.store.progress import ProgressLine
-from launch.cli import argument_parser
+from launch.cli import argument_parser, main
 from launch.commands.progress import ProgressReport
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(120)
 
 CONFIG = '''"""Answers and tales, mixed."""
@@ -56,20 +61,37 @@ def folder(tmp_path_factory) -> Path:
     return made
 
 
+class InProcess:
+    """Runs commands in this process, which has everything imported, in `folder` and with a cache in it."""
+
+    def __init__(self, folder: Path, **environment: str):
+        self.folder, self.environment = folder, {"SKALD_CACHE": str(folder / "cache"), **environment}
+
+    def run_many(self, commands: list[list]) -> list[tuple[int, str, str]]:
+        """Status, stdout and stderr of each command."""
+        return [self.run([str(argument) for argument in command]) for command in commands]
+
+    def run(self, command: list[str]) -> tuple[int, str, str]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.folder)
+            for owner, name in ((sys, "excepthook"), (threading, "excepthook"), (warnings, "formatwarning")):
+                patch.setattr(owner, name, getattr(owner, name))  # `main` sets them
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+                return main(command), out.getvalue(), err.getvalue()
+
+
 @pytest.fixture(scope="module")
-def mixture(skald, folder):
-    """Runs commands in the folder of `mixed.py`, with a cache of its own."""
-    runner = skald.with_environment(SKALD_CACHE=str(folder / "cache"))
-    runner.folder = folder
-    return runner
+def mixture(folder) -> InProcess:
+    """Runs commands in the folder of `mixed.py`."""
+    return InProcess(folder)
 
 
 @pytest.fixture
-def alone(skald, tmp_path):
+def alone(tmp_path) -> InProcess:
     """Runs commands in an empty folder, with an empty cache."""
-    runner = skald.with_environment(SKALD_CACHE=str(tmp_path / "cache"))
-    runner.folder = tmp_path
-    return runner
+    return InProcess(tmp_path)
 
 
 def on_bytes(path, *settings: str) -> list[str]:
@@ -79,7 +101,7 @@ def on_bytes(path, *settings: str) -> list[str]:
 
 
 def json_of(runner, *commands: list) -> list:
-    """The JSON that each command prints. They run in one process: they need no JAX, and most are over at once."""
+    """The JSON that each command prints."""
     results = runner.run_many([[*command, "--json"] for command in commands])
     assert all(status == 0 for status, _, _ in results), results
     return [json.loads(out) for _, out, _ in results]
@@ -98,7 +120,8 @@ sys.exit(status)
 
 def test_prepare_makes_what_the_rows_need_without_jax_and_says_what_is_there(mixture, folder):
     command = [sys.executable, "-c", PREPARE_WITHOUT_JAX, "prepare", "mixed.py", "--json"]
-    ended = subprocess.run(command, cwd=folder, env=mixture.environment, capture_output=True, text=True, timeout=60)
+    environment = {**os.environ, **mixture.environment, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     prepared = json.loads(ended.stdout)
     answers, tales = prepared["sources"]
@@ -229,7 +252,7 @@ def test_epochs_grow_with_the_steps_to_the_end_of_sources_that_stop(mixture):
 
 
 def test_a_person_sees_rows_that_fit_the_terminal(mixture):
-    narrow = mixture.with_environment(COLUMNS="40")
+    narrow = InProcess(mixture.folder, COLUMNS="40")
     command = ["data", "mixed.py", "--step", "1", "--hosts", "3", "--rows", "4"]
     (status, out, _), (_, full, _) = narrow.run_many([command, [*command, "--full"]])
     assert status == 0 and out.startswith("step 1: 7 rows of 48 tokens")
@@ -254,7 +277,7 @@ def test_the_cache_is_listed_and_what_nobody_needs_is_removed(mixture, folder, t
     json_of(mixture, ["prepare", "mixed.py"])
     cache = tmp_path / "cache"
     subprocess.run(["cp", "-r", folder / "cache", cache], check=True)
-    runner = mixture.with_environment(SKALD_CACHE=str(cache))
+    runner = InProcess(folder, SKALD_CACHE=str(cache))
     stores = sorted((cache / "stores").glob("*-*/manifest.json"))
     held, free = cache / "stores/building-held", cache / "stores/building-free"
     old, mine, half = (
@@ -377,15 +400,14 @@ def test_arguments_that_are_none_show_the_usage(capsys):
 
 
 @pytest.mark.parametrize("size", ["40k", "840k"], ids=["while tokens are written", "while a store is finished"])
-def test_a_disk_that_is_full_is_said_and_the_next_call_goes_on(alone, tmp_path, mount_disk, size):
+def test_a_disk_that_is_full_is_said_and_the_next_call_goes_on(skald, tmp_path, mount_disk, size):
     (tmp_path / "a.jsonl").write_text('{"text": "ab"}\n' * 20_000)
     disk = mount_disk(f"size={size}")
-    runner = alone.with_environment(SKALD_CACHE=str(disk / "cache"))
-    config = on_bytes("a.jsonl", "data.split=position", "data.packing=padding")
-    for _ in range(2):
-        parts = ["can't write the token cache (No space left on device)", "make room there and start again"]
-        assert_refused(runner, 1, *parts, arguments=["prepare", *config])
-        assert not list(disk.rglob("manifest.json"))
+    runner = skald.with_environment(SKALD_CACHE=str(disk / "cache"))
+    config = on_bytes(tmp_path / "a.jsonl", "data.split=position", "data.packing=padding")
+    parts = ["can't write the token cache (No space left on device)", "make room there and start again"]
+    assert_refused(runner, 1, *parts, arguments=["prepare", *config])
+    assert not list(disk.rglob("manifest.json"))
     mount_disk("size=20m")
     (source,) = runner.json("prepare", *config)["sources"]
     assert source["made"] and (source["documents"], source["tokens"]) == (20_000, 40_000)
