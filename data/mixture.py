@@ -119,7 +119,10 @@ def block_counts(shares: np.ndarray, sources: Sequence[MixedSource]) -> np.ndarr
 
 
 def make_stretch(start: int, counts: np.ndarray, before: np.ndarray) -> Stretch:
-    """A stretch whose rows of each source are spread evenly: the k-th of n stands at (k + 1/2) / n of a block."""
+    """A stretch whose rows of each source are spread evenly: the k-th of n stands at (k + 1/2) / n of a block.
+
+    So of S sources one of share p is within 1/2 + p (S - 2) / 2 rows of its share, after any number of rows.
+    """
     sources = np.repeat(np.arange(len(counts)), counts)
     ranks = np.concatenate([np.arange(count) for count in counts])
     order = np.argsort((ranks + 0.5) / counts[sources], kind="stable")
