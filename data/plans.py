@@ -82,7 +82,7 @@ class SavedPlans:
 def load_saved(files: Sequence[Path]) -> list[np.ndarray] | None:
     """The arrays of files by memory map; None where one is missing or damaged."""
     try:
-        return [np.load(file, mmap_mode="r") for file in files]
+        return [np.asarray(np.load(file, mmap_mode="r")) for file in files]
     except (OSError, ValueError, EOFError):
         return None
 
