@@ -68,7 +68,7 @@ def open_splits(config: Data, tokenizer: Tokenizer, cache: Path, report: Report)
     names, other = part_names(config.parts), other_source(config)
     if other:
         for part in config.parts:
-            check_disjoint(part.source, other)
+            check_disjoint(part.source, other, tokenizer.reads_ids)
     stores = [open_store(part.source, tokenizer, cache, report) for part in config.parts]
     training = [
         split_store(store, config, "train", tokenizer, report)._replace(name=name)
@@ -121,12 +121,12 @@ def part_names(parts: Sequence[Part]) -> list[str]:
     return names
 
 
-def check_disjoint(source: Source, validation: Source) -> None:
+def check_disjoint(source: Source, validation: Source, ids: bool) -> None:
     """Raises DataError where a file is read by both of two different sources, and from the same field."""
     if source.field != validation.field:
         return
-    names = {os.path.realpath(file.name) for file in sources.open_source(source)}
-    if common := [file.name for file in sources.open_source(validation) if os.path.realpath(file.name) in names]:
+    names = {os.path.realpath(file.name) for file in sources.open_source(source, ids)}
+    if common := [file.name for file in sources.open_source(validation, ids) if os.path.realpath(file.name) in names]:
         remedy = f"move it out of {source.path}" if len(names) > 1 else "data.validation_source=null takes a part of it"
         raise DataError(f"{common[0]} is in data.source, too, and would be trained on; {remedy}")
 

@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from data.config import Source
+from data.config import Data, Source, Tokenizer
 from data.errors import DataError
+from data.pipeline import open_pipeline
 from data.sources import hub
 from data.sources.document import Refusal
 from data.sources.source import open_source
@@ -83,6 +84,14 @@ def test_a_list_of_integers_is_read_as_token_ids(saved):
     read = [document.pieces[0].content for document in documents(f"hf:{saved}", ids=True, field="tokens")]
     assert {tokens.dtype for tokens in read} == {np.dtype(np.int64)}
     assert [tokens.tolist() for tokens in read] == ROWS["tokens"]
+
+
+def test_slices_of_token_ids_are_training_and_validation(saved, tmp_path):
+    parts = [Source(f"hf:{saved}[{rows}]", field="tokens") for rows in (":70%", "70%:")]
+    config = Data(parts[0], Tokenizer("ids", vocab_size=8), 2, validation_source=parts[1])
+    pipeline = open_pipeline(config, 1, 0, tmp_path)
+    assert [len(split.documents) for (split,) in pipeline.splits] == [70, 30]
+    assert pipeline.validation[0].bytes == sum(max(0, len(ids) - 1) for ids in ROWS["tokens"][70:])
 
 
 def test_a_row_without_text_is_a_refusal_with_its_number(tmp_path):
