@@ -118,6 +118,30 @@ def test_a_cache_without_its_plans_that_can_not_be_written_gives_the_same_rows(t
     assert all((a == b).all() for a, b in zip(found, expected, strict=True))
 
 
+READ = """
+import sys
+from pathlib import Path
+from data.config import Data, Source, Tokenizer
+from data.pipeline import open_pipeline
+config = Data(Source(sys.argv[1]), Tokenizer("bytes"), 16, "best_fit")
+print(open_pipeline(config, 8, 0, Path(sys.argv[2])).rows(3, 0, 8).tokens.sum())
+"""
+MOUNT = 'mount --bind "$2" "$2" && mount -o remount,ro,bind "$2" && ! touch "$2/x" && exec "$0" -c "$3" "$1" "$2"'
+
+
+def test_a_cache_that_is_mounted_read_only_is_read(tmp_path):
+    """Without the plans of this packing, and with the source touched since: where it was seen can't be noted."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("this process may not mount")
+    source, cache = source_of(tmp_path), tmp_path / "cache"
+    expected = open_pipeline(Data(source, Config("bytes"), 16, "best_fit"), 8, 0, tmp_path / "other").rows(3, 0, 8)
+    open_pipeline(Data(source, Config("bytes"), 16), 8, 0, cache)
+    os.utime(source.path, (1, 1))
+    command = ["unshare", "--mount", "sh", "-c", MOUNT, sys.executable, source.path, str(cache), READ]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert process.stdout.split() == [str(expected.tokens.sum())], process.stderr
+
+
 NAMES = st.lists(st.one_of(st.none(), st.integers(-2, 3), st.floats(0, 1), st.sampled_from(["hash", "position", "1"])))
 
 
