@@ -5,6 +5,7 @@ data/pipeline.py asks for the rows of a step. All is closed form: any row can be
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -25,30 +26,38 @@ class MixedSource(NamedTuple):
     repeats: bool
 
 
-class Stretch(NamedTuple):
-    """Rows `start` and following, which have the same shares: those of `sources`, block after block.
+class BlockOrder(NamedTuple):
+    """The order of rows in a block: the source of each, int64 [BLOCK], and the how-manieth of its source it is."""
 
-    `sources` [BLOCK] is the source of each row of a block and `ranks` [BLOCK] the how-manieth of its source it is;
+    sources: np.ndarray
+    ranks: np.ndarray
+
+
+class Stretch(NamedTuple):
+    """Rows `start` and following, which have the same shares: those of one order of rows, block after block.
+
     `counts` [S] are the rows of each source in a block, `before` [S] those in front of the stretch.
     """
 
     start: int
-    sources: np.ndarray
-    ranks: np.ndarray
     counts: np.ndarray
     before: np.ndarray
+
+    @property
+    def order(self) -> BlockOrder:
+        return block_order(tuple(self.counts.tolist()))
 
     def drawn(self, rows: int) -> np.ndarray:
         """int64 [S]: rows of each source in front of row start + `rows`."""
         blocks, rest = divmod(rows, BLOCK)
-        return self.before + blocks * self.counts + np.bincount(self.sources[:rest], minlength=len(self.counts))
+        return self.before + blocks * self.counts + np.bincount(self.order.sources[:rest], minlength=len(self.counts))
 
     def row_of_draw(self, source: int, draw: int) -> int:
         """The row at which a source is drawn for the `draw`-th time (from 0), if the stretch goes on for ever."""
         if not self.counts[source]:
             return NEVER
         block, rank = divmod(draw - int(self.before[source]), int(self.counts[source]))
-        place = np.flatnonzero(self.sources == source)[rank]
+        place = np.flatnonzero(self.order.sources == source)[rank]
         return self.start + block * BLOCK + int(place)
 
 
@@ -71,7 +80,7 @@ class Mixing:
                 if not shares.any():
                     self.end = start
                     return
-                stretch = make_stretch(start, block_counts(shares, sources), before)
+                stretch = Stretch(start, block_counts(shares, sources), before)
                 ends = [stretch.row_of_draw(i, limits[i]) if limits[i] < NEVER else NEVER for i in range(len(sources))]
                 start = min(stop, *ends)
                 ended |= np.array(ends) == start
@@ -87,9 +96,9 @@ class Mixing:
         for index in np.unique(which):
             stretch, chosen = self.stretches[index], which == index
             blocks, places = np.divmod(rows[chosen] - stretch.start, BLOCK)
-            source = stretch.sources[places]
+            source = stretch.order.sources[places]
             sources[chosen] = source
-            numbers[chosen] = stretch.before[source] + blocks * stretch.counts[source] + stretch.ranks[places]
+            numbers[chosen] = stretch.before[source] + blocks * stretch.counts[source] + stretch.order.ranks[places]
         return sources, numbers
 
     def drawn(self, rows: int) -> np.ndarray:
@@ -118,12 +127,13 @@ def block_counts(shares: np.ndarray, sources: Sequence[MixedSource]) -> np.ndarr
     return counts
 
 
-def make_stretch(start: int, counts: np.ndarray, before: np.ndarray) -> Stretch:
-    """A stretch whose rows of each source are spread evenly: the k-th of n stands at (k + 1/2) / n of a block.
+@functools.lru_cache(maxsize=8)  # a megabyte each, and a mixture may have a thousand phases
+def block_order(counts: tuple[int, ...]) -> BlockOrder:
+    """An order in which the rows of each source are spread evenly: the k-th of n stands at (k + 1/2) / n of the block.
 
     So of S sources one of share p is within 1/2 + p (S - 2) / 2 rows of its share, after any number of rows.
     """
     sources = np.repeat(np.arange(len(counts)), counts)
     ranks = np.concatenate([np.arange(count) for count in counts])
-    order = np.argsort((ranks + 0.5) / counts[sources], kind="stable")
-    return Stretch(start, sources[order], ranks[order], counts, before)
+    order = np.argsort((ranks + 0.5) / np.array(counts)[sources], kind="stable")
+    return BlockOrder(sources[order], ranks[order])

@@ -1,6 +1,7 @@
 """Mixtures, row by row, against a plain slow rule, and the rows that several sources give together."""
 
 import json
+import tracemalloc
 from fractions import Fraction
 from pathlib import Path
 
@@ -112,6 +113,17 @@ def test_the_rows_of_a_block_are_within_one_of_the_exact_shares(weights):
     exact = [Fraction(w) / sum(map(Fraction, weights)) * mixture.BLOCK for w in weights]
     assert counts.sum() == mixture.BLOCK
     assert all(abs(count - share) < 1 for count, share in zip(counts.tolist(), exact, strict=True))
+
+
+def test_a_schedule_of_many_phases_takes_little_memory():
+    sources = [MixedSource("one", 1.0, 10, True), MixedSource("other", 1.0, 10, True)]
+    tracemalloc.start()
+    try:
+        Mixing(sources, [(1000 * i, [1.0, 2.0 + i]) for i in range(100)])
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 20e6
 
 
 def test_a_share_of_less_than_a_row_in_a_block_is_refused():
