@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data import plans
@@ -145,6 +145,7 @@ def test_a_cache_that_is_mounted_read_only_is_read(tmp_path):
 NAMES = st.lists(st.one_of(st.none(), st.integers(-2, 3), st.floats(0, 1), st.sampled_from(["hash", "position", "1"])))
 
 
+@settings(deadline=None)
 @given(NAMES, NAMES)
 def test_different_names_never_share_a_file(a, b):
     """1 and 1.0 are one name or two: what they name is the same."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_gpt2_bpe import corpora
 
@@ -140,6 +140,7 @@ def test_documents_that_are_all_of_one_side_are_never_too_few(tmp_path):
     assert len(validation) == 1 and not [line for line in said if "too few" in line]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(CHARACTERS, min_size=1, max_size=8), min_size=1, max_size=6), st.data())
 def test_no_place_in_any_text_cuts_a_character(texts, data):
     joined = "".join(texts)

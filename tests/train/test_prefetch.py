@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 import tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import DataError
@@ -35,6 +35,7 @@ def no_thread_is_left() -> bool:
 DISPATCH = st.tuples(st.integers(0, 5), st.integers(1, 2))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(DISPATCH, st.none() | DISPATCH), max_size=12), st.sets(st.integers(0, 5), max_size=2))
 def test_rows_are_those_of_the_steps_asked_for_whatever_was_predicted(takes, bad):
     """And the error of a step is raised where that step is taken, and nowhere else."""
