@@ -219,15 +219,15 @@ def test_a_source_that_stops_leaves_its_share_to_the_others(opened):
 
 
 def test_a_mixture_of_which_all_sources_end_says_so_before_the_run(opened):
-    mixed = opened({"a": {"at_end": "stop"}, "b": {"at_end": "stop"}}, batch=4)
-    steps = mixed.mixing.end // 4
+    mixed = opened({"a": {"at_end": "stop"}, "b": {"at_end": "stop"}}, batch=1)
+    steps = mixed.mixing.end
     assert mixed.mixing.end == sum(source.packing.rows_per_epoch for source in mixed.sources)
     mixed.check_steps(steps)
-    mixed.rows(steps - 1, 0, 4)
+    mixed.rows(steps - 1, 0, 1)
     with pytest.raises(FieldError, match=rf"before step {steps + 1}; let one of them repeat .*or set steps={steps}$"):
         mixed.check_steps(steps + 1)
     with pytest.raises(DataError, match=r"every source of the mixture has ended after"):
-        mixed.rows(steps, 0, 4)
+        mixed.rows(steps, 0, 1)
     opened({"a": {"at_end": "stop"}, "b": {}}).check_steps(10**9)
 
 

@@ -71,7 +71,7 @@ class Data:
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    made = tiny.experiment(steps=STEPS, steps_per_dispatch=1)
+    made = tiny.experiment(layers=1, steps=STEPS, steps_per_dispatch=1)
     rare = {"evaluation": replace(made.evaluation, every=100), "checkpoints": replace(made.checkpoints, every=100)}
     return Program(replace(made, **rare), jax.devices()[:1])
 
