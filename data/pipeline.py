@@ -166,10 +166,17 @@ def open_pipeline(
 
 
 def check_length(documents: Documents, config: Data, part: Part) -> None:
-    """Raises DataError where the documents have too few tokens to fill a row."""
+    """Raises DataError where the documents have nothing to predict, or too few tokens to fill a row."""
     targets = documents.targets
-    if targets < (config.length if config.packing in ("windows", "concatenate") else 1):
+    if not targets:
+        raise DataError(f"{part.source.path}: nothing to train on: no document of its training part has two tokens")
+    if documents.pieces is not None and not documents.pieces.counted.any():
+        raise DataError(
+            f"{part.source.path}: nothing to train on: all its tokens are of prompts, every text of field "
+            f"{part.source.field!r} is empty"
+        )
+    if config.packing in ("windows", "concatenate") and targets < config.length:
         raise DataError(
             f"{part.source.path}: {targets} tokens to predict are fewer than a row of data.length={config.length}; "
-            f"data.length={max(1, targets)} would fit"
+            f"data.length={targets} would fit"
         )

@@ -33,11 +33,16 @@ def note_use(folder: Path) -> None:
         os.utime(folder / "manifest.json")
 
 
+def absolute_name(name: str) -> str:
+    """The name of a file, the same in every working directory; that of no local file (a URL) as it is."""
+    return os.path.abspath(name) if os.path.exists(name) else name
+
+
 class Place:
     """Where a source lies, and the sizes and times of change of its files: what a later start compares."""
 
     def __init__(self, source: Source, files: list[SourceFile]):
-        identity = [source.field, source.prompt, *(file.name for file in files)]
+        identity = [source.field, source.prompt, *(absolute_name(file.name) for file in files)]
         self.name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
         self.stamps = [file.stamp for file in files]
 

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import json
 import math
 from dataclasses import replace
 
@@ -248,6 +249,24 @@ def test_a_text_shorter_than_a_row_says_what_would_fit(tmp_path, packing):
         open_pipeline(config, 1, 0, tmp_path)
     four = Data(Source(str(tmp_path / "a.txt")), Config("bytes"), 4, **halves)
     assert open_pipeline(four, 1, 0, tmp_path).rows(0, 0, 1).tokens.shape == (1, 4)
+
+
+@pytest.mark.parametrize("packing", ["concatenate", "windows", "best_fit", "padding"])
+@pytest.mark.parametrize(
+    "record, message",
+    [
+        ({"text": "a"}, "no document of its training part has two tokens"),
+        ({"question": "why?", "text": ""}, "is empty"),
+    ],
+)
+def test_training_with_nothing_to_predict_is_refused(tmp_path, packing, record, message):
+    (tmp_path / "train.jsonl").write_text(f"{json.dumps(record)}\n" * 10)
+    (tmp_path / "other.txt").write_text("0123456789")
+    source = Source(str(tmp_path / "train.jsonl"), prompt="question" if "question" in record else None)
+    validation = Source(str(tmp_path / "other.txt"))
+    config = Data(source, Config("bytes"), 4, packing, validation_source=validation)
+    with pytest.raises(DataError, match=f"train.jsonl: nothing to train on: .*{message}"):
+        open_pipeline(config, 1, 0, tmp_path / "cache")
 
 
 def test_a_validation_split_without_a_target_is_refused(tmp_path):

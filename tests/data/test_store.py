@@ -123,6 +123,17 @@ def test_files_that_did_not_change_are_not_read_again(tmp_path, monkeypatch):
         open_store(source, Bytes(), tmp_path / "cache")
 
 
+def test_one_relative_path_in_two_folders_is_two_sources(tmp_path, monkeypatch):
+    """Files of one size and time of change, as archives with a fixed time unpack them, but of different content."""
+    for folder, text in (("one", "aaaa"), ("other", "bbbb")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "corpus.txt").write_text(text)
+        os.utime(tmp_path / folder / "corpus.txt", (1, 1))
+        monkeypatch.chdir(tmp_path / folder)
+        opened = open_store(Source("corpus.txt"), Bytes(), tmp_path / "cache")
+        assert documents_of(opened.documents) == [list(text.encode())]
+
+
 def test_a_folder_that_was_moved_is_found_by_its_content(tmp_path):
     (tmp_path / "one").mkdir()
     written(tmp_path / "one", ["one", "two"])
