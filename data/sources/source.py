@@ -26,7 +26,9 @@ EMBEDDED = {"embedded:shakespeare": str(Path(__file__).parents[1] / "corpora" / 
 DATA_SETS = {"tfds": tfds.open_split, "hf": hub.open_split}  # by what stands before the colon of a path
 KINDS = "a file, a folder, a glob, a URL (s3://BUCKET/PATH), a data set"
 KINDS += f" ({tfds.PREFIX}NAME/SPLIT, {hub.PREFIX}NAME/SPLIT) or {', '.join(EMBEDDED)}"
-FIELD_REMEDY = "set the source's field (data.source.field, or data.validation_source.field)"
+FIELD_REMEDY = (
+    "set the source's field (data.source.field, data.source.prompt for the prompt, or those of data.validation_source)"
+)
 
 
 def open_source(source: Source, ids: bool = False, field_remedy: str = FIELD_REMEDY) -> list[SourceFile]:

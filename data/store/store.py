@@ -136,7 +136,7 @@ def find_by_content(
     alike = [m for m in manifests(stores_folder(cache), tokenizer_part(tokenizer)) if m["sizes"] == sizes]
     if not alike:
         return None
-    report(f"{source.path}: its files were moved or touched since they were tokenized; comparing their content")
+    report(f"{source.path}: files of the same sizes were tokenized before; comparing their content")
     fingerprint = combine_fingerprint(source, ((file, file.digest()) for file in files))
     folder = stores_folder(cache) / store_name(tokenizer, fingerprint)
     if not (folder / "manifest.json").is_file():

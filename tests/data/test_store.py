@@ -141,7 +141,7 @@ def test_a_folder_that_was_moved_is_found_by_its_content(tmp_path):
     (tmp_path / "one").rename(tmp_path / "other")
     lines: list[str] = []
     assert open_store(Source(str(tmp_path / "other")), Bytes(), tmp_path / "cache", lines.append).folder == first.folder
-    assert len(lines) == 1 and "moved or touched" in lines[0]
+    assert len(lines) == 1 and "comparing their content" in lines[0]
     assert find_store(tmp_path / "cache", first.fingerprint).folder == first.folder
     assert find_store(tmp_path / "cache", first.fingerprint | {"source": "0" * 64}) is None
 
