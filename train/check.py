@@ -150,9 +150,10 @@ def check_spans(data: Data) -> None:
 
 
 def check_mixture(data: Data) -> None:
-    """Raises ConfigError for weights that mix nothing, phases out of order, and shares that are none."""
-    for part in data.parts:
-        require("data.source.max_refused", part.source.max_refused, 0 <= part.source.max_refused <= 1, "from 0 to 1")
+    """Raises ConfigError for weights that mix nothing, phases out of order, bad shares, and prompts that are all."""
+    for source in (part.source for part in data.parts):
+        require("data.source.max_refused", source.max_refused, 0 <= source.max_refused <= 1, "from 0 to 1")
+        require("data.source.prompt", source.prompt, source.prompt != source.field, "another field than the source's")
     if not isinstance(data.source, Mixture):
         return
     weights = {"data.source.parts": [part.weight for part in data.parts]}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 def cache_folder() -> Path:
     """Where tokenized stores and compiled programs are kept."""
-    return Path(os.environ.get("SKALD_CACHE", "~/.cache/skald")).expanduser()
+    return Path(os.environ.get("SKALD_CACHE") or "~/.cache/skald").expanduser()
 
 
 def compiled_folder() -> Path:

@@ -341,6 +341,11 @@ def test_an_empty_cache_is_listed_too(alone):
     assert json.loads(pruned[1])["removed"] == []
 
 
+def test_an_empty_variable_means_the_default_cache(tmp_path):
+    unset = InProcess(tmp_path, HOME=str(tmp_path), SKALD_CACHE="")
+    assert unset.run(["cache"]) == (0, f"in all: 0 bytes in {tmp_path}/.cache/skald\n", "")
+
+
 # What can't be done
 
 
@@ -366,6 +371,7 @@ def bad_sources(folder: Path) -> list[tuple[list, int, list[str]]]:
         (["prepare", *on_bytes("gone.txt")], 1, ["gone.txt: no such file"]),
         (["data", *on_bytes("gone.txt"), "--step", 0], 1, ["gone.txt: no such file"]),
         (["prepare", *on_bytes("bad.jsonl")], 1, ["bad.jsonl:2: not a JSON value"]),
+        (["prepare", *on_bytes("bad.jsonl", "data.source.prompt=text")], 2, ["data.source.prompt", "another", "text"]),
         (["prepare", *on_bytes("a.parquet")], 1, ["a.parquet: no column 'text'", "'story'", "data.source.field"]),
         (["prepare", *on_bytes("cut.jsonl.gz")], 1, ["cut.jsonl.gz: gzip data cut off at byte"]),
         (["prepare", *on_bytes("flipped.jsonl.gz")], 1, ["flipped.jsonl.gz: gzip data damaged"]),
