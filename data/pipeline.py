@@ -170,7 +170,7 @@ def check_length(documents: Documents, config: Data, part: Part) -> None:
     targets = documents.targets
     if not targets:
         raise DataError(f"{part.source.path}: nothing to train on: no document of its training part has two tokens")
-    if documents.pieces is not None and not documents.pieces.counted.any():
+    if documents.pieces is not None and not documents.pieces.any_counted(len(documents.tokens)):
         raise DataError(
             f"{part.source.path}: nothing to train on: all its tokens are of prompts, every text of field "
             f"{part.source.field!r} is empty"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ class ScoredText(NamedTuple):
 
 
 class Window(NamedTuple):
-    """One row of a document: it reads tokens[start:stop] and predicts tokens[start + 1 : stop + 1].
+    """A part of a document, in one row: it reads tokens[start:stop] and predicts tokens[start + 1 : stop + 1].
 
     Its first `overlap` targets counted in an earlier window. `has_end`: its last target is the document's end token.
     """
@@ -39,11 +39,26 @@ def scoring_rows(documents: Documents, length: int, stride: int, batch_size: int
     """Batches of `batch_size` rows that score documents in windows of `length` tokens, `stride` apart.
 
     Every token but each document's first is a target exactly once: where windows overlap, in the first of them. Those
-    of pieces that do not count have no weight. The last batch is filled up with rows of weight 0.
+    of pieces that do not count have no weight. Short windows share a row, each with a segment of its own. The last
+    batch is filled up with rows of weight 0.
     """
-    windows = document_windows(documents, length, stride)
-    while batch := list(itertools.islice(windows, batch_size)):
-        yield pad_windows(documents, batch, length, batch_size)
+    rows = share_rows(document_windows(documents, length, stride), length)
+    while batch := list(itertools.islice(rows, batch_size)):
+        yield fill_windows(documents, batch, length, batch_size)
+
+
+def share_rows(windows: Iterable[Window], length: int) -> Iterator[list[Window]]:
+    """The windows of each row: as many in a row, in their order, as there is room for."""
+    row, room = [], length
+    for window in windows:
+        size = window.stop - window.start
+        if size > room:
+            yield row
+            row, room = [], length
+        row.append(window)
+        room -= size
+    if row:
+        yield row
 
 
 def document_windows(documents: Documents, length: int, stride: int) -> Iterator[Window]:
@@ -68,16 +83,30 @@ def window_starts(first: int, stop: int, length: int, stride: int) -> range:
     return range(first, first + extra * stride + 1, stride) if targets > 0 else range(0)
 
 
-def pad_windows(documents: Documents, windows: list[Window], length: int, batch_size: int) -> ScoredRows:
-    """A batch of windows, filled up with zeros to `batch_size` rows of `length` tokens."""
-    ids, targets = np.zeros((batch_size, length), np.int32), np.zeros((batch_size, length), np.int32)
-    weights, segments = np.zeros((batch_size, length), np.float32), np.zeros((batch_size, length), np.int32)
-    text = np.zeros((batch_size, length), np.float32)
-    for row, (start, stop, overlap, has_end) in enumerate(windows):
-        size = stop - start
-        read = documents.tokens[start : stop + 1]
-        ids[row, :size], targets[row, :size], segments[row, :size] = read[:-1], read[1:], 1
-        weights[row, overlap:size] = documents.counts(np.arange(start + 1, stop + 1))[overlap:]
-        text[row, : size - has_end] = weights[row, : size - has_end]
-    positions = np.broadcast_to(np.arange(length, dtype=np.int32), ids.shape)
-    return ScoredRows(Rows(ids, targets, segments, positions, weights), text)
+def fill_windows(documents: Documents, batch: list[list[Window]], length: int, batch_size: int) -> ScoredRows:
+    """A batch of the windows of each row, filled up with zeros to `batch_size` rows of `length` tokens."""
+    rows = Rows.empty(batch_size, length)
+    for array in rows:
+        array[:] = 0
+    scored = ScoredRows(rows, np.zeros((batch_size, length), np.float32))
+    for number, windows in enumerate(batch):
+        column = 0
+        for segment, window in enumerate(windows, 1):
+            fill_window(scored, documents, window, number, column, segment)
+            column += window.stop - window.start
+    return scored
+
+
+def fill_window(scored: ScoredRows, documents: Documents, window: Window, row: int, column: int, segment: int) -> None:
+    """Writes a window into a row, from a column on."""
+    (start, stop, overlap, has_end), rows = window, scored.rows
+    size = stop - start
+    part = row, slice(column, column + size)
+    read = documents.tokens[start : stop + 1]
+    rows.tokens[part], rows.targets[part], rows.segments[part] = read[:-1], read[1:], segment
+    rows.positions[part] = np.arange(size)
+    weights = documents.counts(np.arange(start + 1, stop + 1))
+    weights[:overlap] = False
+    rows.weights[part] = weights
+    weights[size - has_end :] = False
+    scored.text[part] = weights

@@ -107,7 +107,7 @@ def parse_metadata(file: Path, modified_ns: int) -> dict:
     """The file's metadata, parsed once while it does not change: its tokenizer may be megabytes, and many read it."""
     del modified_ns
     metadata = json.loads(file.read_text())
-    data = metadata["data"]
+    data = metadata.get("data", {})
     if "train" in data:  # of 0.3 and before: one source, rows in another order
         data = {"order": 1, "training": [data["train"]], "validation": [data["validation"]]}
     return {**metadata, "data": data, "config": fields.with_current_names(metadata["config"])}

@@ -56,7 +56,8 @@ def from_json(declared, value, path: str = ""):
         return tuple(from_json(item_type, v, f"{path}.{i}") for i, v in enumerate(value))
     classes = {c.__name__: c for c in choices if dataclasses.is_dataclass(c)}
     if classes and isinstance(value, dict):
-        kind = classes.get(value.get("is", next(iter(classes)) if len(classes) == 1 else ""))
+        fitting = [name for name, c in classes.items() if len(classes) == 1 or value.keys() <= field_types(c).keys()]
+        kind = classes.get(value.get("is", fitting[0] if len(fitting) == 1 else ""))
         if kind is None:
             raise ConfigError(f"{path}: expected one of {', '.join(classes)}, got {value.get('is')!r}")
         return build(kind, {k: v for k, v in value.items() if k != "is"}, path)

@@ -107,7 +107,8 @@ def piece_segments(tokenizer: Tokenizer, piece: LongPiece, origin: str, hashed) 
     first = next(piece.parts)
     parts = itertools.chain([first], piece.parts)
     if isinstance(first, str):
-        for text, continued in text_segments(tokenizer, hashed_texts(parts, hashed), origin):
+        texts = text_segments(tokenizer, hashed_texts(parts, hashed), origin)
+        for text, continued in itertools.chain([next(texts, ("", False))], texts):  # an empty piece is one, too
             yield Segment(text, origin, not continued, continued, piece.counted)
         return
     for number, ids in enumerate(parts):

@@ -330,11 +330,17 @@ def test_every_target_counts_once_with_all_the_context_its_window_has(documents,
     for scored in scoring_rows(joined, length, stride, batch):
         assert scored.rows.tokens.shape == scored.text.shape == (batch, length)
         text += scored.rows.targets[scored.text > 0].tolist()
-        for tokens, following, segments, _, weights in zip(*scored.rows, strict=True):
+        for tokens, following, segments, positions, weights in zip(*scored.rows, strict=True):
             for t in np.flatnonzero(weights):
-                assert following[t] == tokens[t] + 1 and segments[: t + 1].all()
+                first = t - positions[t]  # of its window
+                assert (
+                    following[t] == tokens[t] + 1
+                    and (tokens[first : t + 1] == tokens[first] + np.arange(t + 1 - first)).all()
+                )
+                assert set(segments[first : t + 1]) == {segments[t]} and segments[t] > 0
+                assert first == 0 or segments[first - 1] == segments[t] - 1, "windows of a row do not see each other"
                 assert following[t] not in seen
-                seen[int(following[t])] = int(t + 1)  # tokens it is predicted from
+                seen[int(following[t])] = int(positions[t] + 1)  # tokens it is predicted from
     bounds = list(itertools.pairwise(joined.offsets.tolist()))
     assert sorted(seen) == targets(joined)
     assert sorted(text) == [token for start, stop in bounds for token in range(start + 1, stop - ended)]
@@ -343,6 +349,12 @@ def test_every_target_counts_once_with_all_the_context_its_window_has(documents,
             before = token - first
             assert seen[token] >= min(before, length - stride + 1), "overlap is context"
             assert seen[token] == before or seen[token] <= length
+
+
+def test_short_documents_share_rows_when_they_are_scored():
+    (scored,) = scoring_rows(numbered([6, 4, 9, 2, 3, 12]), 12, 12, 4)
+    assert [sorted(set(row) - {0}) for row in scored.rows.segments.tolist()] == [[1, 2], [1, 2, 3], [1], []]
+    assert scored.rows.weights.sum() == 5 + 3 + 8 + 1 + 2 + 11
 
 
 def test_windows_of_64_are_what_nanogpts_table_counts():

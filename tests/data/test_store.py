@@ -86,6 +86,14 @@ def test_prompts_are_pieces_that_do_not_count(tmp_path):
     assert documents.sizes.tolist() == [1, 2]
 
 
+def test_the_end_behind_an_empty_response_counts(tmp_path):
+    """Else a model would never learn to end at once."""
+    (tmp_path / "a.jsonl").write_text('{"q": "ab", "text": ""}\n{"q": "", "text": "c"}\n')
+    documents = open_store(Source(str(tmp_path / "a.jsonl"), prompt="q"), Ended(), tmp_path / "cache").documents
+    assert documents_of(documents) == [[257, *b"ab", 256], [257, *b"c", 256]]
+    assert documents.counts(np.arange(7)).tolist() == [False, False, False, True, False, True, True]
+
+
 # When a store is made
 
 
