@@ -100,7 +100,7 @@ def test_the_python_surface(run, trained_run):
 @pytest.mark.parametrize("name, content", [("one.txt", "a"), ("none.jsonl", ""), ("ones.jsonl", '{"text": "a"}\n' * 3)])
 def test_a_text_without_a_token_to_predict_is_refused(run, tmp_path, name, content):
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=f"{name}: nothing to score"):
+    with pytest.raises(DataError, match=f"{name}: no" + ("thing to score" if content else " text, the file is empty")):
         run.evaluate(str(tmp_path / name))
     with pytest.raises(DataError, match="path is empty"):
         run.evaluate("")
@@ -141,8 +141,18 @@ def test_a_validation_text_that_can_not_be_read_any_more_is_another_one(run, tmp
 
     (tmp_path / "a.jsonl").write_text('{"body": "x"}')
     config = replace(run.config, data=replace(run.config.data, validation_source=Source(str(tmp_path / "a.jsonl"))))
+    changed = with_config(run, config)
+    changed.metadata = json.loads(json.dumps(run.metadata))
+    changed.metadata["data"]["validation"][0]["source"] = "0" * 64  # of a store that the cache has no more
     with pytest.raises(DataError, match=r"a.jsonl: not the validation text .*--text FILE; in Python text="):
-        evaluate(with_config(run, config))
+        evaluate(changed)
+
+
+def test_a_validation_text_that_is_gone_is_scored_from_its_store(run):
+    from launch.inference.scoring import evaluate
+
+    source = replace(run.config.data, source=Source("a text that is gone"))
+    assert evaluate(with_config(run, replace(run.config, data=source))) == run.evaluate()
 
 
 def test_another_validation_text_than_the_runs_is_refused(run):
