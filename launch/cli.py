@@ -209,7 +209,7 @@ def main(argv: list[str] | None = None) -> int:
         if "config" in arguments:
             name = arguments.config or BENCH_DEFAULTS[arguments.what]
             arguments.experiment = experiments.resolve(name, arguments.set, arguments.seed)
-        trains = arguments.command in ("train", "plan") or getattr(arguments, "what", "") == "train"
+        trains = arguments.command in ("train", "plan") or getattr(arguments, "what", "") in ("train", "data")
         slot = detect(os.environ) if arguments.command == "train" else None
         compile_only = bool(getattr(arguments, "topology", None))
         if arguments.command not in WITHOUT_JAX:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,14 +30,14 @@ def cases(arguments: Namespace) -> list[dict]:
     return [{"batch": arguments.experiment.batch_size}]
 
 
-def task(experiment: Experiment, batch: int):
+def task(experiment: Experiment, batch: int, listeners: Sequence[Callable] = ()) -> Callable[[], float]:
     """A function that goes on training for about SECONDS and returns tokens a second."""
     e = replace(experiment, batch_size=batch, steps=10**9)  # no pause falls into a run
     e = replace(e, evaluation=replace(e.evaluation, every=10**9), checkpoints=replace(e.checkpoints, every=10**9))
     check(e)
     data = open_pipeline(e.data, e.batch_size, e.seed, cache_folder())
     check_vocabulary(e, data.tokenizer.vocab_size)
-    run = Run(make_program(e), Path(), data)
+    run = Run(make_program(e), Path(), data, listeners)
     run.state = run.create_state()
     size = [2 * run.next_count()]
 

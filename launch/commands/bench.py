@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
-from launch.bench import decoding, feeding, training
+from launch.bench import decoding, feeding, training, waiting
 from launch.bench.measure import measure
 from train.check import check_vocabulary_stated
 from train.fields import ConfigError
@@ -23,6 +23,8 @@ def main(arguments: Namespace) -> int:
     results = []
     for case in bench.cases(arguments):
         results.append(measure(bench, arguments.experiment, case, arguments))
+        if arguments.what == "data":
+            results[-1]["data_wait"] = waiting.data_wait(arguments.experiment)
         if not arguments.json:
             print(summary(results[-1]), flush=True)
     if arguments.json:
@@ -37,4 +39,5 @@ def summary(result: dict) -> str:
     if "ratio" in result:
         other = result["against"]
         text += f"; {other['name']} {other['tokens_per_second']:,.0f}; ratio {result['ratio']:.2f}"
-    return f"{text}; limit of this machine {result['limit_tokens_per_second']:,.0f}"
+    text += f"; limit of this machine {result['limit_tokens_per_second']:,.0f}"
+    return text + (f"; training waits {result['data_wait']:.2%} of its time for rows" if "data_wait" in result else "")

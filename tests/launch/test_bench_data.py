@@ -16,6 +16,7 @@ def test_rows_are_counted_and_compared_with_a_peers(skald):
     pytest.importorskip("grain")
     result = bench(skald, "--against", "grain", "--json")
     assert result["tokens_per_second"] > 0 and result["limit_tokens_per_second"] > result["tokens_per_second"]
+    assert 0 <= result["data_wait"] < 0.5
     assert result["against"]["name"].startswith("Grain") and result["against"]["tokens_per_second"] > 0
     assert result["ratio"] == pytest.approx(result["tokens_per_second"] / result["against"]["tokens_per_second"], 0.01)
 
