@@ -12,6 +12,7 @@ def bench(skald, *arguments):
     return json.loads(out)
 
 
+@pytest.mark.slow(35)
 def test_rows_are_counted_and_compared_with_a_peers(skald):
     pytest.importorskip("grain")
     result = bench(skald, "--against", "grain", "--json")
