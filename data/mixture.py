@@ -65,25 +65,24 @@ class Mixing:
     """Maps rows of the run to (source, row of the source), by tokens: a source of shorter rows gives more of them.
 
     `phases` are (first row, weights [S]) in order, the first from row 0. Where a source that does not repeat has given
-    its epoch, the others share what was its: a new stretch begins. `end` is the row at which none is left.
+    its epoch and would be drawn again, a new stretch begins, in which the others share what was its. `end` is the row
+    at which none is left.
     """
 
     def __init__(self, sources: Sequence[MixedSource], phases: Sequence[tuple[int, Sequence[float]]]):
         self.sources, self.stretches, self.end = sources, [], NEVER
-        ended = np.zeros(len(sources), bool)
         limits = [NEVER if source.repeats else source.rows_per_epoch for source in sources]
         before = np.zeros(len(sources), np.int64)
         for number, (start, weights) in enumerate(phases):
             stop = phases[number + 1][0] if number + 1 < len(phases) else NEVER
             while start < stop:
-                shares = np.where(ended, 0, weights) / [source.row_tokens for source in sources]
+                shares = np.where(before >= limits, 0, weights) / [source.row_tokens for source in sources]
                 if not shares.any():
                     self.end = start
                     return
                 stretch = Stretch(start, block_counts(shares, sources), before)
                 ends = [stretch.row_of_draw(i, limits[i]) if limits[i] < NEVER else NEVER for i in range(len(sources))]
                 start = min(stop, *ends)
-                ended |= np.array(ends) == start
                 before = stretch.drawn(start - stretch.start) if start < NEVER else before
                 self.stretches.append(stretch)
 
