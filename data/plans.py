@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
+from data.whole_file import whole_file
 
 RULES = 1  # of data/splits.py, packing.py and permutation.py: raised with any change to the arrays that they make
 
@@ -90,14 +90,5 @@ def load_saved(files: Sequence[Path]) -> list[np.ndarray] | None:
 def save_whole(file: Path, array: np.ndarray) -> None:
     """Saves an array so that the file is there whole or not at all."""
     file.parent.mkdir(exist_ok=True)  # without parents: a store that was removed meanwhile is not begun anew
-    # Not one of tempfile's, which no other user can read.
-    temporary = file.with_name(f"{file.stem}.unfinished-{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as opened:
-            np.save(opened, array)
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(file) as opened:
+        np.save(opened, array)

@@ -16,9 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from data.errors import DataError
 
-INPUT_BYTES = (
-    4096  # decompressed at once. Few, as zlib makes at most 1032 times as many of them, Zstandard 40,000 times
-)
+INPUT_BYTES = 4096  # decompressed at once: zlib makes at most 1032 times as many bytes of them, Zstandard 40,000 times
 OUTPUT_BYTES = 1 << 20
 REMEDY = "copy the file again from where it came from"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data.config import Source
 from data.sources.document import SourceFile
+from data.whole_file import whole_file
 
 FORMAT = 5  # of a store's files; part of its name
 
@@ -60,8 +61,7 @@ class Place:
         """Notes in a store that its source lies here, where that can be written."""
         try:
             (folder / "places").mkdir(exist_ok=True)
-            temporary = folder / "places" / f"{self.name}.{os.getpid()}.unfinished"
-            temporary.write_text(json.dumps(self.stamps))
-            temporary.replace(folder / "places" / f"{self.name}.json")
+            with whole_file(folder / "places" / f"{self.name}.json") as file:
+                file.write(json.dumps(self.stamps).encode())
         except OSError:
             return  # a cache that can't be written: the files are compared by content each time

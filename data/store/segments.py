@@ -103,13 +103,14 @@ def joined_pieces(document: Document) -> Iterator[LongPiece]:
 
 def piece_segments(tokenizer: Tokenizer, piece: LongPiece, origin: str, hashed) -> Iterator[Segment]:
     """The segments of a piece; `hashed` takes its content in."""
-
-    first = next(piece.parts)
+    first, offset = next(piece.parts), 0
     parts = itertools.chain([first], piece.parts)
     if isinstance(first, str):
         texts = text_segments(tokenizer, hashed_texts(parts, hashed), origin)
         for text, continued in itertools.chain([next(texts, ("", False))], texts):  # an empty piece is one, too
-            yield Segment(text, origin, not continued, continued, piece.counted)
+            place = f"{origin} from offset {offset}" if offset else origin  # errors count from there
+            yield Segment(text, place, not continued, continued, piece.counted)
+            offset += len(text)
         return
     for number, ids in enumerate(parts):
         hashed.update(np.ascontiguousarray(ids, "<i8").tobytes())

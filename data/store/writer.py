@@ -13,6 +13,7 @@ import numpy as np
 from data.errors import DataError
 from data.store.segments import DocumentEnd, EncodedSegments, Event, FileEnd, Segment
 from data.tokenizers.tokenizer import Tokenizer
+from data.whole_file import whole_file
 
 SHARD_TOKENS = 1 << 26  # about 128 MB; a document stays in one shard, whatever its length
 REASONS = 20  # of refusals that are kept word by word
@@ -230,10 +231,5 @@ def join_arrays(target: Path, parts: list[Path], dtype: np.dtype, leading: bool)
 
 
 def write_json(file: Path, value) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    temporary = file.with_suffix(".unfinished")
-    with temporary.open("w") as opened:
-        json.dump(value, opened)
-        opened.flush()
-        os.fsync(opened.fileno())
-    temporary.replace(file)
+    with whole_file(file) as opened:
+        opened.write(json.dumps(value).encode())

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import shlex
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from data.config import Source
 from data.config import Tokenizer as Config
 from data.sources.source import open_source, read_documents
 from data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from data.tokenizers.training import Sample, Trainer, document_lines, draw_sample, train
+from data.whole_file import whole_file
 from launch.commands.quantities import count, format_size
 from train.fields import ConfigError
 
@@ -28,10 +26,13 @@ def main(arguments: Namespace) -> int:
     out, sources = Path(arguments.out), [Source(path, arguments.field) for path in arguments.files]
     trainer = Trainer(arguments.kind, arguments.vocab_size, arguments.sample_bytes)
     check_out(out, arguments.force)
-    with whole_file(out) as file:
-        sample = read_sample(sources, trainer.sample_bytes)
-        report(f"training {trainer.kind}, {trainer.vocab_size:,} tokens, on {describe(sample)}")
-        file.write(train(trainer, sample))
+    try:
+        with whole_file(out) as file:
+            sample = read_sample(sources, trainer.sample_bytes)
+            report(f"training {trainer.kind}, {trainer.vocab_size:,} tokens, on {describe(sample)}")
+            file.write(train(trainer, sample))
+    except OSError as error:  # not of the sources: their errors are DataErrors
+        raise ConfigError(f"--out {out}: can't be written ({error.strerror})") from None
     tokenizer = build_tokenizer(Config("sentencepiece", str(out)), sources)
     print_result(out, trainer, sample, bytes_per_token(tokenizer, sample), arguments.json)
     return 0
@@ -45,24 +46,6 @@ def check_out(out: Path, force: bool) -> None:
         raise ConfigError(f"--out {out}: there is no folder {out.parent}")
     if out.exists() and not force:
         raise ConfigError(f"--out {out}: is there already; --force writes over it")
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes its name `path` once all is written; where that fails nothing is left of it."""
-    unfinished = path.with_name(f"{path.name}.unfinished-{os.getpid()}")
-    try:
-        file = unfinished.open("xb")
-    except OSError as error:
-        raise ConfigError(f"--out {path}: can't be written ({error.strerror})") from None
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def read_sample(sources: list[Source], limit: int) -> Sample:

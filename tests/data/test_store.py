@@ -207,6 +207,12 @@ def test_a_document_that_the_tokenizer_refuses_leaves_nothing_behind(tmp_path):
     assert [Characters(" aefinv").decode(d) for d in documents_of(store.documents)] == ["fine", "a fine vine"]
 
 
+def test_the_place_of_an_error_deep_in_a_long_text_is_told(tmp_path):
+    (tmp_path / "a.txt").write_text("ab " * 50_000 + "aé")
+    with pytest.raises(DataError, match=r"a.txt from offset 131072: character 'é' .* at offset 18929 is not among"):
+        open_store(Source(str(tmp_path / "a.txt")), Characters(" ab"), tmp_path / "cache")
+
+
 @pytest.mark.parametrize("content", ["", "\n", '{"text": ""}\n'])
 def test_text_without_a_token_makes_no_store(tmp_path, content):
     (tmp_path / "a.jsonl").write_text(content)
