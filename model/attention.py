@@ -3,6 +3,8 @@ block in model/transformer.py."""
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -14,25 +16,31 @@ from model.cache import KeyValues
 from model.forward_pass import ForwardPass
 from model.layers import Norm, ParameterFactory, add_bias, at_least_float32, project
 from model.positions import apply_rotary
+from model.sharding import shard
 
 
 class Attention(nnx.Module):
-    """Weights query [D, N, H], key and value [D, K, H], output [N, H, D]."""
+    """Weights query [D, N, H], key [D, K, H], value [D, K, H], output [N, H, D]. The H of value and output may be one
+    of its own (config.value_width)."""
 
     def __init__(self, config: c.Attention, width: int, declare: ParameterFactory):
         self.config = config
         heads, kv_heads, size = config.heads, config.kv_heads, config.head_width
+        value_size = config.value_width or size
         self.query = declare.weight(("width", "heads", "head_width"), (width, heads, size))
         self.key = declare.weight(("width", "kv_heads", "head_width"), (width, kv_heads, size))
-        self.value = declare.weight(("width", "kv_heads", "head_width"), (width, kv_heads, size))
-        self.output = declare.residual(("heads", "head_width", "width"), (heads, size, width), input_axes=2)
+        self.value = declare.weight(("width", "kv_heads", "head_width"), (width, kv_heads, value_size))
+        self.output = declare.residual(("heads", "head_width", "width"), (heads, value_size, width), input_axes=2)
         self.query_bias = declare.zeros(("heads", "head_width"), (heads, size)) if config.bias else None
         self.key_bias = declare.zeros(("kv_heads", "head_width"), (kv_heads, size)) if config.bias else None
-        self.value_bias = declare.zeros(("kv_heads", "head_width"), (kv_heads, size)) if config.bias else None
+        self.value_bias = declare.zeros(("kv_heads", "head_width"), (kv_heads, value_size)) if config.bias else None
         self.output_bias = declare.zeros(("features",), (width,)) if config.output_bias else None
+        first = 0 if config.query_key_norm_over == "heads" else 1  # of the axes that the norms are over
+        query_norm_axes = (("heads", "head_width")[first:], (heads, size)[first:])
+        key_norm_axes = (("kv_heads", "head_width")[first:], (kv_heads, size)[first:])
         norm = config.query_key_norm
-        self.query_norm = Norm(norm, declare, "head_width", size) if norm else None
-        self.key_norm = Norm(norm, declare, "head_width", size) if norm else None
+        self.query_norm = Norm(norm, declare, *query_norm_axes) if norm else None
+        self.key_norm = Norm(norm, declare, *key_norm_axes) if norm else None
 
     def __call__(self, x_BTD: jax.Array, forward_pass: ForwardPass, kv_cache: KeyValues | None):
         """[B, T, D] -> [B, T, D], and the cache with these tokens' keys and values added (None stays None)."""
@@ -62,11 +70,20 @@ class Attention(nnx.Module):
             query_BNTH,
             key_BKSH,
             value_BKSH,
-            forward_pass.mask,
+            dataclasses.replace(forward_pass.mask, window=self.config.window),
             (self.config.dropout, forward_pass.dropout_key("weights")),
+            self.config.score_cap,
         )
         out_BTD = project("BTNH,NHD->BTD", jnp.swapaxes(context_BNTH, 1, 2), self.output, "batch", "time", None)
         return add_bias(out_BTD, self.output_bias), kv_cache
+
+    def memory(self, rows: int, slots: int, dtype: jnp.dtype) -> KeyValues:
+        """The empty keys and values of `rows` sequences of at most `slots` tokens."""
+        key_BKSH, value_BKSH = (
+            shard(jnp.zeros((rows, self.config.kv_heads, slots, size), dtype), "batch", "kv_heads", None, None)
+            for size in (self.config.head_width, self.config.value_width or self.config.head_width)
+        )
+        return KeyValues(key_BKSH, value_BKSH)
 
     @property
     def scale(self) -> float:

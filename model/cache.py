@@ -1,11 +1,12 @@
-"""The cache of a model while decoding: keys and values, and the last input of each branch with a token shift.
+"""The cache of a model while decoding: what each layer remembers of the tokens that it has read.
 
-Transformer.init_cache creates it, attention and block read and return it; the decoder passes it on unopened.
+Transformer.init_cache creates it from the `memory` of every mixer, mixers and blocks read and return their parts; the
+decoder passes it on unopened.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +23,10 @@ class KeyValues(NamedTuple):
 
 
 class LayerCache(NamedTuple):
-    """One layer's cache. `mixer_input`, `feed_forward_input`: of the last token [B, 1, D]; None without token shift."""
+    """One layer's cache. `mixer`: what the mixer's own `memory` made, a pytree that only it opens. `mixer_input`,
+    `feed_forward_input`: of the last token [B, 1, D]; None without token shift."""
 
-    attention: KeyValues
+    mixer: Any
     mixer_input: jax.Array | None = None
     feed_forward_input: jax.Array | None = None
 

@@ -1,4 +1,4 @@
-"""The config of a Transformer: frozen dataclasses that mirror the modules built from them.
+"""The config of a model: frozen dataclasses that mirror the modules built from them.
 
 Experiments (configs/) fill them in; model/transformer.py and its parts read them. They hold only values: no JAX,
 no defaults that depend on a machine. Sizes are numbers of features unless a line says otherwise.
@@ -15,20 +15,57 @@ class Norm:
     """Normalisation over the last axis, computed in float32.
 
     `layer`: (x - mean) / std (Ba et al. 2016); `rms`: x / rms (Zhang & Sennrich 2019). `scale` and `bias`: whether
-    the norm has these two learned vectors.
+    the norm has these two learned vectors. The result is multiplied with `offset` + scale, which is 1 at first (Gemma
+    stores scales around 0: offset 1).
     """
 
     kind: Literal["layer", "rms"] = "rms"
     epsilon: float = 1e-5
     scale: bool = True
     bias: bool = False
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class LinearScaling:
+    """Rotary frequencies divided by `factor`: positions interpolated (Chen et al. 2023)."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """Llama 3.1's rotary scaling (its reference code, `apply_scaling`): frequencies of wavelengths above
+    `original_context` / `low_frequency` are divided by `factor`, those below `original_context` / `high_frequency`
+    stay, those between are interpolated."""
+
+    factor: float
+    low_frequency: float
+    high_frequency: float
+    original_context: int
+
+
+@dataclass(frozen=True)
+class YarnScaling:
+    """YaRN (Peng et al. 2023, 3.2 and 3.4): frequencies with less than `beta_slow` turns in `original_context` tokens
+    are divided by `factor`, those with more than `beta_fast` stay, those between are interpolated. `truncate`: the two
+    borders are whole features. Sines and cosines are multiplied with `attention_factor`; None: 0.1 ln(factor) + 1."""
+
+    factor: float
+    original_context: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    truncate: bool = True
 
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary positions (Su et al. 2021): pairs of features are rotated by position / base^(2i/H) radians."""
+    """Rotary positions (Su et al. 2021): pairs of features are rotated by position / base^(2i/H) radians, which
+    `scaling` stretches to longer rows."""
 
     base: float = 10_000.0
+    scaling: LinearScaling | Llama3Scaling | YarnScaling | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +82,11 @@ class Sinusoidal:
 class Attention:
     """Causal self-attention: `heads` query heads share `kv_heads` key-value heads (grouped-query attention).
 
-    Scores are query . key * `score_scale`, by default 1 / sqrt(head_width).
+    Scores s are query . key * `score_scale`, by default 1 / sqrt(head_width); with a `score_cap` c they are
+    c tanh(s / c) (Gemma 2, 2024, 2). `query_key_norm` is over the features of each `head` (Henry et al. 2020), or of
+    all `heads` together (OLMo 2, 2025, 3.2), as `query_key_norm_over` says. `window`: a query sees as many tokens,
+    itself included (Beltagy et al. 2020, 3.1); None: all before it. `value_width`: features of a value head, by default
+    head_width.
     """
 
     heads: int
@@ -53,10 +94,22 @@ class Attention:
     head_width: int
     rope: Rope | None = None
     query_key_norm: Norm | None = None
+    query_key_norm_over: Literal["head", "heads"] = "head"
     bias: bool = False
     output_bias: bool = False
     dropout: float = 0.0
     score_scale: float | None = None
+    score_cap: float | None = None
+    window: int | None = None
+    value_width: int | None = None
+
+
+@dataclass(frozen=True)
+class LSTM:
+    """A long short-term memory over time, of as many cells as the model is wide (Hochreiter & Schmidhuber 1997; with
+    forget gates, Gers et al. 2000). It begins anew with every document. `forget_bias`: of these gates at first."""
+
+    forget_bias: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,14 +155,15 @@ class Block:
     """One layer: a mixer over time, then a feed-forward, each with norms where `placement` puts them.
 
     `pre`: x + f(norm(x)); `post_residual`: norm(x + f(x)) (Vaswani et al. 2017); `post_branch`: x + norm(f(x))
-    (OLMo 2); `sandwich`: x + norm(f(norm(x))) (Gemma 2). `token_shift`: the share of each branch's input features
-    that come from the token before in the same document (Peng et al. 2023, RWKV, 3.1.1, with a fixed mix).
+    (OLMo 2); `sandwich`: x + norm(f(norm(x))) (Gemma 2); `plain`: f(x) alone, without norm. `token_shift`: the share of
+    each branch's input features that come from the token before in the same document (Peng et al. 2023, RWKV, 3.1.1,
+    with a fixed mix). `feed_forward` None: the layer is its mixer.
     """
 
-    mixer: Attention
-    feed_forward: MLP | MoE
+    mixer: Attention | LSTM
+    feed_forward: MLP | MoE | None
     norm: Norm = field(default_factory=Norm)
-    placement: Literal["pre", "post_residual", "post_branch", "sandwich"] = "pre"
+    placement: Literal["pre", "post_residual", "post_branch", "sandwich", "plain"] = "pre"
     dropout: float = 0.0
     token_shift: float = 0.0
 
@@ -137,7 +191,7 @@ class Init:
 
 @dataclass(frozen=True)
 class Model:
-    """A decoder-only Transformer language model."""
+    """A decoder-only language model. With a `logit_cap` c, logits z are c tanh(z / c) (Gemma 2, 2024, 2)."""
 
     vocab_size: int  # 0 in an experiment: the tokenizer's, set before the model is built
     width: int
@@ -149,6 +203,7 @@ class Model:
     embedding_norm: Norm | None = None  # norm of the embedding, before the first block
     embedding_scale: float = 1.0  # Vaswani et al. 2017, 3.4: sqrt(width)
     logit_scale: float = 1.0
+    logit_cap: float | None = None
     dropout: float = 0.0
     init: Init = field(default_factory=Init)
 

@@ -4,17 +4,58 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from model import config as c
 
 
 def block_matmul_parameters(block: c.Block, width: int) -> int:
     """The number of weights that each token is multiplied with in a block: router and chosen experts included."""
-    mixer = block.mixer
-    attention = width * mixer.head_width * (2 * mixer.heads + 2 * mixer.kv_heads)
-    return attention + FEED_FORWARDS[type(block.feed_forward)](block.feed_forward, width)
+    mixer, feed_forward = block.mixer, block.feed_forward
+    return MIXERS[type(mixer)].matmul_parameters(mixer, width) + FEED_FORWARDS[type(feed_forward)](feed_forward, width)
+
+
+def attention_matmul_parameters(attention: c.Attention, width: int) -> int:
+    heads = attention.heads + attention.kv_heads  # of query and key, and of output and value
+    return width * heads * (attention.head_width + value_width(attention))
+
+
+def attention_score_flops(attention: c.Attention, length: int) -> float:
+    """Products of a token's queries with the keys that it sees, and of attention weights with values."""
+    window = min(attention.window or length, length)
+    seen = (window * (window + 1) / 2 + (length - window) * window) / length  # keys, on the mean
+    return 2 * attention.heads * (attention.head_width + value_width(attention)) * seen
+
+
+def attention_saved_features(attention: c.Attention, width: int, tensor: int) -> float:
+    heads = attention.heads + attention.kv_heads
+    return heads * (attention.head_width + value_width(attention)) / tensor
+
+
+def value_width(attention: c.Attention) -> int:
+    return attention.value_width or attention.head_width
+
+
+def lstm_matmul_parameters(lstm: c.LSTM, width: int) -> int:
+    return 8 * width * width  # four gates, of the input and of the state
+
+
+class MixerCost(NamedTuple):
+    """What is counted of one class of mixers: `matmul_parameters(mixer, width)`, weights that each token is multiplied
+    with; `score_flops(mixer, length)`, FLOPs a token of products without weights; `saved_features(mixer, width,
+    tensor)`, numbers a token that are saved on each of `tensor` devices for the backward pass."""
+
+    matmul_parameters: Callable
+    score_flops: Callable
+    saved_features: Callable
+
+
+MIXERS = {
+    c.Attention: MixerCost(attention_matmul_parameters, attention_score_flops, attention_saved_features),
+    c.LSTM: MixerCost(lstm_matmul_parameters, lambda *_: 0.0, lambda lstm, width, tensor: 7 * width),  # gates, states
+}
 
 
 def mlp_matmul_parameters(mlp: c.MLP, width: int) -> int:
@@ -26,7 +67,7 @@ def moe_matmul_parameters(moe: c.MoE, width: int) -> int:
     return width * moe.experts + width * hidden * (3 if moe.gated else 2)
 
 
-FEED_FORWARDS = {c.MLP: mlp_matmul_parameters, c.MoE: moe_matmul_parameters}
+FEED_FORWARDS = {c.MLP: mlp_matmul_parameters, c.MoE: moe_matmul_parameters, type(None): lambda *_: 0}
 
 
 def forward_flops(model: c.Model, length: int) -> float:
@@ -38,7 +79,7 @@ def forward_flops(model: c.Model, length: int) -> float:
 
 def score_flops(model: c.Model, length: int) -> float:
     """Attention's part of `forward_flops`: products of queries with keys, and of attention weights with values."""
-    return 4 * sum(block.mixer.heads * block.mixer.head_width for block in c.blocks(model)) * (length + 1) / 2
+    return sum(MIXERS[type(block.mixer)].score_flops(block.mixer, length) for block in c.blocks(model))
 
 
 def training_flops(model: c.Model, length: int) -> float:
@@ -104,19 +145,19 @@ def pipeline_microbatches(execution: c.Execution, shape: Mapping[str, int], rows
 
 def saved_features(block: c.Block, width: int, remat: str, shape: Mapping[str, int]) -> float:
     """How many numbers a layer saves for each token for the backward pass (model/schedule.py names them)."""
-    mixer, tensor = block.mixer, shape["tensor"]
     if remat in ("full", "offload"):
         return width
-    attention = (2 * mixer.heads + 2 * mixer.kv_heads) * mixer.head_width / tensor
-    features = 2 * width + attention
-    if remat == "save_qkv":
+    features = 2 * width + MIXERS[type(block.mixer)].saved_features(block.mixer, width, shape["tensor"])
+    if remat == "save_qkv" or block.feed_forward is None:
         return features
     features += (2 if block.feed_forward.gated else 1) * hidden_features(block.feed_forward, shape)
     return features if remat == "minimal" else 2.5 * features
 
 
-def hidden_features(feed_forward: c.MLP | c.MoE, shape: Mapping[str, int]) -> float:
+def hidden_features(feed_forward: c.MLP | c.MoE | None, shape: Mapping[str, int]) -> float:
     """Hidden features a token on one device; for experts, of as many rows as could come (model/experts.py)."""
+    if feed_forward is None:
+        return 0.0
     if isinstance(feed_forward, c.MLP):
         return feed_forward.width / shape["tensor"]
     routed = feed_forward.active * shape["expert"] * feed_forward.width

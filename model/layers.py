@@ -102,9 +102,6 @@ class ParameterFactory:
     def zeros(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> nnx.Param:
         return self(axes, shape, constant(0.0))
 
-    def ones(self, axes: tuple[str, ...], shape: tuple[int, ...]) -> nnx.Param:
-        return self(axes, shape, constant(1.0))
-
 
 def gather_parameters(
     module: nnx.Module, dtype: jnp.dtype, move: Callable = gather, matmul: str = "plain"
@@ -204,23 +201,31 @@ def at_least_float32(x: jax.Array) -> jax.Array:
 
 
 class Norm(nnx.Module):
-    """Layer or root-mean-square norm over the last axis (config.Norm), in float32; returns x's dtype."""
+    """Layer or root-mean-square norm over the last axes, of these names and sizes (config.Norm), in float32; returns
+    x's dtype."""
 
-    def __init__(self, config: c.Norm, declare: ParameterFactory, axis: str, size: int):
+    def __init__(self, config: c.Norm, declare: ParameterFactory, axes: tuple[str, ...], sizes: tuple[int, ...]):
         self.config = config
-        self.scale = declare.ones((axis,), (size,)) if config.scale else None
-        self.bias = declare.zeros((axis,), (size,)) if config.bias else None
+        self.axis_count = len(axes)
+        self.scale = declare(axes, sizes, constant(1.0 - config.offset)) if config.scale else None
+        self.bias = declare.zeros(axes, sizes) if config.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = at_least_float32(x)
+        y, axes = at_least_float32(x), tuple(range(-self.axis_count, 0))
         if self.config.kind == "layer":
-            y = y - y.mean(-1, keepdims=True)
-        y = y * checkpoint_name(jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.config.epsilon), "norm")
+            y = y - y.mean(axes, keepdims=True)
+        variance = jnp.square(y).mean(axes, keepdims=True)
+        y = y * checkpoint_name(jax.lax.rsqrt(variance + self.config.epsilon), "norm")
         if self.scale is not None:
-            y = y * self.scale[...]
+            y = y * (self.config.offset + self.scale[...])
         if self.bias is not None:
             y = y + self.bias[...]
         return y.astype(x.dtype)
+
+
+def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
+    """cap * tanh(x / cap), in float32 at least (Bello et al. 2017, 5.2); x itself where there is no cap."""
+    return x if cap is None else cap * jnp.tanh(at_least_float32(x) / cap)
 
 
 class Embedding(nnx.Module):

@@ -80,7 +80,8 @@ def pipeline(
     split = lambda tree: jax.tree.map(lambda x: split_within_shards(x, 0, microbatches, "batch"), tree)  # noqa: E731
     if forward_pass.mask.segments_BT is None:
         ones_BT = jnp.ones_like(forward_pass.positions_BT)
-        forward_pass = dataclasses.replace(forward_pass, mask=forward_pass.mask._replace(segments_BT=ones_BT))
+        mask = dataclasses.replace(forward_pass.mask, segments_BT=ones_BT)
+        forward_pass = dataclasses.replace(forward_pass, mask=mask)
 
     def run_stage(streams, forward_passes, stacked, keys):
         stage = jax.lax.axis_index("stage")
@@ -150,8 +151,8 @@ def microbatch_keys(keys: jax.Array | None, index: jax.Array) -> jax.Array | Non
 
 def mask_unless(is_real: jax.Array, forward_pass: ForwardPass) -> ForwardPass:
     """The forward pass, with all its tokens marked as padding, which counts nowhere, unless `is_real`."""
-    mask = forward_pass.mask._replace(segments_BT=jnp.where(is_real, forward_pass.mask.segments_BT, 0))
-    return dataclasses.replace(forward_pass, mask=mask)
+    segments_BT = jnp.where(is_real, forward_pass.mask.segments_BT, 0)
+    return dataclasses.replace(forward_pass, mask=dataclasses.replace(forward_pass.mask, segments_BT=segments_BT))
 
 
 def unstack(stacked) -> list:

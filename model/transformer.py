@@ -1,4 +1,4 @@
-"""The Transformer: blocks, stacks of layers, logits. Training calls `hidden` and `logits`, the decoder calls the model.
+"""The model: blocks, stacks of layers, logits. Training calls `hidden` and `logits`, the decoder calls the model.
 
 model/kernels chooses the program that computes attention, model/schedule.py the order in which layers run.
 """
@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from model import config as c
 from model import kernels, schedule
 from model.attention import Attention
-from model.cache import Cache, KeyValues, LayerCache, last_input
+from model.cache import Cache, LayerCache, last_input
 from model.forward_pass import ForwardPass, ResidualStream
 from model.layers import (
     Embedding,
@@ -27,30 +27,36 @@ from model.layers import (
     dropout,
     gather_parameters,
     project,
+    soft_cap,
     transpose_for_decoding,
 )
 from model.mlp import MLP
 from model.moe import MoE
 from model.positions import LearnedPositions, rotary_sin_cos, sinusoids
+from model.recurrent import LSTM
 from model.sharding import gather, partition_spec, shard, shift_right, time_order
 
-FEED_FORWARDS = {c.MLP: MLP, c.MoE: MoE}  # class of a block's config -> class of its module
+# Class of a part of a block's config -> class of its module. A mixer is called with (x_BTD, forward_pass, memory) and
+# returns the branch and the memory with these tokens added; `memory(rows, slots, dtype)` is an empty one.
+MIXERS = {c.Attention: Attention, c.LSTM: LSTM}
+FEED_FORWARDS = {c.MLP: MLP, c.MoE: MoE}
 
 
 class Block(nnx.Module):
-    """One layer (config.Block): mixer and feed-forward, each of them a branch of the residual stream."""
+    """One layer (config.Block): mixer and feed-forward, each of them a branch of the residual stream, or all of it."""
 
     def __init__(self, config: c.Block, width: int, declare: ParameterFactory):
         self.config = config
 
         def norm(enabled: bool) -> Norm | None:
-            return Norm(config.norm, declare, "features", width) if enabled else None
+            return Norm(config.norm, declare, ("features",), (width,)) if enabled else None
 
-        pre, post = config.placement in ("pre", "sandwich"), config.placement != "pre"
+        pre, post = config.placement in ("pre", "sandwich"), config.placement not in ("pre", "plain")
         self.mixer_norm, self.mixer_post_norm = norm(pre), norm(post)
-        self.mixer = Attention(config.mixer, width, declare)
-        self.feed_forward_norm, self.feed_forward_post_norm = norm(pre), norm(post)
-        self.feed_forward = FEED_FORWARDS[type(config.feed_forward)](config.feed_forward, width, declare)
+        self.mixer = MIXERS[type(config.mixer)](config.mixer, width, declare)
+        second = config.feed_forward
+        self.feed_forward_norm, self.feed_forward_post_norm = norm(pre and bool(second)), norm(post and bool(second))
+        self.feed_forward = FEED_FORWARDS[type(second)](second, width, declare) if second else None
 
     def __call__(self, stream: ResidualStream, forward_pass: ForwardPass, cache: LayerCache | None = None):
         """The residual stream after this layer, and the layer's cache with these tokens added (None stays None)."""
@@ -58,8 +64,10 @@ class Block(nnx.Module):
         x_BTD, auxiliary_loss_B = stream
         input_BTD = x_BTD if self.mixer_norm is None else self.mixer_norm(x_BTD)
         input_BTD, mixer_input = self.shift_tokens(input_BTD, forward_pass, cache.mixer_input)
-        branch_BTD, kv_cache = self.mixer(input_BTD, forward_pass, cache.attention)
+        branch_BTD, memory = self.mixer(input_BTD, forward_pass, cache.mixer)
         x_BTD = self.add_branch(x_BTD, branch_BTD, self.mixer_post_norm, forward_pass.dropout_key("mixer"))
+        if self.feed_forward is None:
+            return ResidualStream(x_BTD, auxiliary_loss_B), None if memory is None else LayerCache(memory, mixer_input)
         x_BTD = checkpoint_name(x_BTD, "middle")
         input_BTD = x_BTD if self.feed_forward_norm is None else self.feed_forward_norm(x_BTD)
         input_BTD, feed_forward_input = self.shift_tokens(input_BTD, forward_pass, cache.feed_forward_input)
@@ -67,12 +75,24 @@ class Block(nnx.Module):
         x_BTD = self.add_branch(
             x_BTD, branch_BTD, self.feed_forward_post_norm, forward_pass.dropout_key("feed_forward")
         )
-        new_cache = None if kv_cache is None else LayerCache(kv_cache, mixer_input, feed_forward_input)
+        new_cache = None if memory is None else LayerCache(memory, mixer_input, feed_forward_input)
         return ResidualStream(x_BTD, auxiliary_loss_B + branch_loss_B), new_cache
+
+    def empty_cache(self, rows: int, slots: int, width: int, dtype: jnp.dtype) -> LayerCache:
+        """The layer's cache before the first token of `rows` sequences of at most `slots` tokens."""
+
+        def empty_input(branch) -> jax.Array | None:
+            zeros_B1D = jnp.zeros((rows, 1, width), dtype)
+            return shard(zeros_B1D, "batch", None, None) if self.config.token_shift and branch is not None else None
+
+        memory = self.mixer.memory(rows, slots, dtype)
+        return LayerCache(memory, empty_input(self.mixer), empty_input(self.feed_forward))
 
     def add_branch(self, x_BTD, branch_BTD, post_norm: Norm | None, key):
         """Adds a branch's output to the residual stream, with norms as in the block's placement (config.Block)."""
         branch_BTD = dropout(constrain_row_major(branch_BTD), self.config.dropout, key)
+        if self.config.placement == "plain":
+            return branch_BTD
         if self.config.placement == "post_residual":
             return post_norm(x_BTD + branch_BTD)
         return x_BTD + (branch_BTD if post_norm is None else post_norm(branch_BTD))
@@ -129,9 +149,9 @@ class Transformer(nnx.Module):
         learned = isinstance(config.positions, c.Learned)
         self.positions = LearnedPositions(config.context, config.width, declare) if learned else None
         first, final = config.embedding_norm, config.final_norm
-        self.embedding_norm = Norm(first, declare, "features", config.width) if first else None
+        self.embedding_norm = Norm(first, declare, ("features",), (config.width,)) if first else None
         self.stacks = nnx.List([Stack(stack, config.width, declare) for stack in config.layers])
-        self.final_norm = Norm(final, declare, "features", config.width) if final else None
+        self.final_norm = Norm(final, declare, ("features",), (config.width,)) if final else None
         shape = (config.width, config.vocab_size)
         self.output = None if config.tied else declare.weight(("width", "vocab"), shape)
 
@@ -170,7 +190,8 @@ class Transformer(nnx.Module):
 
         def logits(hidden_BTD):
             weight = weight_float32.replace(weight_float32[...].astype(dtype))
-            return project(formula, hidden_BTD, weight, "batch", "time", "vocab") * self.config.logit_scale
+            logits_BTV = project(formula, hidden_BTD, weight, "batch", "time", "vocab") * self.config.logit_scale
+            return soft_cap(logits_BTV, self.config.logit_cap)
 
         return logits
 
@@ -197,24 +218,18 @@ class Transformer(nnx.Module):
     def init_cache(self, rows: int, slots: int) -> Cache:
         """An empty cache for `rows` sequences of at most `slots` tokens."""
         dtype = jnp.dtype(self.execution.dtype)
-
-        def layer_cache(block: c.Block) -> LayerCache:
-            shape = (rows, block.mixer.kv_heads, slots, block.mixer.head_width)
-
-            def zeros():
-                return shard(jnp.zeros(shape, dtype), "batch", "kv_heads", None, None)
-
-            def empty_input():
-                zeros_B1D = jnp.zeros((rows, 1, self.config.width), dtype)
-                return shard(zeros_B1D, "batch", None, None) if block.token_shift else None
-
-            return LayerCache(KeyValues(zeros(), zeros()), empty_input(), empty_input())
-
-        return Cache(shard(jnp.zeros(rows, jnp.int32), "batch"), tuple(map(layer_cache, c.blocks(self.config))))
+        layers = tuple(
+            block.empty_cache(rows, slots, self.config.width, dtype)
+            for stack in self.stacks
+            for _ in range(stack.config.repeats)
+            for block in stack.pattern
+        )
+        return Cache(shard(jnp.zeros(rows, jnp.int32), "batch"), layers)
 
     def forward_pass(self, positions_BT, mask, kernel, start_B=None, count_B=None) -> ForwardPass:
         mixers = [block.mixer for stack in self.config.layers for block in stack.pattern]
-        ropes = tuple(dict.fromkeys((mixer.rope, mixer.head_width) for mixer in mixers if mixer.rope))
+        attentions = [mixer for mixer in mixers if isinstance(mixer, c.Attention)]
+        ropes = tuple(dict.fromkeys((mixer.rope, mixer.head_width) for mixer in attentions if mixer.rope))
         sin_cos = tuple(rotary_sin_cos(rope, positions_BT, size) for rope, size in ropes)
         return ForwardPass(positions_BT, mask, sin_cos, kernel, ropes, start_B, count_B)
 

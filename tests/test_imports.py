@@ -16,12 +16,12 @@ PACKAGES = {
 }
 # Inside model a file may import those of its own layer and of the layers below it.
 MODEL_LAYERS = [
-    {"model.decode"},
+    {"model.decode", "model.hf", "model.lora"},
     {"model.transformer"},
-    {"model.attention", "model.mlp", "model.moe", "model.experts"},
+    {"model.attention", "model.recurrent", "model.mlp", "model.moe", "model.experts"},
     {"model.forward_pass"},
     {"model.layers", "model.cache", "model.kernels", "model.positions"},
-    {"model.config", "model.sharding", "model.cost", "model.quantized"},
+    {"model.config", "model.sharding", "model.cost", "model.quantized", "model.paths"},
 ]
 # Inside launch a package may import itself, and those of its own layer and of the layers below it.
 LAUNCH_LAYERS = [

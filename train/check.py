@@ -11,7 +11,7 @@ import math
 from dataclasses import fields as fields_of
 
 from data.config import Data, Mixture, split_spans
-from model.config import MoE, blocks
+from model.config import LSTM, MLP, Attention, Block, MoE, blocks
 from train import config as c
 from train import fields
 from train.config import Experiment
@@ -44,7 +44,7 @@ def check(experiment: Experiment) -> None:
     for i, stack in enumerate(m.layers):
         require(f"model.layers.{i}.repeats", stack.repeats, stack.repeats >= 1, "at least 1")
         for j, block in enumerate(stack.pattern):
-            check_block(f"model.layers.{i}.pattern.{j}", block, m.width)
+            check_block(f"model.layers.{i}.pattern.{j}", block)
     check_spans(e.data)
     check_mixture(e.data)
     check_mesh(e)
@@ -87,6 +87,8 @@ def check_ranges(e: Experiment) -> None:
     require("optimizer.clip", o.clip, o.clip is None or o.clip > 0, "above 0, or null")
     require("optimizer.average", o.average, o.average is None or 0 <= o.average < 1, "from 0 to below 1, or null")
     require("model.dropout", e.model.dropout, 0 <= e.model.dropout < 1, "from 0 to below 1")
+    cap = e.model.logit_cap
+    require("model.logit_cap", cap, cap is None or cap > 0, "above 0, or null")
     require("model.layers", "none", bool(blocks(e.model)), "one block at least")
     check_rule("optimizer.rule", o.rule)
 
@@ -105,32 +107,55 @@ def check_rule(path: str, rule) -> None:
                 check_rule(name, value)
 
 
-def check_block(path: str, block, width: int) -> None:
-    mixer, feed_forward = block.mixer, block.feed_forward
-    for name, size in (("mixer.head_width", mixer.head_width), ("feed_forward.width", feed_forward.width)):
-        require(f"{path}.{name}", size, size >= 1, "at least 1")
-    if isinstance(feed_forward, MoE):
-        check_experts(f"{path}.feed_forward", feed_forward)
-    for name, share in (("dropout", block.dropout), ("mixer.dropout", mixer.dropout)):
-        require(f"{path}.{name}", share, 0 <= share < 1, "from 0 to below 1")
+def check_block(path: str, block: Block) -> None:
+    CHECKS[type(block.mixer)](f"{path}.mixer", block.mixer)
+    CHECKS[type(block.feed_forward)](f"{path}.feed_forward", block.feed_forward)
+    require(f"{path}.dropout", block.dropout, 0 <= block.dropout < 1, "from 0 to below 1")
     require(f"{path}.token_shift", block.token_shift, 0 <= block.token_shift <= 1, "a share from 0 to 1")
-    if mixer.heads < 1 or mixer.kv_heads < 1 or mixer.heads % mixer.kv_heads:
-        fits = [d for d in range(1, mixer.heads + 1) if mixer.heads % d == 0]
-        raise ConfigError(f"{path}.mixer.kv_heads: {mixer.kv_heads} does not divide heads={mixer.heads}; try {fits}")
-    if mixer.heads * mixer.head_width != width and width % mixer.heads:
-        fits = [d for d in range(1, width + 1) if width % d == 0 and d <= 4 * mixer.heads]
-        raise ConfigError(f"{path}.mixer.heads: {mixer.heads} does not divide model.width={width}; try one of {fits}")
-    if mixer.rope and mixer.head_width % 2:
-        raise ConfigError(f"{path}.mixer.head_width: rotary positions need an even width, not {mixer.head_width}")
+
+
+def check_attention(path: str, attention: Attention) -> None:
+    for name in ("heads", "kv_heads", "head_width"):
+        require(f"{path}.{name}", getattr(attention, name), getattr(attention, name) >= 1, "at least 1")
+    for name in ("window", "value_width"):
+        value = getattr(attention, name)
+        require(f"{path}.{name}", value, value is None or value >= 1, "at least 1, or null")
+    require(f"{path}.dropout", attention.dropout, 0 <= attention.dropout < 1, "from 0 to below 1")
+    cap = attention.score_cap
+    require(f"{path}.score_cap", cap, cap is None or cap > 0, "above 0, or null")
+    if attention.heads % attention.kv_heads:
+        fits = [d for d in range(1, attention.heads + 1) if attention.heads % d == 0]
+        raise ConfigError(f"{path}.kv_heads: {attention.kv_heads} does not divide heads={attention.heads}; try {fits}")
+    if attention.rope and attention.head_width % 2:
+        raise ConfigError(f"{path}.head_width: rotary positions need an even width, not {attention.head_width}")
+
+
+def check_mlp(path: str, mlp: MLP) -> None:
+    require(f"{path}.width", mlp.width, mlp.width >= 1, "at least 1")
 
 
 def check_experts(path: str, moe: MoE) -> None:
+    require(f"{path}.width", moe.width, moe.width >= 1, "at least 1")
     require(f"{path}.experts", moe.experts, moe.experts >= 1, "at least 1")
     require(f"{path}.active", moe.active, 1 <= moe.active <= moe.experts, f"from 1 to experts={moe.experts}")
     for name in ("shared", "balance_loss", "router_z_loss", "balance_rate"):
         value = getattr(moe, name)
         require(f"{path}.{name}", value, value >= 0, "at least 0 (0: none)")
     require(f"{path}.scale", moe.scale, moe.scale > 0, "above 0")
+
+
+def check_nothing(path: str, part) -> None:
+    """Of a part whose fields may have any value, or that is not there."""
+
+
+# Class of a part of a block's config -> what checks it.
+CHECKS = {
+    Attention: check_attention,
+    LSTM: check_nothing,
+    MLP: check_mlp,
+    MoE: check_experts,
+    type(None): check_nothing,
+}
 
 
 def check_spans(data: Data) -> None:
@@ -187,3 +212,6 @@ def check_mesh(e: Experiment) -> None:
     for field in fields_of(c.Mesh):
         size = getattr(e.mesh, field.name)
         require(f"mesh.{field.name}", size, size >= 0, "at least 1, or 0 for the rest")
+    if any(isinstance(block.mixer, LSTM) for block in blocks(e.model)):
+        expected = "1 where a layer is recurrent: it reads time in order"
+        require("mesh.context", e.mesh.context, e.mesh.context == 1, expected)

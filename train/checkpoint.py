@@ -18,6 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from model.config import Model
+from model.paths import flatten_by_path
 from model.transformer import abstract_model
 from train import fields, processes
 from train.checkpoint_folder import (
@@ -36,15 +37,6 @@ from train.state import TrainState
 OVERHEAD = 1_000_000  # bytes: more than Orbax writes besides the arrays and our metadata
 
 WEIGHTS = {"average": "average", "plain": "model"}  # kinds that callers may ask for, the default first, and their items
-
-
-def flatten_by_path(tree) -> dict[str, jax.Array]:
-    """A tree's arrays by dotted path: a form to store that does not depend on the tree's classes."""
-    arrays = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        names = [str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path]
-        arrays[".".join(names).removesuffix(".value")] = leaf
-    return arrays
 
 
 def unflatten_by_path(tree, arrays: dict[str, jax.Array]):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from data.rows import Rows
+from model.config import Attention
 from train import loss, optimizer
 from train.config import Experiment
 from train.learning_rate import learning_rate
@@ -76,4 +77,5 @@ def train_steps(experiment: Experiment, state: TrainState, rows: Rows) -> tuple[
 def uses_dropout(experiment: Experiment) -> bool:
     """Whether any part of the model uses dropout: without it no random numbers are drawn."""
     blocks = [block for stack in experiment.model.layers for block in stack.pattern]
-    return bool(experiment.model.dropout or any(b.dropout or b.mixer.dropout for b in blocks))
+    attention = [block.mixer.dropout for block in blocks if isinstance(block.mixer, Attention)]
+    return any((experiment.model.dropout, *attention, *(block.dropout for block in blocks)))

@@ -81,15 +81,18 @@ def possible_meshes(experiment: Experiment, devices: int, slices: int) -> Iterat
     e, model = experiment, experiment.model
     inside = devices // slices
     repeats = math.gcd(*(stack.repeats for stack in model.layers))
-    mixers = [block.mixer for block in c.blocks(model)]
+    attentions = [block.mixer for block in c.blocks(model) if isinstance(block.mixer, c.Attention)]
+    recurrent = len(attentions) < len(c.blocks(model))
     hidden = [size for block in c.blocks(model) for size in hidden_widths(block.feed_forward)]
-    heads = math.gcd(*(mixer.heads for mixer in mixers), *(mixer.kv_heads for mixer in mixers), *hidden)
+    heads = math.gcd(*(size for mixer in attentions for size in (mixer.heads, mixer.kv_heads)), *hidden) or inside
     mixtures = [block.feed_forward for block in c.blocks(model) if isinstance(block.feed_forward, c.MoE)]
     experts = math.gcd(*(mixture.experts for mixture in mixtures)) or 1  # dense: as data does
     for stage in powers_of_two(math.gcd(repeats, inside)):
         for tensor in powers_of_two(math.gcd(heads, inside // stage)):
             for context in (
-                n for n in powers_of_two(inside // stage // tensor) if n == 1 or e.data.length >= SHORTEST * n
+                n
+                for n in powers_of_two(inside // stage // tensor)
+                if n == 1 or (e.data.length >= SHORTEST * n and not recurrent)
             ):
                 for expert in powers_of_two(math.gcd(experts, inside // stage // tensor // context)):
                     data, rest = divmod(inside, stage * tensor * context * expert)
@@ -98,8 +101,10 @@ def possible_meshes(experiment: Experiment, devices: int, slices: int) -> Iterat
                         yield Mesh(slices, data, context, tensor, expert, stage)
 
 
-def hidden_widths(feed_forward: c.MLP | c.MoE) -> list[int]:
+def hidden_widths(feed_forward: c.MLP | c.MoE | None) -> list[int]:
     """The sizes that mesh.tensor has to divide."""
+    if feed_forward is None:
+        return []
     shared = feed_forward.shared if isinstance(feed_forward, c.MoE) else 0
     return [feed_forward.width, shared or feed_forward.width]
 
@@ -132,7 +137,8 @@ def estimate_seconds(e: Experiment, tpu: chips.TPU, axes: int) -> float:
     residual = tokens * model.width * itemsize * layers
     waits = 8 * residual * (mesh.tensor - 1) / mesh.tensor / link  # two all-reduces forward, two backward
     waits += 4 * residual * (mesh.expert - 1) / link  # tokens gathered, results scattered; and back
-    keys = sum(block.mixer.kv_heads * block.mixer.head_width for block in blocks) / mesh.stage / mesh.tensor
+    attentions = [block.mixer for block in blocks if isinstance(block.mixer, c.Attention)]
+    keys = sum(mixer.kv_heads * mixer.head_width for mixer in attentions) / mesh.stage / mesh.tensor
     waits += 3 * tokens * keys * itemsize * (mesh.context - 1) / link  # keys and values, half of it hidden
     shard = 4 * cost.matrix_parameters(model) / (devices / mesh.replica)
     waits += 2 * shard * (mesh.replica - 1) / mesh.replica / tpu.network
@@ -141,7 +147,7 @@ def estimate_seconds(e: Experiment, tpu: chips.TPU, axes: int) -> float:
 
 def recomputed_flops(block: c.Block, width: int, remat: str) -> float:
     """FLOPs a token that the backward pass of a layer computes again."""
-    if remat == "minimal":
+    if remat == "minimal" or block.feed_forward is None:
         return 0.0
     if remat == "full":
         return 2.0 * cost.block_matmul_parameters(block, width)

@@ -1,8 +1,9 @@
 """SEAM 1, kernels: which program computes attention, and the experts' products. model/transformer.py and
 model/experts.py ask for one; this file alone knows a backend.
 
-A kernel takes query [B, N, T, H], already scaled, key and value [B, K, S, H], an AttentionMask and dropout (rate, key),
-and returns the context [B, N, T, H]. All are split as the compute table says, time too: a kernel gathers what it needs.
+A kernel takes query [B, N, T, H], already scaled, key and value [B, K, S, H], an AttentionMask, dropout (rate, key) and
+a cap of the scores (or None), and returns the context [B, N, T, H], where H may be another width than the query's: the
+value's. All are split as the compute table says, time too: a kernel gathers what it needs.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ class KernelError(ValueError):
 class Kernel(NamedTuple):
     """One program for attention: the function that computes it, and where it runs.
 
-    `refusal(query, key, mask, weight_dropout)` says why `attention` cannot compute such shapes and types on this mesh,
-    and what to set instead; None where it can. `auto` takes the kernel on `backend`, for rows longer than `longer_than`
-    tokens; a `portable` one runs on other backends too. `names_residuals`: it gives the checkpoint name `context`
-    to what its backward pass needs, so that model/schedule.py saves it; `attention_kernel` names the others' context.
+    `refusal(query, key, value, mask, weight_dropout, score_cap)` says why `attention` cannot compute such shapes and
+    types on this mesh, and what to set instead; None where it can. `auto` takes the kernel on `backend`, for rows
+    longer than `longer_than` tokens; a `portable` one runs on other backends too. `names_residuals`: it gives the
+    checkpoint name `context` to what its backward pass needs, so that model/schedule.py saves it; `attention_kernel`
+    names the others' context.
     `proof_length`: tokens per device of a row that crosses every border of its blocks (model/kernels/proof.py).
     """
 
@@ -62,9 +64,12 @@ def attention_kernel(name: str) -> Callable:
     """The attention function for whole rows, in training and scoring (T == S). It raises KernelError when called with
     what the kernel of this name cannot compute."""
 
-    def attention(query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None)) -> jax.Array:
-        kernel = KERNELS[choose_kernel(name, query_BNTH, key_BKSH, mask, weight_dropout)]
-        context_BNTH = kernel.attention(query_BNTH, key_BKSH, value_BKSH, mask, weight_dropout)
+    def attention(
+        query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None), score_cap=None
+    ) -> jax.Array:
+        arguments = (query_BNTH, key_BKSH, value_BKSH, mask, weight_dropout, score_cap)
+        kernel = KERNELS[choose_kernel(name, *arguments)]
+        context_BNTH = kernel.attention(*arguments)
         # A context that is named twice would be saved twice.
         return context_BNTH if kernel.names_residuals else checkpoint_name(context_BNTH, "context")
 
@@ -76,25 +81,24 @@ def decoding_kernel(name: str) -> Callable:
     return KERNELS["cached" if name == "cached" else "reference"].attention
 
 
-def choose_kernel(name: str, query_BNTH, key_BKSH, mask: AttentionMask, weight_dropout=(0.0, None)) -> str:
+def choose_kernel(
+    name: str, query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None), score_cap=None
+) -> str:
     """The name of the kernel that computes these rows; arrays may be jax.ShapeDtypeStruct.
 
     `auto` is the ring where the mesh splits time, else the kernel of this backend; the reference where that cannot take
     the rows. Raises KernelError if a kernel requested by its own name cannot.
     """
-    backend = platform()
+    backend, arguments = platform(), (query_BNTH, key_BKSH, value_BKSH, mask, weight_dropout, score_cap)
     if name == "auto":
         length = query_BNTH.shape[2]
         names = ["ring"] if shard_count("time") > 1 else [n for n, k in KERNELS.items() if k.backend == backend]
         names = [n for n in names if length > KERNELS[n].longer_than]
-        return next(
-            (n for n in names if KERNELS[n].refusal(query_BNTH, key_BKSH, mask, weight_dropout) is None),
-            "reference",
-        )
+        return next((n for n in names if KERNELS[n].refusal(*arguments) is None), "reference")
     kernel = KERNELS[name]
     if kernel.backend not in (None, backend) and not kernel.portable:
         raise KernelError(f"execution.kernel={name} runs on {kernel.backend} and this is {backend}; auto fits itself")
-    reason = kernel.refusal(query_BNTH, key_BKSH, mask, weight_dropout)
+    reason = kernel.refusal(*arguments)
     if reason is not None:
         raise KernelError(f"execution.kernel={name} {reason}")
     return name

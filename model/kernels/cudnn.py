@@ -10,13 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.kernels.reference import AttentionMask
-from model.kernels.shard_map import KEY, QUERY, SEGMENTS, dropout_refusal, shard_map_logical, split_refusal
+from model.kernels.shard_map import (
+    KEY,
+    QUERY,
+    SEGMENTS,
+    dropout_refusal,
+    plain_scores_refusal,
+    shard_map_logical,
+    split_refusal,
+)
 
 MAX_WIDTH = 128  # features of a head that every supported GPU takes; in multiples of 8
 DTYPES = ("bfloat16", "float16")
 
 
-def refusal(query_BNTH, key_BKSH, mask: AttentionMask, weight_dropout) -> str | None:
+def refusal(query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout, score_cap) -> str | None:
     """Why cuDNN cannot compute this, and what to set instead; None where it can."""
     _, _, length, head_width = query_BNTH.shape
     if query_BNTH.dtype not in DTYPES:
@@ -25,11 +33,21 @@ def refusal(query_BNTH, key_BKSH, mask: AttentionMask, weight_dropout) -> str | 
         return f"takes head widths up to {MAX_WIDTH} that 8 divides, not {head_width}; set execution.kernel=reference"
     if length % 2:
         return f"takes even lengths, not {length}; set execution.kernel=reference"
-    return split_refusal() or dropout_refusal(weight_dropout)
+    return (
+        split_refusal()
+        or dropout_refusal(weight_dropout)
+        or plain_scores_refusal(query_BNTH, value_BKSH, mask, score_cap)
+    )
 
 
 def attention(
-    query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None), implementation: str = "cudnn"
+    query_BNTH,
+    key_BKSH,
+    value_BKSH,
+    mask: AttentionMask,
+    weight_dropout=(0.0, None),
+    score_cap: float | None = None,
+    implementation: str = "cudnn",
 ) -> jax.Array:
     """The reference's context; `refusal` rejects dropout. `implementation` is that of jax.nn.dot_product_attention."""
     local_attention = functools.partial(device_attention, implementation)

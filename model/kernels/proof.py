@@ -32,18 +32,18 @@ def prove(config: c.Model, execution: c.Execution, length: int) -> None:
     context or a gradient differs from the reference's.
     """
     for mixer in dict.fromkeys(block.mixer for block in c.blocks(config)):
-        if isinstance(mixer, c.Attention):
-            prove_attention(mixer, execution, length)
+        PROOFS[type(mixer)](mixer, execution, length)
 
 
 def prove_attention(config: c.Attention, execution: c.Execution, length: int) -> None:
     dtype = jnp.dtype(execution.dtype)
-    query, key = (
-        jax.ShapeDtypeStruct((shard_count("batch"), heads, length, config.head_width), dtype)
-        for heads in (config.heads, config.kv_heads)
+    query, key, value, _ = (
+        jax.ShapeDtypeStruct((shard_count("batch"), heads, length, width), dtype)
+        for heads, width in head_shapes(config)
     )
     weight_dropout = (config.dropout, jax.eval_shape(jax.random.key, 0))
-    name = kernels.choose_kernel(execution.kernel, query, key, AttentionMask(None), weight_dropout)
+    mask = AttentionMask(None, window=config.window)
+    name = kernels.choose_kernel(execution.kernel, query, key, value, mask, weight_dropout, config.score_cap)
     kernel = kernels.KERNELS[name]
     if kernel.attention is reference.attention:
         return
@@ -51,7 +51,7 @@ def prove_attention(config: c.Attention, execution: c.Execution, length: int) ->
     rows = proof_rows(config, shard_count("batch"), kernel.proof_length * shard_count("time"), dtype)
     try:
         differences, changed = jax.device_get(
-            compare_with_reference(kernel.attention, rows, reference_results(rows), dtype)
+            compare_with_reference(config, kernel.attention, rows, reference_results(config, rows), dtype)
         )
     except RuntimeError as error:  # of XLA, or NotImplementedError of a library
         raise KernelError(f"{label} does not run here: {str(error).splitlines()[0]}; {REMEDY}") from error
@@ -61,6 +61,17 @@ def prove_attention(config: c.Attention, execution: c.Execution, length: int) ->
     for result, difference in zip(RESULTS, differences, strict=True):
         if not difference <= limit:
             raise KernelError(f"{label}: {result} is off by {difference:.1e} of its norm, not {limit:g}; {REMEDY}")
+
+
+# Class of a mixer's config -> what proves the program that computes it.
+PROOFS = {c.Attention: prove_attention, c.LSTM: lambda *_: None}  # one program computes an LSTM everywhere
+
+
+def head_shapes(config: c.Attention) -> list[tuple[int, int]]:
+    """The number of heads and their width, of query, key, value and context."""
+    value_width = config.value_width or config.head_width
+    heads = (config.heads, config.kv_heads, config.kv_heads, config.heads)
+    return list(zip(heads, (config.head_width, config.head_width, value_width, value_width), strict=True))
 
 
 class ProofRows(NamedTuple):
@@ -76,31 +87,34 @@ class ProofRows(NamedTuple):
 def proof_rows(config: c.Attention, count: int, length: int, dtype: jnp.dtype) -> ProofRows:
     """`count` rows of random numbers that `dtype` represents exactly. Each has documents of 3, length - 8, 4 and 1
     tokens; the second crosses every border of blocks and of devices."""
-    random, head_width = np.random.default_rng(0), config.head_width
-    heads = (config.heads, config.kv_heads, config.kv_heads, config.heads)
-    query, *others = (random.standard_normal((count, n, length, head_width), np.float32) for n in heads)
-    query *= head_width**-0.5  # so that scores have deviation 1
+    random = np.random.default_rng(0)
+    shapes = [(count, heads, length, width) for heads, width in head_shapes(config)]
+    query, *others = (random.standard_normal(shape, np.float32) for shape in shapes)
+    query *= config.head_width**-0.5  # so that scores have deviation 1
     segments = np.repeat(np.arange(1, 5, dtype=np.int32), (3, length - 8, 4, 1))
     arrays = (np.asarray(x.astype(dtype), np.float32) for x in (query, *others))
     return ProofRows(*arrays, np.tile(segments, (count, 1)))
 
 
-def reference_results(rows: ProofRows) -> list[np.ndarray]:
+def reference_results(config: c.Attention, rows: ProofRows) -> list[np.ndarray]:
     """The reference's context and its gradients of query, key and value, in float32, on one device of this process."""
     *arrays, segments_BT = rows
 
     @jax.jit
     def run(*arrays):
         *inputs, context_gradient = arrays
-        mask = AttentionMask(jnp.broadcast_to(jnp.arange(segments_BT.shape[1]), segments_BT.shape), segments_BT)
-        context, vjp = jax.vjp(lambda *x: reference.attention(*x, mask), *inputs)
+        slots_BT = jnp.broadcast_to(jnp.arange(segments_BT.shape[1]), segments_BT.shape)
+        mask = AttentionMask(slots_BT, segments_BT, config.window)
+        context, vjp = jax.vjp(lambda *x: reference.attention(*x, mask, score_cap=config.score_cap), *inputs)
         return [context, *vjp(context_gradient)]
 
     with jax.set_mesh(make_mesh({}, jax.local_devices()[:1])), jax.default_matmul_precision("highest"):
         return jax.device_get(run(*arrays))
 
 
-def compare_with_reference(attention: Callable, rows: ProofRows, expected: list[np.ndarray], dtype: jnp.dtype) -> tuple:
+def compare_with_reference(
+    config: c.Attention, attention: Callable, rows: ProofRows, expected: list[np.ndarray], dtype: jnp.dtype
+) -> tuple:
     """Runs the kernel twice, the second time with each row's first and third document negated. Returns how far context
     and gradients are from `expected`, relative to its norm; and how many numbers of the context of the second and
     fourth document differ between the two runs."""
@@ -112,9 +126,10 @@ def compare_with_reference(attention: Callable, rows: ProofRows, expected: list[
 
     @jax.jit  # one program for both runs: another might round differently
     def run(*arrays):
-        mask = AttentionMask(shard(jnp.asarray(slots_BT), *SEGMENTS), shard(jnp.asarray(segments_BT), *SEGMENTS))
+        slots_and_segments = (shard(jnp.asarray(x), *SEGMENTS) for x in (slots_BT, segments_BT))
+        mask = AttentionMask(*slots_and_segments, config.window)
         *inputs, context_gradient = (shard(x, *axes).astype(dtype) for x, axes in zip(arrays, AXES, strict=True))
-        context, vjp = jax.vjp(lambda *x: attention(*x, mask), *inputs)
+        context, vjp = jax.vjp(lambda *x: attention(*x, mask, score_cap=config.score_cap), *inputs)
         return [context, *vjp(context_gradient)]
 
     @jax.jit

@@ -19,7 +19,15 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from model.kernels.reference import AttentionMask
-from model.kernels.shard_map import KEY, LOGSUMEXP, QUERY, SEGMENTS, dropout_refusal, shard_map_logical
+from model.kernels.shard_map import (
+    KEY,
+    LOGSUMEXP,
+    QUERY,
+    SEGMENTS,
+    dropout_refusal,
+    plain_scores_refusal,
+    shard_map_logical,
+)
 from model.sharding import flatten_axes, partition_spec, shard_count, time_order
 
 MAX_BLOCK = 1024  # tokens: a block's scores take 4 MiB a head
@@ -44,14 +52,14 @@ class Tokens(NamedTuple):
     segments: jax.Array | None
 
 
-def refusal(query_BNTH, key_BKSH, mask: AttentionMask, weight_dropout) -> str | None:
+def refusal(query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout, score_cap) -> str | None:
     """Why the ring cannot compute this, and what to set instead; None where it can."""
     length, parts = query_BNTH.shape[2], shard_count("time")
     if block_size(length) is None:
         return f"finds no block of {MIN_BLOCK} to {MAX_BLOCK} tokens in length {length} over mesh context={parts}; " + (
             f"multiples of {2 * parts * MIN_BLOCK} have one"
         )
-    return dropout_refusal(weight_dropout)
+    return dropout_refusal(weight_dropout) or plain_scores_refusal(query_BNTH, value_BKSH, mask, score_cap)
 
 
 def block_size(length: int) -> int | None:
@@ -62,7 +70,9 @@ def block_size(length: int) -> int | None:
     return size if size >= min(piece, MIN_BLOCK) else None
 
 
-def attention(query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None)) -> jax.Array:
+def attention(
+    query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None), score_cap: float | None = None
+) -> jax.Array:
     """The reference's context; `refusal` rejects dropout. Softmax and sums are in float32.
 
     Besides its inputs the backward pass needs the context and one float32 for each query and head. Both have the

@@ -13,7 +13,15 @@ import jax.numpy as jnp
 
 from model.kernels import pallas
 from model.kernels.reference import AttentionMask
-from model.kernels.shard_map import KEY, QUERY, SEGMENTS, dropout_refusal, shard_map_logical, split_refusal
+from model.kernels.shard_map import (
+    KEY,
+    QUERY,
+    SEGMENTS,
+    dropout_refusal,
+    plain_scores_refusal,
+    shard_map_logical,
+    split_refusal,
+)
 
 LANES = 128  # of a vector register: the kernel's blocks are multiples
 BLOCK_Q = 512  # queries, at most
@@ -21,17 +29,27 @@ BLOCK_KV = 1024  # keys, at most, forward: blocks that the causal mask hides are
 BLOCK_KV_DKV = 1024  # keys, backward, of 256 bytes a head: each block's part of the query gradient is written, summed
 
 
-def refusal(query_BNTH, key_BKSH, mask: AttentionMask, weight_dropout) -> str | None:
+def refusal(query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout, score_cap) -> str | None:
     """Why Splash cannot compute this, and what to set instead; None where it can."""
     length = query_BNTH.shape[2]
     if length % LANES:
         low, high = length - length % LANES, length + LANES - length % LANES
         return f"takes lengths that {LANES} divides, not {length}; {f'{low} and ' if low else ''}{high} are near"
-    return split_refusal() or dropout_refusal(weight_dropout)
+    return (
+        split_refusal()
+        or dropout_refusal(weight_dropout)
+        or plain_scores_refusal(query_BNTH, value_BKSH, mask, score_cap)
+    )
 
 
 def attention(
-    query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropout=(0.0, None), interpret: bool = False
+    query_BNTH,
+    key_BKSH,
+    value_BKSH,
+    mask: AttentionMask,
+    weight_dropout=(0.0, None),
+    score_cap: float | None = None,
+    interpret: bool = False,
 ) -> jax.Array:
     """The reference's context; `refusal` rejects dropout. `interpret` runs the kernel where there is no TPU.
 

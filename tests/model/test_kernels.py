@@ -24,6 +24,7 @@ MESHES = {
     "context 4, replica 2": {"context": 4, "replica": 2},
     "context 2, tensor 2, data 2": {"context": 2, "tensor": 2, "data": 2},
 }
+PLAIN = AttentionMask(None)  # for refusals, which look at its window alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,11 +228,11 @@ def test_a_length_that_has_no_block_is_refused_with_those_that_have():
 
 
 def test_the_ring_refuses_to_drop_weights_and_auto_gathers_the_row_instead():
-    given, weight_dropout = rows(), (0.5, jax.random.key(0))
+    query_key_value, weight_dropout = arrays(rows())[:3], (0.5, jax.random.key(0))
     with jax.set_mesh(make_mesh({"context": 8})):
         with pytest.raises(KernelError) as error:
-            kernels.choose_kernel("ring", given.query_BNTH, given.key_BKSH, None, weight_dropout)
-        assert kernels.choose_kernel("auto", given.query_BNTH, given.key_BKSH, None, weight_dropout) == "reference"
+            kernels.choose_kernel("ring", *query_key_value, PLAIN, weight_dropout)
+        assert kernels.choose_kernel("auto", *query_key_value, PLAIN, weight_dropout) == "reference"
     assert_one_line(error, "execution.kernel=ring", "dropout", "reference")
 
 
@@ -279,17 +280,17 @@ REFUSED = {
 @pytest.mark.parametrize("kernel, given, dtype, parts", REFUSED.values(), ids=REFUSED)
 def test_what_a_backends_kernel_cannot_take_is_said_in_one_line(kernel, given, dtype, parts):
     query, key = (jax.ShapeDtypeStruct(x.shape, dtype) for x in (given.query_BNTH, given.key_BKSH))
-    reason = kernel.refusal(query, key, None, (0.0, None))
+    reason = kernel.refusal(query, key, key, PLAIN, (0.0, None), None)
     assert "\n" not in reason and all(part in reason for part in parts), reason
 
 
 @pytest.mark.parametrize("kernel", [blocks, cudnn, splash], ids=lambda kernel: kernel.__name__)
 def test_kernels_of_whole_rows_refuse_split_time_and_dropout(kernel):
     query = key = jax.ShapeDtypeStruct((8, 4, 512, 64), jnp.bfloat16)
-    assert kernel.refusal(query, key, None, (0.5, None)) is None  # evaluation drops nothing
-    assert "dropout" in kernel.refusal(query, key, None, (0.5, jax.random.key(0)))
+    assert kernel.refusal(query, key, key, PLAIN, (0.5, None), None) is None  # evaluation drops nothing
+    assert "dropout" in kernel.refusal(query, key, key, PLAIN, (0.5, jax.random.key(0)), None)
     with jax.set_mesh(make_mesh({"context": 8})):
-        assert "ring" in kernel.refusal(query, key, None, (0.0, None))
+        assert "ring" in kernel.refusal(query, key, key, PLAIN, (0.0, None), None)
 
 
 @pytest.mark.parametrize("name, backend", [("cudnn", "gpu"), ("splash", "tpu")])
@@ -346,16 +347,16 @@ def test_splash_on_tpu_runs_forward_once_where_its_context_is_kept_by_name(tpu_d
 def test_auto_is_the_ring_where_the_mesh_splits_time():
     given = rows()
     with jax.set_mesh(make_mesh({"context": 2, "data": 4})):
-        assert kernels.choose_kernel("auto", given.query_BNTH, given.key_BKSH, None) == "ring"
+        assert kernels.choose_kernel("auto", given.query_BNTH, given.key_BKSH, given.value_BKSH, PLAIN) == "ring"
 
 
 @pytest.mark.parametrize("length, expected", [(64, "reference"), (256, "reference"), (257, "blocks"), (2048, "blocks")])
 def test_auto_on_cpu_is_blocks_for_rows_longer_than_one_of_them(length, expected):
     query = key = jax.ShapeDtypeStruct((8, 4, length, 64), jnp.float32)
-    assert kernels.choose_kernel("auto", query, key, None) == expected
-    assert kernels.choose_kernel("auto", query, key, None, (0.5, jax.random.key(0))) == "reference"
+    assert kernels.choose_kernel("auto", query, key, key, PLAIN) == expected
+    assert kernels.choose_kernel("auto", query, key, key, PLAIN, (0.5, jax.random.key(0))) == "reference"
     with jax.set_mesh(make_mesh({"data": 8})):
-        assert kernels.choose_kernel("auto", query, key, None) == expected
+        assert kernels.choose_kernel("auto", query, key, key, PLAIN) == expected
 
 
 @pytest.mark.parametrize("backend, name, dtype", [("gpu", "cudnn", jnp.bfloat16), ("tpu", "splash", jnp.float32)])
@@ -363,7 +364,7 @@ def test_auto_on_other_backends_is_their_kernel_where_it_takes_the_rows(backend,
     monkeypatch.setattr(kernels, "platform", lambda: backend)
     for length, expected in ((256, name), (65, "reference")):
         query = key = jax.ShapeDtypeStruct((8, 4, length, 64), dtype)
-        assert kernels.choose_kernel("auto", query, key, None) == expected
+        assert kernels.choose_kernel("auto", query, key, key, PLAIN) == expected
 
 
 @pytest.mark.parametrize(
@@ -421,9 +422,9 @@ def test_kernels_of_other_backends_prove_themselves_where_they_run_here(name, mo
 
 
 WRONG = {
-    "no documents": (lambda mask: mask._replace(segments_BT=None), 1.0, "see each other"),
+    "no documents": (lambda mask: dataclasses.replace(mask, segments_BT=None), 1.0, "see each other"),
     "a wrong scale": (lambda mask: mask, 1.1, "context is off"),
-    "the next token": (lambda mask: mask._replace(query_slots_BT=mask.query_slots_BT + 1), 1.0, "off"),
+    "the next token": (lambda mask: dataclasses.replace(mask, query_slots_BT=mask.query_slots_BT + 1), 1.0, "off"),
 }
 
 
@@ -431,7 +432,7 @@ WRONG = {
 @pytest.mark.parametrize("sizes", [{}, {"data": 4, "tensor": 2}, {"context": 4, "tensor": 2}], ids=str)
 @pytest.mark.parametrize("change, factor, found", WRONG.values(), ids=WRONG)
 def test_a_kernel_that_computes_something_else_is_refused(change, factor, found, sizes, dtype, monkeypatch):
-    def wrong(query, key, value, mask, weight_dropout=(0.0, None)):
+    def wrong(query, key, value, mask, weight_dropout=(0.0, None), score_cap=None):
         return reference.attention(query * factor, key, value, change(mask), weight_dropout)
 
     monkeypatch.setitem(kernels.KERNELS, "other", kernels.Kernel(wrong))
@@ -441,7 +442,7 @@ def test_a_kernel_that_computes_something_else_is_refused(change, factor, found,
 
 
 def test_a_kernel_with_wrong_gradients_is_refused(monkeypatch):
-    def wrong(query, key, value, mask, weight_dropout=(0.0, None)):
+    def wrong(query, key, value, mask, weight_dropout=(0.0, None), score_cap=None):
         return reference.attention(query, jax.lax.stop_gradient(key), value, mask, weight_dropout)
 
     monkeypatch.setitem(kernels.KERNELS, "other", kernels.Kernel(wrong))

@@ -301,7 +301,7 @@ CHANGES = {
     c.Model: {
         "vocab_size": 37, "width": 20, "context": 25, "layers": BASE.layers * 2, "positions": c.Sinusoidal(),
         "final_norm": None, "tied": False, "embedding_norm": c.Norm(), "embedding_scale": 2.0, "logit_scale": 2.0,
-        "dropout": 0.2, "init": c.Init(),
+        "logit_cap": 30.0, "dropout": 0.2, "init": c.Init(),
     },
     c.Stack: {"pattern": (EVERY, EVERY), "repeats": 3},
     c.Block: {
@@ -309,16 +309,24 @@ CHANGES = {
         "placement": "sandwich", "dropout": 0.2, "token_shift": 0.5,
     },
     c.Attention: {
-        "heads": 2, "kv_heads": 4, "head_width": 6, "rope": None, "query_key_norm": None, "bias": False,
-        "output_bias": False, "dropout": 0.2, "score_scale": 1.0,
+        "heads": 2, "kv_heads": 4, "head_width": 6, "rope": None, "query_key_norm": None,
+        "query_key_norm_over": "heads", "bias": False, "output_bias": False, "dropout": 0.2, "score_scale": 1.0,
+        "score_cap": 50.0, "window": 5, "value_width": 6,
     },
+    c.LSTM: {"forget_bias": 0.0},
     c.MLP: {"width": 25, "activation": "relu", "gated": True, "bias": True},
     c.MoE: {
         "experts": 5, "active": 1, "width": 13, "activation": "relu", "gated": False, "score": "sigmoid",
         "normalised": False, "scale": 2.0, "shared": 4, "balance_loss": 0.1, "router_z_loss": 0.1, "balance_rate": 0.0,
     },
-    c.Norm: {"kind": "rms", "epsilon": 1e-3, "scale": False, "bias": True},
-    c.Rope: {"base": 500.0},
+    c.Norm: {"kind": "rms", "epsilon": 1e-3, "scale": False, "bias": True, "offset": 1.0},
+    c.Rope: {"base": 500.0, "scaling": c.LinearScaling(2.0)},
+    c.LinearScaling: {"factor": 4.0},
+    c.Llama3Scaling: {"factor": 4.0, "low_frequency": 2.0, "high_frequency": 8.0, "original_context": 16},
+    c.YarnScaling: {
+        "factor": 4.0, "original_context": 16, "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.5,
+        "truncate": False,
+    },
     c.Learned: {},
     c.Sinusoidal: {},
     c.Init: {"embedding": 0.5, "weight": 0.5, "residual": 0.0},
@@ -344,7 +352,9 @@ def with_part(part) -> tuple[c.Model, c.Execution]:
             return replace(model, layers=(part,)), execution
         case c.Rope():
             block = replace(block, mixer=replace(attention, rope=part))
-        case c.Attention():
+        case c.LinearScaling() | c.Llama3Scaling() | c.YarnScaling():
+            block = replace(block, mixer=replace(attention, rope=c.Rope(scaling=part)))
+        case c.Attention() | c.LSTM():
             block = replace(block, mixer=part)
         case c.MLP() | c.MoE():
             block = replace(block, feed_forward=part)
@@ -367,7 +377,8 @@ def lowered(part) -> str:
 
 def base_of(kind):
     parts = (BASE, BASE.layers[0], EVERY, EVERY.mixer, EVERY.mixer.rope, EVERY.feed_forward, EVERY.norm, BASE.init)
-    return next(part for part in (*parts, MIXTURE, c.Execution()) if type(part) is kind)
+    scalings = (c.LinearScaling(2.0), c.Llama3Scaling(2.0, 1.0, 4.0, 32), c.YarnScaling(2.0, 32))
+    return next(part for part in (*parts, *scalings, MIXTURE, c.LSTM(), c.Execution()) if type(part) is kind)
 
 
 def test_every_field_of_every_config_is_covered():
