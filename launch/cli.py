@@ -32,8 +32,11 @@ COMMANDS = {
     "tokenizer": ("train a SentencePiece tokenizer", "skald tokenizer novels/ --out novels.model"),
     "cache": ("list tokenized data and compiled programs, or remove some", "skald cache --prune --older-than 30"),
     "plan": ("compile a config's step for TPUs that are not here", "skald plan llama:7b --topology v5p:4x4x4"),
+    "import": ("make a run of a Hugging Face checkpoint", "skald import gpt2_folder runs/gpt2"),
+    "export": ("write a checkpoint as a Hugging Face folder", "skald export runs/gpt2@best gpt2_folder"),
     "bench": ("measure this machine, alone or against a peer", "skald bench train --against hf"),
 }
+MODULES = {"import": "import_checkpoint", "export": "export_checkpoint"}  # `import` is a word of Python's
 WITHOUT_JAX = ("prepare", "data", "tokenizer", "cache")  # commands that compute nothing on devices
 BENCH_DEFAULTS = {  # what `bench` measures by default
     "train": "shakespeare:nanogpt",
@@ -42,8 +45,8 @@ BENCH_DEFAULTS = {  # what `bench` measures by default
 }
 # Errors by class name, since their modules import JAX. Wrong arguments or config: exit status 2; failed work: 1.
 WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError")
-WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError", "FieldError")
-EXPECTED = (*WRONG_INPUT, "DataError", "RunError", "PeerError", "UnreadableProgram")
+WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError", "FieldError", "HuggingFaceError")
+EXPECTED = (*WRONG_INPUT, "ExportError", "DataError", "RunError", "PeerError", "UnreadableProgram")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -71,6 +74,8 @@ def argument_parser() -> argparse.ArgumentParser:
     tokenizer_arguments(parsers["tokenizer"])
     cache_arguments(parsers["cache"])
     plan_arguments(parsers["plan"])
+    import_arguments(parsers["import"])
+    export_arguments(parsers["export"])
     bench_arguments(parsers["bench"])
     return top
 
@@ -156,6 +161,23 @@ def plan_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dump-hlo", metavar="FILE", help="keep the scheduled program")
 
 
+def import_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", metavar="HF_FOLDER", help="config.json, *.safetensors and the tokenizer's files")
+    command.add_argument("run", metavar="RUN", help="the folder of the new run")
+    command.add_argument("--base", metavar="RUN", help="HF_FOLDER holds PEFT adapters: the run that they adapt")
+
+
+def export_arguments(command: argparse.ArgumentParser) -> None:
+    checkpoint_arguments(command)
+    command.add_argument("folder", metavar="HF_FOLDER", help="the folder to write; it must not be there yet")
+    formats = "of the files' numbers (default: that of the files that were imported, float32 where none were)"
+    command.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help=formats)
+    command.add_argument(
+        "--shard-size", type=positive, default=5_000_000_000, metavar="BYTES", help="of a file, at most"
+    )
+    command.add_argument("--adapters", action="store_true", help="write a LoRA run's adapters alone, as PEFT's")
+
+
 def bench_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("what", choices=["train", "decode", "data"])
     command.add_argument(
@@ -214,7 +236,8 @@ def main(argv: list[str] | None = None) -> int:
         compile_only = bool(getattr(arguments, "topology", None))
         if arguments.command not in WITHOUT_JAX:
             setup.prepare(arguments.experiment if trains else None, slot, compile_only)  # only now is JAX imported
-        return importlib.import_module(f"launch.commands.{arguments.command}").main(arguments)
+        module = MODULES.get(arguments.command, arguments.command)
+        return importlib.import_module(f"launch.commands.{module}").main(arguments)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `skald generate … | head`
         return 0

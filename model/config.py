@@ -117,7 +117,7 @@ class MLP:
     """Dense feed-forward down(f(up(x))), or gated: down(f(gate(x)) * up(x)) (Shazeer 2020)."""
 
     width: int
-    activation: Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu"] = "silu"
+    activation: Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu", "tanh"] = "silu"
     gated: bool = False
     bias: bool = False
 
@@ -139,7 +139,7 @@ class MoE:
     experts: int
     active: int
     width: int  # hidden features of one expert
-    activation: Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu"] = "silu"
+    activation: Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu", "tanh"] = "silu"
     gated: bool = True
     score: Literal["softmax", "sigmoid"] = "softmax"
     normalised: bool = True

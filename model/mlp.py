@@ -22,6 +22,7 @@ ACTIVATIONS = {
     "relu": jax.nn.relu,
     "relu_squared": lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021 (Primer)
     "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
 }
 
 
