@@ -322,9 +322,9 @@ CHANGES = {
     c.Norm: {"kind": "rms", "epsilon": 1e-3, "scale": False, "bias": True, "offset": 1.0},
     c.Rope: {"base": 500.0, "scaling": c.LinearScaling(2.0)},
     c.LinearScaling: {"factor": 4.0},
-    c.Llama3Scaling: {"factor": 4.0, "low_frequency": 2.0, "high_frequency": 8.0, "original_context": 16},
+    c.Llama3Scaling: {"factor": 4.0, "low_frequency": 2.0, "high_frequency": 200.0, "original_context": 512},
     c.YarnScaling: {
-        "factor": 4.0, "original_context": 16, "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.5,
+        "factor": 4.0, "original_context": 64, "beta_fast": 1.0, "beta_slow": 8.0, "attention_factor": 1.5,
         "truncate": False,
     },
     c.Learned: {},
@@ -377,7 +377,7 @@ def lowered(part) -> str:
 
 def base_of(kind):
     parts = (BASE, BASE.layers[0], EVERY, EVERY.mixer, EVERY.mixer.rope, EVERY.feed_forward, EVERY.norm, BASE.init)
-    scalings = (c.LinearScaling(2.0), c.Llama3Scaling(2.0, 1.0, 4.0, 32), c.YarnScaling(2.0, 32))
+    scalings = (c.LinearScaling(2.0), c.Llama3Scaling(2.0, 1.0, 400.0, 1024), c.YarnScaling(2.0, 1024))
     return next(part for part in (*parts, *scalings, MIXTURE, c.LSTM(), c.Execution()) if type(part) is kind)
 
 
