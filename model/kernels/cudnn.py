@@ -10,15 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.kernels.reference import AttentionMask
-from model.kernels.shard_map import (
-    KEY,
-    QUERY,
-    SEGMENTS,
-    dropout_refusal,
-    plain_scores_refusal,
-    shard_map_logical,
-    split_refusal,
-)
+from model.kernels.shard_map import KEY, QUERY, SEGMENTS, dropout_refusal, shard_map_logical, split_refusal
 
 MAX_WIDTH = 128  # features of a head that every supported GPU takes; in multiples of 8
 DTYPES = ("bfloat16", "float16")
@@ -33,11 +25,12 @@ def refusal(query_BNTH, key_BKSH, value_BKSH, mask: AttentionMask, weight_dropou
         return f"takes head widths up to {MAX_WIDTH} that 8 divides, not {head_width}; set execution.kernel=reference"
     if length % 2:
         return f"takes even lengths, not {length}; set execution.kernel=reference"
-    return (
-        split_refusal()
-        or dropout_refusal(weight_dropout)
-        or plain_scores_refusal(query_BNTH, value_BKSH, mask, score_cap)
-    )
+    if score_cap is not None:
+        return f"computes no score_cap={score_cap:g}; set execution.kernel=reference"
+    if head_width != value_BKSH.shape[3]:
+        widths = f"head_width={head_width} and value_width={value_BKSH.shape[3]}"
+        return f"takes one width for keys and values, not {widths}; set execution.kernel=reference"
+    return split_refusal() or dropout_refusal(weight_dropout)
 
 
 def attention(
@@ -49,25 +42,29 @@ def attention(
     score_cap: float | None = None,
     implementation: str = "cudnn",
 ) -> jax.Array:
-    """The reference's context; `refusal` rejects dropout. `implementation` is that of jax.nn.dot_product_attention."""
-    local_attention = functools.partial(device_attention, implementation)
+    """The reference's context; `refusal` rejects dropout and caps. `implementation` is that of
+    jax.nn.dot_product_attention."""
+    local_attention = functools.partial(device_attention, mask.window, implementation)
     return shard_map_logical(
         local_attention, (QUERY, KEY, KEY, SEGMENTS), QUERY, query_BNTH, key_BKSH, value_BKSH, mask.segments_BT
     )
 
 
-def device_attention(implementation: str, query_BNTH, key_BKSH, value_BKSH, segments_BT) -> jax.Array:
+def device_attention(
+    window: int | None, implementation: str, query_BNTH, key_BKSH, value_BKSH, segments_BT
+) -> jax.Array:
     """One device's context. Where documents share a row cuDNN has to read a mask [B, 1, T, S]; without a mask it skips
-    what causality hides."""
-    mask = None
+    what causality and the window hide."""
+    length, mask = query_BNTH.shape[2], None
     if segments_BT is not None:
-        causal = np.tri(segments_BT.shape[1], dtype=bool)
-        mask = causal & (segments_BT[:, None, :, None] == segments_BT[:, None, None, :])
+        seen = np.tri(length, dtype=bool) & ~np.tri(length, k=-(window or length), dtype=bool)
+        mask = seen & (segments_BT[:, None, :, None] == segments_BT[:, None, None, :])
     context_BTNH = jax.nn.dot_product_attention(
         *(jnp.swapaxes(x, 1, 2) for x in (query_BNTH, key_BKSH, value_BKSH)),
         mask=mask,
         scale=1.0,
         is_causal=mask is None,
+        local_window_size=(window - 1, 0) if window and mask is None else None,
         implementation=implementation,
     )
     return jnp.swapaxes(context_BTNH, 1, 2)

@@ -47,18 +47,6 @@ def dropout_refusal(weight_dropout: tuple[float, jax.Array | None]) -> str | Non
     return None
 
 
-def plain_scores_refusal(query_BNTH, value_BKSH, mask, score_cap: float | None) -> str | None:
-    """Why a kernel that knows no window, no cap of scores and one head width cannot compute this."""
-    if mask.window is not None:
-        return f"computes no window of {mask.window} tokens; set execution.kernel=reference"
-    if score_cap is not None:
-        return f"computes no score_cap={score_cap:g}; set execution.kernel=reference"
-    if query_BNTH.shape[3] != value_BKSH.shape[3]:
-        widths = f"head_width={query_BNTH.shape[3]} and value_width={value_BKSH.shape[3]}"
-        return f"takes one width for keys and values, not {widths}; set execution.kernel=reference"
-    return None
-
-
 def split_refusal() -> str | None:
     """Why a kernel of whole rows cannot run where the mesh splits time."""
     if shard_count("time") > 1:

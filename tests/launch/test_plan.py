@@ -149,21 +149,33 @@ def test_a_refused_program_says_how_much_it_wanted(tpu_devices):
     assert refused_bytes(str(error.value)) > 80_000 * 80_000 * 4
 
 
-def test_splash_states_the_flops_of_the_blocks_that_it_multiplies(tpu_devices):
-    """Two products forward and five backward of every block with a pair in it that causality shows."""
-    mesh = make_mesh({"data": 4}, tpu_devices("v5e:2x2"))
+@pytest.mark.parametrize(
+    "name, window, cap, width, value_width",
+    [("v5e:2x2", None, None, 128, 128), ("v5p:2x2x1", 500, 50.0, 128, 64), ("v5e:2x2", 1026, None, 192, 128)],
+)
+def test_splash_states_the_flops_of_the_blocks_that_it_multiplies(name, window, cap, width, value_width, tpu_devices):
+    """Two products forward and five backward of every block with a pair in it that causality and the window show."""
+    length = 4096
+    mesh = make_mesh({"data": 4}, tpu_devices(name))
     with jax.set_mesh(mesh):
         split = jax.NamedSharding(mesh, jax.P("data"))
-        x = jax.ShapeDtypeStruct((4, 2, 2048, 128), jnp.bfloat16, sharding=split)
+        query, value = (
+            jax.ShapeDtypeStruct((4, 2, length, size), jnp.bfloat16, sharding=split) for size in (width, value_width)
+        )
         attention = kernels.attention_kernel("auto")
 
         def loss(*query_key_value):
-            return attention(*query_key_value, kernels.AttentionMask(None)).astype(jnp.float32).sum()
+            mask = kernels.AttentionMask(None, window=window)
+            return attention(*query_key_value, mask, score_cap=cap).astype(jnp.float32).sum()
 
-        text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x).compile().as_text()
-    visible_pairs = np.tri(2048, dtype=bool).reshape(4, 512, 2, 1024).any((1, 3)).sum() * 512 * 1024
+        text = jax.jit(jax.grad(loss, (0, 1, 2))).lower(query, query, value).compile().as_text()
+    seen = np.tri(length, dtype=bool) & ~np.tri(length, k=-(window or length), dtype=bool)
     stated_flops = sorted(int(flops) for flops in re.findall(r'"cost_estimate":\{"flops":"(\d+)"', text))
-    assert stated_flops == [2 * heads * 2 * visible_pairs * 128 for heads in (2, 5)]
+    expected = []
+    for keys, widths in ((1024, width + value_width), (1024 if width <= 128 else 512, 3 * width + 2 * value_width)):
+        visible_blocks = seen.reshape(length // 512, 512, length // keys, keys).any((1, 3)).sum()
+        expected.append(2 * 2 * visible_blocks * 512 * keys * widths)
+    assert stated_flops == sorted(expected)
 
 
 @pytest.mark.parametrize("name", ["v5e:2x2", "v5p:2x2x1"])

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.experimental import topologies
 
 from model import config as c
@@ -25,41 +27,65 @@ MESHES = {
     "context 2, tensor 2, data 2": {"context": 2, "tensor": 2, "data": 2},
 }
 PLAIN = AttentionMask(None)  # for refusals, which look at its window alone
+SHAPES = {  # of attention: what there is beside causality
+    "a window smaller than a block": {"window": 3, "documents": 0},
+    "a window larger than a block": {"window": 50, "documents": 0},
+    "a window larger than the row": {"window": 1000, "documents": 0},
+    "a window and documents": {"window": 20, "documents": 2},
+    "a cap": {"score_cap": 1.5, "documents": 0},
+    "a value width of its own": {"value_size": 12, "documents": 0},
+    "window, cap, value width and documents": {"window": 20, "score_cap": 1.5, "value_size": 4, "documents": 2},
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Queries, keys, values, a gradient of the context and the documents of random rows, float32."""
+    """Queries, keys, values, a gradient of the context and the documents of random rows, float32; the window and the
+    cap of scores."""
 
     query_BNTH: np.ndarray
     key_BKSH: np.ndarray
     value_BKSH: np.ndarray
     context_gradient_BNTH: np.ndarray
     segments_BT: np.ndarray | None
+    window: int | None = None
+    score_cap: float | None = None
 
 
 def rows(
-    length: int = 64, heads: int = 4, kv_heads: int = 2, batch: int = 2, size: int = 8, documents: int = 5
+    length: int = 64,
+    heads: int = 4,
+    kv_heads: int = 2,
+    batch: int = 2,
+    size: int = 8,
+    documents: int = 5,
+    value_size: int | None = None,
+    window: int | None = None,
+    score_cap: float | None = None,
 ) -> Rows:
     """Documents of random lengths, a row's first and last longer than a quarter of it; 0 documents: no segments."""
     random = np.random.default_rng(0)
-    shapes = [(batch, n, length, size) for n in (heads, kv_heads, kv_heads, heads)]
+    value_size = value_size or size
+    widths = {"query": (heads, size), "key": (kv_heads, size), "value": (kv_heads, value_size)}
+    widths |= {"gradient": (heads, value_size)}
+    shapes = [(batch, n, length, width) for n, width in widths.values()]
     segments = (
         np.sort(random.integers(1, documents + 1, (batch, length)), axis=1).astype(np.int32) if documents else None
     )
     query, *others = (random.standard_normal(shape).astype(np.float32) for shape in shapes)
-    return Rows(np.float32(0.3) * query, *others, segments)  # queries come scaled
+    return Rows(np.float32(0.3) * query, *others, segments, window, score_cap)  # queries come scaled
 
 
 def arrays(given: Rows) -> list[np.ndarray]:
-    """All but the documents."""
+    """All but the documents, the window and the cap."""
     return [given.query_BNTH, given.key_BKSH, given.value_BKSH, given.context_gradient_BNTH]
 
 
 def numpy_attention(given: Rows) -> list[np.ndarray]:
     """The context and the gradients of query, key and value, one head of one row at a time."""
     (rows, heads, length, _), kv_heads = given.query_BNTH.shape, given.key_BKSH.shape[1]
-    found = [np.zeros(x.shape) for x in (given.query_BNTH, given.query_BNTH, given.key_BKSH, given.value_BKSH)]
+    shapes_of = (given.context_gradient_BNTH, given.query_BNTH, given.key_BKSH, given.value_BKSH)
+    found = [np.zeros(x.shape) for x in shapes_of]
     for row, head in np.ndindex(rows, heads):
         shared = head * kv_heads // heads
         query, gradient = (x[row, head].astype(np.float64) for x in (given.query_BNTH, given.context_gradient_BNTH))
@@ -67,11 +93,16 @@ def numpy_attention(given: Rows) -> list[np.ndarray]:
         seen = np.tri(length, dtype=bool)
         if given.segments_BT is not None:
             seen &= given.segments_BT[row][:, None] == given.segments_BT[row]
-        scores = np.where(seen, query @ key.T, -np.inf)
+        if given.window is not None:
+            seen &= np.arange(length)[:, None] - np.arange(length) < given.window
+        scores, cap = query @ key.T, given.score_cap
+        capped = scores if cap is None else cap * np.tanh(scores / cap)
+        slope = 1.0 if cap is None else 1 / np.cosh(scores / cap) ** 2
+        scores = np.where(seen, capped, -np.inf)
         weights = np.exp(scores - scores.max(1, keepdims=True))
         weights /= weights.sum(1, keepdims=True)
         context = weights @ value
-        score_gradient = weights * (gradient @ value.T - (gradient * context).sum(1, keepdims=True))
+        score_gradient = weights * (gradient @ value.T - (gradient * context).sum(1, keepdims=True)) * slope
         found[0][row, head] = context
         found[1][row, head] = score_gradient @ key
         found[2][row, shared] += score_gradient.T @ query
@@ -79,8 +110,9 @@ def numpy_attention(given: Rows) -> list[np.ndarray]:
     return found
 
 
-def program(attention, dtype=jnp.float32):
+def program(attention, dtype=jnp.float32, window: int | None = None, score_cap: float | None = None):
     """A function of (query, key, value, gradient, segments) to the context and the three gradients."""
+    attention = attention if score_cap is None else functools.partial(attention, score_cap=score_cap)
 
     def run(query, key, value, gradient, segments):
         query, key, value, gradient = (x.astype(dtype) for x in (query, key, value, gradient))
@@ -89,7 +121,8 @@ def program(attention, dtype=jnp.float32):
         segments = None if segments is None else shard(segments, "batch", "time")
         slots_T = jnp.asarray(time_order(query.shape[2]), jnp.int32)
         slots = shard(jnp.broadcast_to(slots_T, (query.shape[0], query.shape[2])), "batch", "time")
-        context, back = jax.vjp(lambda *given: attention(*given, AttentionMask(slots, segments)), query, key, value)
+        mask = AttentionMask(slots, segments, window)
+        context, back = jax.vjp(lambda *given: attention(*given, mask), query, key, value)
         return context, *back(gradient)
 
     return run
@@ -100,7 +133,8 @@ def computed(attention, given: Rows, sizes: dict[str, int] | None = None, dtype=
     with jax.set_mesh(make_mesh(sizes)) if sizes else jax.sharding.use_abstract_mesh(jax.sharding.get_abstract_mesh()):
         order = time_order(given.query_BNTH.shape[2])
         segments = None if given.segments_BT is None else given.segments_BT[:, order]
-        found = jax.jit(program(attention, dtype))(*(x[:, :, order] for x in arrays(given)), segments)
+        run = jax.jit(program(attention, dtype, given.window, given.score_cap))
+        found = run(*(x[:, :, order] for x in arrays(given)), segments)
         return [np.asarray(x, np.float64)[:, :, np.argsort(order)] for x in found]
 
 
@@ -128,6 +162,27 @@ def test_a_kernel_computes_the_formula_and_its_gradients(name, documents, monkey
     assert_near(computed(EVERYWHERE[name], given), numpy_attention(given), 2e-6)
 
 
+def refused(name: str, shape: dict) -> bool:
+    return name == "cudnn" and bool({"score_cap", "value_size"} & set(shape))
+
+
+SHAPED = [
+    pytest.param(name, shape, id=f"{name}, {label}")
+    for name in ("reference", "ring", "blocks", "splash", "cudnn")
+    for label, shape in SHAPES.items()
+    if not refused(name, shape)
+]
+
+
+@pytest.mark.parametrize("name, shape", SHAPED)
+def test_a_kernel_computes_windows_caps_and_value_widths(name, shape, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 48)
+    monkeypatch.setattr(ring, "MAX_BLOCK", 32)
+    monkeypatch.setattr(ring, "MIN_BLOCK", 32)
+    given = rows(128, batch=1, **shape)
+    assert_near(computed(EVERYWHERE[name], given), numpy_attention(given), 2e-6)
+
+
 @pytest.mark.parametrize("name", ["reference", "blocks", "splash", "cudnn"])
 def test_a_kernel_computes_the_same_with_rows_and_heads_over_a_mesh(name, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK", 48)
@@ -146,6 +201,22 @@ def test_the_ring_computes_the_formula_on_every_mesh(sizes, block, documents, mo
     monkeypatch.setattr(ring, "MAX_BLOCK", block)
     monkeypatch.setattr(ring, "MIN_BLOCK", min(block, ring.MIN_BLOCK))
     given = rows(documents=documents)
+    assert_near(computed(kernels.attention_kernel("ring"), given, sizes), numpy_attention(given), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "sizes, shape",
+    [
+        ({"context": 8}, {"window": 3, "documents": 0}),  # shorter than a piece of 4
+        ({"context": 4, "replica": 2}, {"window": 20, "score_cap": 1.5, "value_size": 12, "documents": 2}),
+        ({"context": 2, "tensor": 2, "data": 2}, {"window": 1000, "value_size": 4}),
+    ],
+    ids=str,
+)
+def test_the_ring_computes_windows_caps_and_value_widths_on_every_mesh(sizes, shape, monkeypatch):
+    monkeypatch.setattr(ring, "MAX_BLOCK", 2)
+    monkeypatch.setattr(ring, "MIN_BLOCK", 2)
+    given = rows(**shape)
     assert_near(computed(kernels.attention_kernel("ring"), given, sizes), numpy_attention(given), 1e-6)
 
 
@@ -181,6 +252,24 @@ def test_each_device_computes_as_many_blocks_as_every_other_and_none_that_is_hid
     needed = slots[None, :, None, :] <= slots[:, None, :, None]  # key's device and block, query's device and block
     np.testing.assert_array_equal(found, needed)
     assert len(set(found.sum((1, 2, 3)).tolist())) == 1
+
+
+@pytest.mark.parametrize("window", [3, 1000])
+def test_a_device_computes_only_the_blocks_that_the_window_shows(window, monkeypatch):
+    """Blocks of 2 tokens, two a piece, on eight devices; forward and backward."""
+    computed_blocks, real = [], ring.compute_if
+
+    def count(is_shown, compute, otherwise):
+        jax.debug.callback(lambda shown: computed_blocks.append(bool(shown)), is_shown)
+        return real(is_shown, compute, otherwise)
+
+    monkeypatch.setattr(ring, "MAX_BLOCK", 2)
+    monkeypatch.setattr(ring, "MIN_BLOCK", 2)
+    monkeypatch.setattr(ring, "compute_if", count)
+    computed(ring.attention, rows(64, documents=0, window=window), {"context": 8})
+    jax.effects_barrier()
+    seen = np.tri(64, dtype=bool) & ~np.tri(64, k=-window, dtype=bool)
+    assert sum(computed_blocks) == 2 * seen.reshape(32, 2, 32, 2).any((1, 3)).sum()
 
 
 MINIMAL = jax.checkpoint_policies.save_only_these_names("query", "key", "value", "context")
@@ -246,6 +335,28 @@ def test_splash_takes_heads_of_any_width_and_both_formats(size, dtype):
     assert_near(found, numpy_attention(given), 5e-6 if dtype == jnp.float32 else 3e-2)
 
 
+@pytest.mark.parametrize("window", [100, 150, 384])
+def test_splash_leaves_out_the_blocks_that_the_window_hides(window, monkeypatch):
+    """Three blocks of 128: those left out are neither read nor counted."""
+    for name in ("BLOCK_Q", "BLOCK_KV", "BLOCK_KV_DKV"):
+        monkeypatch.setattr(splash, name, 128)
+    given = rows(384, heads=1, kv_heads=1, batch=1, size=128, documents=0, window=window)
+    assert_near(computed(EVERYWHERE["splash"], given), numpy_attention(given), 5e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from([128, 256, 512]), st.sampled_from([128, 256, 1024]), st.integers(1, 8), st.integers(1, 3000))
+def test_splash_multiplies_the_blocks_in_which_any_pair_is_seen(queries, keys, count, window):
+    length = count * max(queries, keys)
+    slots = np.arange(length)
+
+    def sees(query, key):
+        return (key <= query) & (key > query - window)
+
+    blocks = sees(slots[:, None], slots).reshape(length // queries, queries, length // keys, keys).any((1, 3))
+    assert splash.multiplied_pairs(length, queries, keys, sees) == blocks.sum() * queries * keys
+
+
 def test_backward_of_splash_finds_what_its_forward_kept_under_the_name_context():
     """The grid of a kernel is a loop here: of forward and backward with `minimal`, where nothing is kept of forward
     twice."""
@@ -260,11 +371,14 @@ def test_backward_of_splash_finds_what_its_forward_kept_under_the_name_context()
 
 
 @pytest.mark.parametrize("documents", [0, 3])
-def test_cudnn_is_asked_for_causality_alone_where_a_row_is_one_document(documents, monkeypatch):
+@pytest.mark.parametrize("window", [None, 5])
+def test_cudnn_is_asked_for_causality_and_window_alone_where_a_row_is_one_document(window, documents, monkeypatch):
     asked, real = [], jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *x, **named: asked.append(named) or real(*x, **named))
-    computed(EVERYWHERE["cudnn"], rows(documents=documents))
-    assert [(x["is_causal"], x["mask"] is None) for x in asked] == [(not documents, not documents)]
+    computed(EVERYWHERE["cudnn"], rows(documents=documents, window=window))
+    (named,) = asked
+    assert (named["is_causal"], named["mask"] is None) == (not documents, not documents)
+    assert named["local_window_size"] == ((4, 0) if window and not documents else None)
 
 
 REFUSED = {
@@ -274,13 +388,15 @@ REFUSED = {
     "wide heads": (cudnn, rows(size=136), jnp.bfloat16, ("136", "128", "reference")),
     "heads of an odd width": (cudnn, rows(size=12), jnp.bfloat16, ("12", "reference")),
     "an odd length": (cudnn, rows(65), jnp.bfloat16, ("65", "reference")),
+    "a cap": (cudnn, rows(score_cap=50.0), jnp.bfloat16, ("score_cap=50;", "reference")),
+    "a value width": (cudnn, rows(value_size=16), jnp.bfloat16, ("head_width=8", "value_width=16", "reference")),
 }
 
 
 @pytest.mark.parametrize("kernel, given, dtype, parts", REFUSED.values(), ids=REFUSED)
 def test_what_a_backends_kernel_cannot_take_is_said_in_one_line(kernel, given, dtype, parts):
-    query, key = (jax.ShapeDtypeStruct(x.shape, dtype) for x in (given.query_BNTH, given.key_BKSH))
-    reason = kernel.refusal(query, key, key, PLAIN, (0.0, None), None)
+    query_key_value = (jax.ShapeDtypeStruct(x.shape, dtype) for x in arrays(given)[:3])
+    reason = kernel.refusal(*query_key_value, PLAIN, (0.0, None), given.score_cap)
     assert "\n" not in reason and all(part in reason for part in parts), reason
 
 
@@ -306,7 +422,10 @@ TPUS = {
     "v5p, long rows": ("v5p:2x2x2", {"data": 8}, rows(8192, 2, 2, 8, 128), jnp.bfloat16),
     "v5e, GPT-2 small": ("v5e:4x4", {"data": 16}, rows(1024, 12, 12, 16, 64), jnp.bfloat16),
     "v5e, wide heads": ("v5e:4x4", {"data": 16}, rows(4096, 2, 2, 16, 256), jnp.float32),
-}
+    "v5p, a window, a cap and a value width": (
+        "v5p:2x2x2", {"data": 8}, rows(2048, 4, 2, 8, 192, 3, 128, window=100, score_cap=50.0), jnp.bfloat16,
+    ),
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -323,7 +442,8 @@ def kernels_compiled(attention, given: Rows, dtype) -> int:
     """Of forward and backward for the current mesh, with documents."""
     whole = jax.NamedSharding(jax.sharding.get_mesh(), jax.P())
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole) for x in (*arrays(given), given.segments_BT)]
-    return jax.jit(program(attention, dtype)).lower(*shapes).compile().as_text().count('tpu_custom_call"')
+    run = jax.jit(program(attention, dtype, given.window, given.score_cap))
+    return run.lower(*shapes).compile().as_text().count('tpu_custom_call"')
 
 
 @pytest.mark.parametrize("topology, sizes, given, dtype", TPUS.values(), ids=TPUS)
@@ -402,7 +522,14 @@ def test_a_model_on_a_mesh_that_splits_time_has_the_same_gradients(sizes, layers
 
 # The proof at the start of a run.
 
-MODEL = c.Model(32, 16, 512, (c.Stack((c.Block(c.Attention(8, 4, 16), c.MLP(24)),), 2),))
+
+def shaped_model(**fields) -> c.Model:
+    """A model whose attention has these fields."""
+    return c.Model(32, 16, 512, (c.Stack((c.Block(c.Attention(8, 4, 16, **fields), c.MLP(24)),), 2),))
+
+
+MODEL = shaped_model()
+SHAPED_HEADS = {"window": 20, "score_cap": 2.0, "value_width": 24}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -449,6 +576,42 @@ def test_a_kernel_with_wrong_gradients_is_refused(monkeypatch):
     with pytest.raises(KernelError) as error:
         proof.prove(MODEL, c.Execution(kernel="other"), 512)
     assert_one_line(error, "execution.kernel=other", "gradient of key")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "fields, forgets",
+    [
+        ({"window": 20}, {"window": None}),
+        ({"window": 20}, {"window": 21}),
+        ({"window": 100_000}, {"window": None}),
+        ({"score_cap": 2.0}, {"score_cap": None}),
+        ({"score_cap": 50.0}, {"score_cap": None}),
+    ],
+)
+def test_a_kernel_that_forgets_the_window_or_the_cap_is_refused(fields, forgets, dtype, monkeypatch):
+    def wrong(query, key, value, mask, weight_dropout=(0.0, None), score_cap=None):
+        score_cap = forgets.get("score_cap", score_cap)
+        mask = dataclasses.replace(mask, window=forgets.get("window", mask.window))
+        return reference.attention(query, key, value, mask, weight_dropout, score_cap)
+
+    monkeypatch.setitem(kernels.KERNELS, "other", kernels.Kernel(wrong))
+    with pytest.raises(KernelError) as error:
+        proof.prove(shaped_model(**fields), c.Execution(kernel="other", dtype=dtype), 512)
+    assert_one_line(error, "execution.kernel=other", "is off by", "set execution.kernel=reference")
+
+
+@pytest.mark.parametrize(
+    "name, fields",
+    [("ring", SHAPED_HEADS), ("blocks", SHAPED_HEADS), ("splash", SHAPED_HEADS), ("cudnn", {"window": 20})],
+)
+def test_kernels_of_windows_caps_and_value_widths_prove_themselves(name, fields, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 48)
+    kernel = kernels.KERNELS[name]._replace(attention=EVERYWHERE[name], portable=True)
+    kernel = kernel._replace(proof_length=min(kernel.proof_length, 128))
+    monkeypatch.setitem(kernels.KERNELS, "other", kernel)
+    with jax.set_mesh(make_mesh({"data": 4, "tensor": 2})):
+        proof.prove(shaped_model(**fields), c.Execution(kernel="other", dtype="bfloat16"), 512)
 
 
 def test_a_kernel_that_does_not_run_here_is_refused_in_one_line(monkeypatch):
