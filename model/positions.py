@@ -61,7 +61,8 @@ def linear_scaling(scaling: c.LinearScaling, rope: c.Rope, head_width: int, freq
 
 
 def llama3_scaling(scaling: c.Llama3Scaling, rope: c.Rope, head_width: int, frequency) -> tuple[np.ndarray, float]:
-    turns = scaling.original_context * frequency / (2 * np.pi)  # of a pair in the original context
+    wavelength = 2 * math.pi / frequency
+    turns = scaling.original_context / wavelength  # of a pair in the original context
     kept = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
     return interpolate(frequency, scaling.factor, np.clip(kept, 0, 1)), 1.0
 
@@ -74,15 +75,15 @@ def yarn_scaling(scaling: c.YarnScaling, rope: c.Rope, head_width: int, frequenc
     if scaling.truncate:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, head_width - 1)
-    kept = 1 - (np.arange(len(frequency)) - first) / max(last - first, 0.001)
+    kept = 1 - (np.arange(len(frequency), dtype=np.float32) - first) / ((last - first) or 0.001)
     factor = scaling.attention_factor
-    factor = 0.1 * math.log(scaling.factor) + 1 if factor is None else factor
+    factor = 0.1 * math.log(max(scaling.factor, 1)) + 1 if factor is None else factor
     return interpolate(frequency, scaling.factor, np.clip(kept, 0, 1)), factor
 
 
 def interpolate(frequency: np.ndarray, factor: float, kept: np.ndarray) -> np.ndarray:
-    """Frequencies, of which a share `kept` stays and the rest is divided by `factor`."""
-    return kept * frequency + (1 - kept) * frequency / factor
+    """Frequencies, of which a share `kept` stays and the rest is divided by `factor`; in float32, as they are."""
+    return (1 - kept) * frequency / factor + kept * frequency
 
 
 # Class of a rotary scaling -> a function of (scaling, rope, head width, frequencies) to frequencies and a factor.
