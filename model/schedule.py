@@ -18,15 +18,15 @@ from model import config as c
 from model.forward_pass import ForwardPass, ResidualStream
 from model.sharding import ShardingError, join_within_shards, shard_count, split_within_shards
 
-# Checkpoint names of what a remat policy saves. ATTENTION: norms' factors, and products before the feed-forward.
-ATTENTION = ("norm", "query", "key", "value", "context", "middle")
-MATRICES = (*ATTENTION, "gate", "up")  # all of a layer's products: twice the memory
+# Checkpoint names of what a remat policy saves. MIXER: norms' factors, and products before the feed-forward.
+MIXER = ("norm", "query", "key", "value", "context", "gates", "state", "middle")
+MATRICES = (*MIXER, "gate", "up")  # all of a layer's products: twice the memory
 REMAT: dict[str, Callable] = {
     "none": lambda layer: layer,  # everything is saved
     "minimal": lambda layer: jax.checkpoint(layer, policy=policies.save_only_these_names(*MATRICES)),
-    "save_qkv": lambda layer: jax.checkpoint(layer, policy=policies.save_only_these_names(*ATTENTION)),
+    "save_qkv": lambda layer: jax.checkpoint(layer, policy=policies.save_only_these_names(*MIXER)),
     "full": jax.checkpoint,  # only each layer's input is saved
-    "offload": lambda layer: jax.checkpoint(layer, policy=offload_policy(ATTENTION)),  # saved in the host's memory
+    "offload": lambda layer: jax.checkpoint(layer, policy=offload_policy(MIXER)),  # saved in the host's memory
 }
 
 LayerFunction = Callable[[ResidualStream, ForwardPass, object, jax.Array | None], ResidualStream]
