@@ -45,7 +45,7 @@ BENCH_DEFAULTS = {  # what `bench` measures by default
 }
 # Errors by class name, since their modules import JAX. Wrong arguments or config: exit status 2; failed work: 1.
 WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError")
-WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError", "FieldError", "HuggingFaceError")
+WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError", "FieldError", "HuggingFaceError", "AdapterError")
 EXPECTED = (*WRONG_INPUT, "ExportError", "DataError", "RunError", "PeerError", "UnreadableProgram")
 
 

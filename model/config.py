@@ -209,6 +209,20 @@ class Model:
 
 
 @dataclass(frozen=True)
+class LoRA:
+    """Low-rank adapters, trained in place of the weights W that they stand beside: a product with W becomes
+    x W + alpha / rank * (x down) up, of `rank` features between (Hu et al. 2021, 4.1).
+
+    `paths`: patterns of parameters' paths, in which * stands for any text: stacks.*.mixer.query, *.feed_forward.*,
+    output, embedding.table. They choose among matrices; biases and norms stay as they are.
+    """
+
+    rank: int
+    alpha: float
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Execution:
     """How the model is computed. It changes speed, memory and rounding, but never the parameters or their names.
 

@@ -126,6 +126,11 @@ def gather_parameters(
     return jax.tree.map(cast_and_move, module, is_leaf=lambda x: isinstance(x, nnx.Param))
 
 
+def is_projection(parameter: nnx.Param) -> bool:
+    """Whether a parameter is a weight of `project`: neither a vector, nor a stack of experts, nor their router."""
+    return bool(parameter.input_axes) and "experts" not in parameter.axes and not parameter.keep_float32
+
+
 def transpose_for_decoding(module: nnx.Module) -> nnx.Module:
     """A gathered module with its weights transposed to matrices [outputs, inputs], which a CPU reads fastest.
 
@@ -139,9 +144,6 @@ def transpose_for_decoding(module: nnx.Module) -> nnx.Module:
         shape = value.shape[stacked:]
         matrix = value.reshape(*value.shape[:stacked], math.prod(shape[: parameter.input_axes]), -1).swapaxes(-1, -2)
         return parameter.replace(matrix, transposed_from=shape)
-
-    def is_projection(x: nnx.Param) -> bool:  # a weight of `project`: neither a stack of experts nor their router
-        return bool(x.input_axes) and "experts" not in x.axes and not x.keep_float32
 
     return jax.tree.map(
         lambda x: transpose(x) if is_projection(x) else x, module, is_leaf=lambda x: isinstance(x, nnx.Param)
@@ -158,8 +160,10 @@ def einsum(formula: str, x: jax.Array, y: jax.Array, *axes: str | None) -> jax.A
     return jnp.einsum(formula, x, y, out_sharding=partition_spec(axes, tuple(sizes[axis] for axis in out), "compute"))
 
 
-def project(formula: str, x: jax.Array, weight: nnx.Param, *axes: str | None) -> jax.Array:
+def project(formula: str, x: jax.Array, weight: nnx.Param | AdaptedWeight, *axes: str | None) -> jax.Array:
     """`einsum` of x and a weight, transposed or not, in the weight's precision. It sums over the last axes of x."""
+    if isinstance(weight, AdaptedWeight):
+        return weight.project(formula, x, *axes)
     if weight.matmul != "plain":
         from model import quantized  # only here: qwix, and what it imports, takes more than a second
 
@@ -172,6 +176,43 @@ def project(formula: str, x: jax.Array, weight: nnx.Param, *axes: str | None) ->
     matrix_OI = weight[...]
     y = jax.lax.dot_general(x.reshape(*leading, -1), matrix_OI, (((len(leading),), (1,)), ((), ())))
     return shard(y.reshape(shape), *axes)
+
+
+class Adapter(nnx.Module):
+    """A low-rank change of a weight W of inputs I and outputs O: scale * down up, with down [.., I, R], up [.., R, O].
+    model/lora.py makes them."""
+
+    def __init__(self, down: nnx.Param, up: nnx.Param, scale: float):
+        self.down, self.up, self.scale = down, up, scale
+
+    def change(self, low: jax.Array, formula: str, *axes: str | None) -> jax.Array:
+        """The change of a weight's result [.., O], from its inputs in the low dimension [.., R]."""
+        return self.scale * project(formula, low, self.up.replace(matmul="plain"), *axes)
+
+
+class AdaptedWeight(nnx.Module):
+    """A weight with an adapter beside it: its results are x W + scale * (x down) up (Hu et al. 2021, eq. 3). It stands
+    where the weight stood, for `project`, `embedding_lookup` and `gather_parameters`."""
+
+    def __init__(self, base: nnx.Param, adapter: Adapter):
+        self.base, self.adapter = base, adapter
+
+    def project(self, formula: str, x: jax.Array, *axes: str | None) -> jax.Array:
+        """`project` with the weight, then with the adapter. The adapter's own products are never in eight bits."""
+        operands, out = formula.split("->")
+        x_axes, weight_axes = operands.split(",")
+        inputs = self.base.input_axes
+        leading = x_axes[: x.ndim - inputs]
+        down, down_formula = self.adapter.down.replace(matmul="plain"), f"{x_axes},{weight_axes[:inputs]}R->{leading}R"
+        low = project(down_formula, x, down, *axes[: len(leading)], None)
+        change = self.adapter.change(low, f"{leading}R,R{weight_axes[inputs:]}->{out}", *axes)
+        return project(formula, x, self.base, *axes) + change
+
+    def lookup(self, indices_BT: jax.Array, dtype: jnp.dtype, mode: str | None) -> jax.Array:
+        """`embedding_lookup` in the weight, and in `down`."""
+        low_BTR = embedding_lookup(self.adapter.down, indices_BT, dtype, mode)
+        change_BTD = self.adapter.change(low_BTR, "BTR,RD->BTD", "batch", "time", None)
+        return embedding_lookup(self.base, indices_BT, dtype, mode) + change_BTD
 
 
 def add_bias(x: jax.Array, bias: nnx.Param | None) -> jax.Array:
@@ -239,12 +280,16 @@ class Embedding(nnx.Module):
         return embedding_lookup(gather_parameters(self, dtype, move).table, tokens_BT, dtype)
 
 
-def embedding_lookup(table: nnx.Param, indices_BT: jax.Array, dtype: jnp.dtype, mode: str | None = None) -> jax.Array:
+def embedding_lookup(
+    table: nnx.Param | AdaptedWeight, indices_BT: jax.Array, dtype: jnp.dtype, mode: str | None = None
+) -> jax.Array:
     """Rows of a gathered table [A, D]: int [B, T] -> [B, T, D] in `dtype`.
 
     The table is read in float32 for its gradient: a row's gradient is a sum over all tokens that read the row, and a
     sum in bfloat16 stops growing after 256 equal terms.
     """
+    if isinstance(table, AdaptedWeight):
+        return table.lookup(indices_BT, dtype, mode)
     table_AD = at_least_float32(table[...])
     spec = partition_spec(("batch", "time", None), (*indices_BT.shape, table_AD.shape[1]), "compute")
     return table_AD.at[indices_BT].get(out_sharding=spec, mode=mode).astype(dtype)

@@ -186,10 +186,10 @@ class Transformer(nnx.Module):
         calls are added up in float32."""
         formula = "BTD,VD->BTV" if self.output is None else "BTD,DV->BTV"
         weight = gather_parameters(self.embedding.table if self.output is None else self.output, dtype, move)
-        weight_float32 = weight.replace(at_least_float32(weight[...]))
+        weight_float32 = jax.tree.map(at_least_float32, weight)
 
         def logits(hidden_BTD):
-            weight = weight_float32.replace(weight_float32[...].astype(dtype))
+            weight = jax.tree.map(lambda x: x.astype(dtype), weight_float32)
             logits_BTV = project(formula, hidden_BTD, weight, "batch", "time", "vocab") * self.config.logit_scale
             return soft_cap(logits_BTV, self.config.logit_cap)
 
