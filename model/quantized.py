@@ -10,6 +10,7 @@ mesh axes are Explicit (0.1.8).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import NamedTuple
@@ -136,8 +137,15 @@ matmul.defvjp(forward, backward)
 
 
 def quantize(matrix: jax.Array, dtype: jnp.dtype, axis: int) -> qwix.QArray:
-    """8-bit numbers, and one float32 scale for each index along `axis`, from its largest magnitude."""
-    return qwix.quantize(matrix.astype(jnp.float32), dtype, channelwise_axes=[axis])
+    """8-bit numbers, and one float32 scale for each index along `axis`, from its largest magnitude.
+
+    Where all numbers are 0 (a document's first state in an LSTM), qwix makes the scale 1 (0.1.8). Here it is 0: else
+    the backward pass would multiply it into a gradient, as the largest of all, and what counts would be rounded away.
+    """
+    matrix = matrix.astype(jnp.float32)
+    quantized = qwix.quantize(matrix, dtype, channelwise_axes=[axis])
+    is_zero = (matrix == 0).all(1 - axis, keepdims=True)
+    return dataclasses.replace(quantized, scale=jnp.where(is_zero, 0, quantized.scale))
 
 
 def dot(a, b, axis_a: int, axis_b: int) -> jax.Array:

@@ -56,6 +56,15 @@ def test_a_product_keeps_the_error_bound_of_its_format(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_rows_of_zeros_take_no_part_in_the_gradient_of_the_weight(name):
+    """As in the states before the first tokens of documents; a gradient of any size may stand beside them."""
+    x, weight, gradient = drawn((24, 16), (16, 8), (24, 8))
+    with_zeros = np.concatenate([x, 0 * x]), np.concatenate([gradient, 100 * gradient])
+    slope = lambda x, gradient: jax.vjp(lambda w: quantized.project(x, w, 1, name), weight)[1](gradient)[0]  # noqa: E731
+    np.testing.assert_allclose(slope(*with_zeros), slope(x, gradient), rtol=1e-5, atol=1e-5 * np.abs(weight).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("x_shape, weight_shape, inputs", [((3, 5, 16), (16, 4, 2), 1), ((3, 5, 4, 2), (4, 2, 16), 2)])
 def test_a_product_and_its_gradients_are_those_of_qwix_training(name, x_shape, weight_shape, inputs):
     x, weight, pull = drawn(x_shape, weight_shape, (*x_shape[:2], *weight_shape[inputs:]))

@@ -145,6 +145,7 @@ FEATURES = {
     "one key-value head": small(replace(BLOCK, mixer=replace(ATTENTION, kv_heads=1))),
     "as many key-value heads": small(replace(BLOCK, mixer=replace(ATTENTION, kv_heads=4))),
     "mixture of experts": small(replace(BLOCK, feed_forward=MIXTURE)),
+    "recurrent": small(c.Block(c.LSTM(), None, placement="plain"), final_norm=None),
     "two kinds of block": c.Model(
         VOCAB, WIDTH, CONTEXT, (c.Stack((BLOCK, replace(BLOCK, token_shift=0.25)), 2), c.Stack((BLOCK,), 1)), init=INIT
     ),
@@ -158,7 +159,9 @@ FEATURES = {
 } | {placement: small(replace(BLOCK, placement=placement)) for placement in PLACEMENTS}
 
 
-@pytest.mark.parametrize("name", ["learned", "sinusoidal", "token_shift", "two kinds of block", "post_residual"])
+@pytest.mark.parametrize(
+    "name", ["learned", "sinusoidal", "token_shift", "two kinds of block", "post_residual", "recurrent"]
+)
 def test_documents_of_a_packed_row_read_as_each_alone(name):
     model, lengths, given = built(FEATURES[name]), (7, 1, 11, 5), tokens(1)
     segments = np.repeat(np.arange(4, dtype=np.int32), lengths)[None]
@@ -182,6 +185,7 @@ def test_every_kernel_computes_what_the_reference_does(kernel):
 
 
 LAID_OUT = ["mixture of experts", "two kinds of block", "gated, untied, normed and scaled", "one key-value head"]
+LAID_OUT += ["recurrent"]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,7 @@ def test_reading_in_ragged_chunks_through_the_cache_gives_the_same_logits(name, 
     assert cache.length_B.tolist() == lengths.tolist()
 
 
-@pytest.mark.parametrize("name", ["two kinds of block", "learned", "mixture of experts"])
+@pytest.mark.parametrize("name", ["two kinds of block", "learned", "mixture of experts", "recurrent"])
 def test_scanned_and_unrolled_are_one_function_of_one_tree(name):
     scanned, unrolled = built(FEATURES[name]), built(FEATURES[name], layers="unroll")
     one, other = ([path for path, _ in jax.tree_util.tree_leaves_with_path(model)] for model in (scanned, unrolled))
@@ -285,7 +289,7 @@ def test_known_models_have_their_published_number_of_parameters(config, publishe
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == published
 
 
-@pytest.mark.parametrize("name", ["learned", "sandwich", "token_shift"])
+@pytest.mark.parametrize("name", ["learned", "sandwich", "token_shift", "recurrent"])
 def test_bfloat16_stays_near_float32(name):
     exact, rounded = (logits(built(FEATURES[name], dtype=dtype), tokens()) for dtype in ("float32", "bfloat16"))
     assert 1e-4 < np.linalg.norm(exact - rounded) / np.linalg.norm(exact) < 0.03

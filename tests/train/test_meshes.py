@@ -1,4 +1,5 @@
-"""The matrix: ten steps on meshes of eight devices, against one device. Dense and mixture of experts, packed rows."""
+"""The matrix: ten steps on meshes of eight devices, against one device. Dense, mixture of experts and recurrent, packed
+rows."""
 
 import functools
 from dataclasses import replace
@@ -21,6 +22,7 @@ pytestmark = [
 STEPS, ROWS, LAYERS = 10, 16, 4
 EXPERTS = c.MoE(8, 2, 16, shared=16, balance_loss=0.01, router_z_loss=0.001, balance_rate=0.01)
 BLOCKS = {"dense": tiny.BLOCK, "moe": replace(tiny.BLOCK, feed_forward=EXPERTS)}
+BLOCKS |= {"recurrent": c.Block(c.LSTM(), None, placement="plain")}
 QUICK = {  # the others are slow ones
     "dense": [
         {"data": 8}, {"context": 8}, {"replica": 2, "data": 2, "tensor": 2}, {"stage": 4, "data": 2},
@@ -30,6 +32,7 @@ QUICK = {  # the others are slow ones
         {"expert": 2, "data": 2, "tensor": 2}, {"stage": 2, "expert": 2, "data": 2},
         {"replica": 2, "expert": 2, "context": 2}, {"context": 2, "tensor": 2, "data": 2},
     ],
+    "recurrent": [{"replica": 2, "stage": 2, "expert": 2}, {"tensor": 2, "data": 4}],
 }  # fmt: skip
 MESHES = [
     {"replica": 8}, {"tensor": 2, "data": 4}, {"expert": 8}, {"expert": 4, "context": 2},
@@ -39,7 +42,7 @@ MESHES = [
 MATRIX = [
     pytest.param(kind, sizes, id=f"{kind} {' '.join(f'{axis}={size}' for axis, size in sizes.items())}",
                  marks=[] if sizes in QUICK[kind] else pytest.mark.slow(12))
-    for kind in BLOCKS for sizes in MESHES
+    for kind in BLOCKS for sizes in MESHES if kind != "recurrent" or "context" not in sizes
 ]  # fmt: skip
 
 
