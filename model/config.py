@@ -114,12 +114,13 @@ class LSTM:
 
 @dataclass(frozen=True)
 class MLP:
-    """Dense feed-forward down(f(up(x))), or gated: down(f(gate(x)) * up(x)) (Shazeer 2020)."""
+    """Dense feed-forward down(f(up(x))), or gated: down(f(gate(x)) * up(x)) (Shazeer 2020). `bias`: of up and down."""
 
     width: int
     activation: Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu", "tanh"] = "silu"
     gated: bool = False
     bias: bool = False
+    gate_bias: bool = False
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class MLP(nnx.Module):
         self.gate = declare.weight(up_axes, (width, config.width)) if config.gated else None
         self.down = declare.residual(down_axes, (config.width, width))
         self.up_bias = declare.zeros(("feed_forward",), (config.width,)) if config.bias else None
+        has_gate_bias = config.gated and config.gate_bias
+        self.gate_bias = declare.zeros(("feed_forward",), (config.width,)) if has_gate_bias else None
         self.down_bias = declare.zeros(("features",), (width,)) if config.bias else None
 
     def __call__(self, x_BTD: jax.Array, forward_pass: ForwardPass) -> tuple[jax.Array, float]:
@@ -48,7 +50,7 @@ class MLP(nnx.Module):
             hidden_BTF = activation(up_BTF)
         else:
             gate_BTF = project("BTD,DF->BTF", x_BTD, self.gate, "batch", "time", "feed_forward")
-            gate_BTF = checkpoint_name(gate_BTF, "gate")
+            gate_BTF = checkpoint_name(add_bias(gate_BTF, self.gate_bias), "gate")
             hidden_BTF = activation(gate_BTF) * up_BTF
         out_BTD = project("BTF,FD->BTD", hidden_BTF, self.down, "batch", "time", None)
         return add_bias(out_BTD, self.down_bias), 0.0

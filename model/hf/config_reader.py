@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
 
-ABSENT = object()
-# What says nothing of what a model computes, in any family's config.
+REFUSED = object()
+# What says nothing of what a model computes, in any family's config. Old files hold the settings of generation too.
 INERT = frozenset({
-    "_name_or_path", "architectures", "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id", "id2label",
-    "initializer_range", "is_encoder_decoder", "label2id", "model_type", "name_or_path", "output_attentions",
-    "output_hidden_states", "pad_token_id", "problem_type", "return_dict", "return_dict_in_generate",
-    "task_specific_params", "torch_dtype", "transformers_version", "use_cache",
+    "_name_or_path", "architectures", "bos_token_id", "cache_implementation", "chunk_size_feed_forward", "do_sample",
+    "dtype", "eos_token_id", "gradient_checkpointing", "id2label", "initializer_range", "label2id", "max_length",
+    "model_type", "name_or_path", "output_attentions", "output_hidden_states", "pad_token_id", "problem_type",
+    "repetition_penalty", "return_dict", "return_dict_in_generate", "task_specific_params", "temperature", "top_k",
+    "top_p", "torch_dtype", "torchscript", "transformers_version", "use_cache",
 })  # fmt: skip
 
 
@@ -20,68 +21,78 @@ class HuggingFaceError(ValueError):
 
 
 class ConfigReader:
-    """The keys of a config.json, or of an object in it; `where` names it in errors. A null key counts as absent.
+    """The keys of a config.json, or of an object in it; `where` names it in errors.
 
-    Each method reads one key and raises HuggingFaceError where it is missing and has no default, or is of another type.
+    A key that is absent has its value in `defaults`. Each method reads one key; it raises HuggingFaceError where there
+    is neither, or the value is of another type. `null` is what a null stands for; by default it is refused too.
     """
 
-    def __init__(self, values: dict, where: str = "config.json"):
-        self.values, self.where = {key: value for key, value in values.items() if value is not None}, where
+    def __init__(self, given: dict, defaults: Mapping[str, Any] | None = None, where: str = "config.json"):
+        if not isinstance(given, dict):
+            raise HuggingFaceError(f"{where}: must be an object, not {given!r}")
+        self.given, self.values, self.where = given, {**(defaults or {}), **given}, where
         self.read: set[str] = set()
 
-    def __contains__(self, key: str) -> bool:
-        return key in self.values
+    def refuse(self, reason: str) -> NoReturn:
+        raise HuggingFaceError(f"{self.where}: {reason}")
 
-    def any(self, key: str, default: Any = ABSENT) -> Any:
-        """The value of a key, whatever its type."""
+    def typed(self, key: str, kinds: tuple[type, ...], expected: str, null: Any) -> Any:
         self.read.add(key)
-        value = self.values.get(key, default)
-        if value is ABSENT:
-            raise HuggingFaceError(f"{self.where}: no {key!r} in it, which this family of models needs")
+        if key not in self.values:
+            self.refuse(f"no {key!r} in it, which this family of models needs")
+        value = self.values[key]
+        if value is None and null is not REFUSED:
+            return null
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            self.refuse(f"{key} must be {expected}, not {value!r}")
         return value
 
-    def typed(self, key: str, default, kinds: tuple[type, ...], expected: str):
-        value = self.any(key, default)
-        if value is not default and (not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds)):
-            raise HuggingFaceError(f"{self.where}: {key} must be {expected}, not {value!r}")
+    def integer(self, key: str, null: Any = REFUSED, least: int = 1) -> int:
+        value = self.typed(key, (int,), "a whole number", null)
+        if value is not null and value < least:
+            self.refuse(f"{key} must be at least {least}, not {value}")
         return value
 
-    def integer(self, key: str, default: Any = ABSENT) -> int:
-        return self.typed(key, default, (int,), "a whole number")
+    def number(self, key: str, null: Any = REFUSED) -> float:
+        value = self.typed(key, (int, float), "a number", null)
+        return value if value is null else float(value)
 
-    def number(self, key: str, default: Any = ABSENT) -> float:
-        value = self.typed(key, default, (int, float), "a number")
-        return value if value is None else float(value)
+    def flag(self, key: str, null: Any = REFUSED) -> bool:
+        return self.typed(key, (bool,), "true or false", null)
 
-    def flag(self, key: str, default: Any = ABSENT) -> bool:
-        return self.typed(key, default, (bool,), "true or false")
+    def text(self, key: str) -> str:
+        return self.typed(key, (str,), "text", REFUSED)
 
-    def text(self, key: str, default: Any = ABSENT) -> str:
-        return self.typed(key, default, (str,), "text")
+    def list(self, key: str, null: Any = REFUSED) -> list:
+        return self.typed(key, (list,), "a list", null)
 
-    def choice(self, key: str, choices: dict[str, Any], default: Any = ABSENT) -> Any:
+    def choice(self, key: str, choices: Mapping[str, Any]) -> Any:
         """What the key's text stands for in `choices`."""
-        value = self.text(key, default)
+        value = self.text(key)
         if value not in choices:
-            raise HuggingFaceError(f"{self.where}: {key}={value!r} is not built here; {', '.join(sorted(choices))} are")
+            self.refuse(f"{key}={value!r} is not built here; {', '.join(sorted(choices))} are")
         return choices[value]
 
-    def object(self, key: str) -> ConfigReader:
-        """The object under a key, as a reader of its own; its keys are to be checked with `refuse_unread` too."""
-        return ConfigReader(self.typed(key, {}, (dict,), "an object"), f"{self.where}: {key}")
+    def object(self, key: str, defaults: Mapping[str, Any] | None = None) -> ConfigReader:
+        """The object under a key, as a reader of its own: empty if it is null or absent. Its keys are to be checked
+        with `refuse_unread` too."""
+        self.read.add(key)
+        return ConfigReader(self.values.get(key) or {}, defaults, f"{self.where}: {key}")
 
     def expect(self, key: str, only: Any) -> None:
-        """Reads a key of which one value alone is built here; absent, it has that value."""
-        value = self.any(key, only)
-        if value != only:
-            raise HuggingFaceError(f"{self.where}: {key}={value!r} is not built here, only {only!r} is")
+        """Reads a key of which one value alone is built here; absent or null, it has that value."""
+        self.read.add(key)
+        value = self.values.get(key)
+        if value is not None and value != only:
+            self.refuse(f"{key}={value!r} is not built here, only {only!r} is")
 
     def refuse_unread(self, inert: Iterable[str] = ()) -> None:
-        """Raises HuggingFaceError naming the keys that no one read and that are not `inert`."""
-        unread = sorted(self.values.keys() - self.read - INERT - set(inert))
+        """Raises HuggingFaceError naming the keys that no one read, that are not null and that are not `inert`."""
+        given = {key for key, value in self.given.items() if value is not None}
+        unread = sorted(given - self.read - INERT - set(inert))
         if unread:
-            listed = ", ".join(f"{key}={self.values[key]!r}" for key in unread[:6])
-            raise HuggingFaceError(
-                f"{self.where}: unknown to Skald: {listed}{' …' if unread[6:] else ''}; what they change is not built "
-                "here, so the model would not be theirs"
+            listed = ", ".join(f"{key}={self.given[key]!r}" for key in unread[:6])
+            self.refuse(
+                f"unknown to Skald: {listed}{' …' if unread[6:] else ''}; what they change is not built here, so the "
+                "model would not be theirs"
             )

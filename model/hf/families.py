@@ -1,4 +1,4 @@
-"""All families, and the way from a config.json to a model of ours and back."""
+"""All families, and the way from a config.json to a model of ours and back. train/huggingface.py calls it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from model.hf.config_reader import ConfigReader, HuggingFaceError
 from model.hf.family import Family
 from model.hf.gpt2 import GPT2
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (GPT2,)}
+ALL = (GPT2,)
+FAMILIES: dict[str, Family] = {family.model_type: family for family in ALL}
 
 
 def read_config(config: dict) -> tuple[Family, c.Model]:
@@ -17,11 +18,38 @@ def read_config(config: dict) -> tuple[Family, c.Model]:
 
     Raises HuggingFaceError naming what is missing, of another type, not built here, or unknown.
     """
-    reader = ConfigReader(config)
+    reader = ConfigReader(config, {"architectures": None})
     family = reader.choice("model_type", FAMILIES)
+    if config.get("quantization_config"):
+        reader.refuse("quantization_config: quantized weights are not read here; take the checkpoint before that")
+    architectures = reader.list("architectures", null=None)
+    if architectures and family.architecture not in architectures:
+        reader.refuse(
+            f"architectures={architectures!r}: of {family.model_type} {family.architecture} alone is built here"
+        )
+    return family, read_model(family, config)
+
+
+def read_model(family: Family, config: dict) -> c.Model:
+    """Our config of a model whose family is known, every key of theirs read."""
+    reader = ConfigReader(without_aliases(config, family), family.defaults)
+    reader.expect("is_encoder_decoder", False)
     model = family.read(reader)
     reader.refuse_unread(family.inert)
-    return family, model
+    return model
+
+
+def without_aliases(config: dict, family: Family) -> dict:
+    """The config with the keys that the family takes under a second name under their first one."""
+    renamed = dict(config)
+    for alias, key in family.aliases.items():
+        if alias in renamed:
+            value = renamed.pop(alias)
+            if renamed.setdefault(key, value) != value:
+                raise HuggingFaceError(
+                    f"config.json: {alias}={value!r} and {key}={renamed[key]!r} are two names of one"
+                )
+    return renamed
 
 
 def write_config(model: c.Model, preferred: str | None = None) -> tuple[Family, dict]:
@@ -31,32 +59,62 @@ def write_config(model: c.Model, preferred: str | None = None) -> tuple[Family, 
     """
     obstacles = {}
     for family in sorted(FAMILIES.values(), key=lambda family: family.model_type != preferred):
-        try:
-            config = {"architectures": [family.architecture], "model_type": family.model_type} | family.write(model)
-            obstacles[family.architecture] = differences(family.read(ConfigReader(config)), model)
-        except (AttributeError, IndexError, HuggingFaceError, ZeroDivisionError):  # a part that it has no words for
-            continue
-        if not obstacles[family.architecture]:
+        found = foreign_parts(family, model)
+        if not found:
+            try:
+                config = {"architectures": [family.architecture], "model_type": family.model_type}
+                config |= family.write(model)
+                found = differences(read_model(family, config), model)
+            except HuggingFaceError as error:
+                found = [str(error)]
+        if not found:
             return family, config
-    nearest, fields = min(obstacles.items(), key=lambda entry: len(entry[1]), default=("", []))
-    hint = f"; of {nearest} these fields stand in the way: {', '.join(fields[:6])}" if nearest else ""
-    raise HuggingFaceError(f"no architecture of transformers computes what this model does{hint}")
+        obstacles[family.architecture] = found
+    nearest, fields = min(obstacles.items(), key=lambda entry: len(entry[1]))
+    raise HuggingFaceError(
+        f"no architecture of transformers computes what this model does; of {nearest} these stand in the way: "
+        f"{', '.join(fields[:6])}{' …' if fields[6:] else ''}"
+    )
+
+
+def foreign_parts(family: Family, model: c.Model) -> list[str]:
+    """The parts, as `layers.3.mixer=LSTM`, of which the family knows no names."""
+    return [
+        f"layers.{number}.{name}={type(getattr(block, name)).__name__}"
+        for number, block in enumerate(c.blocks(model))
+        for name in ("mixer", "feed_forward")
+        if type(getattr(block, name)) not in family.tables
+    ]
 
 
 def differences(theirs: c.Model, ours: c.Model) -> list[str]:
     """The fields, as `layers.3.mixer.window=16`, in which a model read back from a family's config differs from ours.
 
-    How layers are stacked and how weights were initialised is no difference."""
-    pairs = [("", outside(theirs), outside(ours))]
+    How layers are stacked, how weights were initialised and what training alone computes is no difference."""
+    pairs = [("", outside_layers(theirs), outside_layers(ours))]
     blocks = c.blocks(theirs), c.blocks(ours)
     if len(blocks[0]) != len(blocks[1]):
         return [f"{len(blocks[1])} layers"]
-    pairs += [(f"layers.{i}.", one, other) for i, (one, other) in enumerate(zip(*blocks, strict=True))]
+    pairs += [
+        (f"layers.{i}.", inference(one), inference(two)) for i, (one, two) in enumerate(zip(*blocks, strict=True))
+    ]
     return [line for prefix, one, other in pairs for line in field_differences(prefix, one, other)]
 
 
-def outside(model: c.Model) -> c.Model:
-    return dataclasses.replace(model, layers=(), init=c.Init())
+def outside_layers(model: c.Model) -> c.Model:
+    return dataclasses.replace(model, layers=(), init=c.Init(), dropout=0.0)
+
+
+def inference(block: c.Block) -> c.Block:
+    """The block without what training alone computes, and with its defaults written out."""
+    mixer, feed_forward = block.mixer, block.feed_forward
+    if isinstance(mixer, c.Attention):
+        scale = mixer.head_width**-0.5 if mixer.score_scale is None else mixer.score_scale
+        value_width = mixer.value_width or mixer.head_width
+        mixer = dataclasses.replace(mixer, dropout=0.0, score_scale=scale, value_width=value_width)
+    if isinstance(feed_forward, c.MoE):
+        feed_forward = dataclasses.replace(feed_forward, balance_loss=0.0, router_z_loss=0.0)
+    return dataclasses.replace(block, mixer=mixer, feed_forward=feed_forward, dropout=0.0)
 
 
 def field_differences(prefix: str, one, other) -> list[str]:

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from model import config as c
 from model.hf.config_reader import ConfigReader, HuggingFaceError
@@ -34,8 +34,9 @@ class Family:
     `read` makes our config of theirs, `write` theirs of ours (what it can't say is lost: families.py compares).
     `tables`: class of a part of our config -> its Entries; c.Block's are the norms of a layer, c.Model's what stands
     outside the layers. `layer`: the prefix of a layer's names, with `{layer}` for its number. `prefix`: of all names
-    but the output's; files of the bare model lack it. `inert`: keys of a config that change nothing that a model
-    computes. `buffers`: patterns of tensors in old files that are no parameters.
+    but the output's; files of the bare model lack it. `defaults`: the values of keys that a config lacks, those of the
+    family's own; `aliases`: second names of keys; `inert`: keys that change nothing that a model computes. `buffers`:
+    patterns of tensors in old files that are no parameters.
     """
 
     model_type: str
@@ -45,6 +46,8 @@ class Family:
     tables: Mapping[type, tuple[Entry, ...]]
     layer: str
     prefix: str
+    defaults: Mapping[str, Any]
+    aliases: Mapping[str, str] = field(default_factory=dict)
     inert: frozenset[str] = frozenset()
     buffers: tuple[str, ...] = ()
 

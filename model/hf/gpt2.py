@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from model import config as c
 from model.hf.activations import ACTIVATIONS, activation_name
 from model.hf.config_reader import ConfigReader
@@ -12,40 +14,65 @@ from model.hf.stacks import as_stacks
 QUERY_KEY_VALUE = ("mixer.query", "mixer.key", "mixer.value")
 BIASES = ("mixer.query_bias", "mixer.key_bias", "mixer.value_bias")
 
+DEFAULTS = {
+    "vocab_size": 50257,
+    "n_positions": 1024,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_inner": None,
+    "activation_function": "gelu_new",
+    "resid_pdrop": 0.1,
+    "embd_pdrop": 0.1,
+    "attn_pdrop": 0.1,
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "tie_word_embeddings": True,
+}
+ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
 INERT = frozenset({
-    "gradient_checkpointing", "n_ctx", "reorder_and_upcast_attn", "summary_activation", "summary_first_dropout",
+    "n_ctx", "reorder_and_upcast_attn", "summary_activation", "summary_first_dropout",
     "summary_proj_to_labels", "summary_type", "summary_use_proj",
 })  # fmt: skip
 
 
 def read(config: ConfigReader) -> c.Model:
-    width, heads, layers = config.integer("n_embd"), config.integer("n_head"), config.integer("n_layer")
-    norm = c.Norm("layer", config.number("layer_norm_epsilon", 1e-5), bias=True)
-    hidden = config.integer("n_inner", None) or 4 * width
-    feed_forward = c.MLP(hidden, config.choice("activation_function", ACTIVATIONS, "gelu_new"), bias=True)
-    dropout, weight_dropout = config.number("resid_pdrop", 0.1), config.number("attn_pdrop", 0.1)
-    scaled, by_layer = config.flag("scale_attn_weights", True), config.flag("scale_attn_by_inverse_layer_idx", False)
+    width, layers = config.integer("n_embd"), config.integer("n_layer")
+    norm = c.Norm("layer", config.number("layer_norm_epsilon"), bias=True)
+    hidden = config.integer("n_inner", null=4 * width)
+    feed_forward = c.MLP(hidden, config.choice("activation_function", ACTIVATIONS), bias=True)
+    dropout = config.number("resid_pdrop")
     config.expect("add_cross_attention", False)
-    head_width = width // heads
-
-    def block(number: int) -> c.Block:
-        scale = head_width**-0.5 if scaled else 1.0
-        scale = scale / (number + 1) if by_layer else scale if not scaled else None
-        mixer = c.Attention(
-            heads, heads, head_width, bias=True, output_bias=True, dropout=weight_dropout, score_scale=scale
-        )
-        return c.Block(mixer, feed_forward, norm, dropout=dropout)
-
     return c.Model(
         vocab_size=config.integer("vocab_size"),
         width=width,
-        context=config.integer("n_positions", 1024),
-        layers=as_stacks([block(number) for number in range(layers)]),
+        context=config.integer("n_positions"),
+        layers=as_stacks(
+            [c.Block(mixer, feed_forward, norm, dropout=dropout) for mixer in mixers(config, width, layers)]
+        ),
         positions=c.Learned(),
         final_norm=norm,
-        tied=config.flag("tie_word_embeddings", True),
-        dropout=config.number("embd_pdrop", 0.1),
+        tied=config.flag("tie_word_embeddings"),
+        dropout=config.number("embd_pdrop"),
     )
+
+
+def mixers(config: ConfigReader, width: int, layers: int) -> list[c.Attention]:
+    """The attention of each layer: all are alike but for the scale of scores."""
+    heads, dropout = config.integer("n_head"), config.number("attn_pdrop")
+    if width % heads:
+        config.refuse(f"n_embd={width} is no multiple of n_head={heads}")
+    mixer = c.Attention(heads, heads, width // heads, bias=True, output_bias=True, dropout=dropout)
+    scale = mixer.head_width**-0.5 if config.flag("scale_attn_weights") else 1.0
+    by_layer = config.flag("scale_attn_by_inverse_layer_idx")
+    scales = [scale / (number + 1) if by_layer else scale for number in range(layers)]
+    return [mixer if scale == mixer.head_width**-0.5 else replace(mixer, score_scale=scale) for scale in scales]
 
 
 def write(model: c.Model) -> dict:
@@ -104,6 +131,8 @@ GPT2 = Family(
     },
     layer="transformer.h.{layer}.",
     prefix="transformer.",
+    defaults=DEFAULTS,
+    aliases=ALIASES,
     inert=INERT,
     buffers=("*.attn.bias", "*.attn.masked_bias"),
 )

@@ -1,187 +1,218 @@
-"""Our Transformer against random small models of Hugging Face transformers, the weights copied inside the test."""
+"""Every family of model/hf against random small models of Hugging Face transformers: the weights go through the name
+tables that import and export use, so that these are what is proven."""
 
+import copy
 import functools
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from family_configs import LENGTH, SPACES, VOCAB
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
-from model import config as c
 from model.decode.chain import parse_chain
 from model.decode.generate import Generator
+from model.hf.families import read_config
+from model.hf.family import Family, Tensors, tensor_map
+from model.paths import parameters_by_path
 from model.transformer import Transformer
 
 torch = pytest.importorskip("torch", reason="parity needs torch: pip install torch==2.13.0 transformers")
 transformers = pytest.importorskip("transformers", reason="parity needs transformers: pip install transformers")
+safetensors = pytest.importorskip("safetensors.numpy", reason="parity needs safetensors: pip install safetensors")
 
-VOCAB, CONTEXT, LAYERS = 61, 48, 2
-pytestmark = pytest.mark.timeout(120)
-
-
-def gpt2(width: int, heads: int):
-    """A random GPT-2 and our config of the same function."""
-    sizes = {"n_embd": width, "n_head": heads, "n_layer": LAYERS, "n_positions": CONTEXT, "vocab_size": VOCAB}
-    weight_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 0, "eos_token_id": None}
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **weight_dropout))
-    norm = c.Norm("layer", bias=True)
-    attention = c.Attention(heads, heads, width // heads, bias=True, output_bias=True)
-    block = c.Block(attention, c.MLP(4 * width, "gelu_tanh", bias=True), norm)
-    stack = c.Stack((block,), LAYERS)
-    ours = c.Model(VOCAB, width, CONTEXT, (stack,), positions=c.Learned(), final_norm=norm)
-    return randomized(theirs), ours
+PROMPT, NEW_TOKENS = 8, 32
+pytestmark = pytest.mark.timeout(300)
+drawn = functools.partial(
+    settings, derandomize=True, deadline=None, database=None, phases=(Phase.generate,),
+    suppress_health_check=list(HealthCheck),
+)  # fmt: skip
 
 
-def llama(width: int, heads: int, kv_heads: int, tied: bool):
-    sizes = {"hidden_size": width, "num_attention_heads": heads, "num_key_value_heads": kv_heads}
-    sizes |= {"intermediate_size": 3 * width, "num_hidden_layers": LAYERS, "max_position_embeddings": CONTEXT}
-    ends = {"bos_token_id": 0, "eos_token_id": None, "pad_token_id": None}
-    config = transformers.LlamaConfig(
-        **sizes, **ends, vocab_size=VOCAB, rms_norm_eps=1e-6, tie_word_embeddings=tied, attention_dropout=0.0
-    )
-    norm = c.Norm("rms", epsilon=1e-6)
-    block = c.Block(c.Attention(heads, kv_heads, width // heads, rope=c.Rope()), c.MLP(3 * width, gated=True), norm)
-    ours = c.Model(VOCAB, width, CONTEXT, (c.Stack((block,), LAYERS),), final_norm=norm, tied=tied)
-    return randomized(transformers.LlamaForCausalLM(config)), ours
+class Pair(NamedTuple):
+    """Their random model and ours of the same config; `table` says where its tensors, by name, stand in ours."""
+
+    theirs: torch.nn.Module
+    ours: Transformer
+    family: Family
+    table: list[Tensors]
+    tensors: dict[str, np.ndarray]
 
 
-def randomized(theirs):
-    """Biases and norms away from zero and one too, so that a forgotten one shows."""
-    generator = torch.Generator().manual_seed(0)
+def build(config: dict) -> Pair:
+    theirs = random_model(config)
+    family, model = read_config(config)
+    empty = jax.eval_shape(lambda: Transformer(model, jax.random.key(0)))
+    table = tensor_map(family, model, set(parameters_by_path(empty)))
+    tensors = as_saved(theirs)
+    named = {name for row in table for name in row.theirs}
+    assert set(tensors) == named, f"{set(tensors) ^ named}"
+    return Pair(theirs, with_tensors(empty, table, tensors), family, table, tensors)
+
+
+def random_model(config: dict):
+    """Their model, with biases and norms away from zero and one, so that a forgotten one shows, and with matrices so
+    large that logits are of order 1 to 10."""
+    keys = {key: value for key, value in copy.deepcopy(config).items() if key != "model_type"}
+    dropouts = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0} if config["model_type"] == "gpt2" else {}
+    settled = transformers.AutoConfig.for_model(config["model_type"], **keys, **dropouts)
+    plain = {"attn_implementation": "eager"}  # the others leave out Gemma 2's caps
+    plain |= {"experts_implementation": "eager"} if config["model_type"] == "mixtral" else {}
+    theirs = transformers.AutoModelForCausalLM.from_config(settled, **plain)
+    noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in theirs.parameters():
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+            size = 0.1 if parameter.ndim == 1 else 1.4 * max(parameter.shape[-2:]) ** -0.5
+            parameter.add_(size * torch.randn(parameter.shape, generator=noise))
     return theirs.eval()
 
 
-def from_gpt2(tensors: dict, config: c.Model) -> dict:
-    """Their tensors under our names and in our shapes; a block's parameters have the layers in front."""
-    mixer = config.layers[0].pattern[0].mixer
-    heads, size, width = mixer.heads, mixer.head_width, config.width
-
-    def layer(index):
-        given = {k.split(f"h.{index}.")[1]: v for k, v in tensors.items() if f"h.{index}." in k}
-        joined, bias = given["attn.c_attn.weight"], given["attn.c_attn.bias"]
-        found = {}
-        for i, name in enumerate(("query", "key", "value")):
-            found[f"mixer.{name}"] = joined[:, i * width : (i + 1) * width].reshape(width, heads, size)
-            found[f"mixer.{name}_bias"] = bias[i * width : (i + 1) * width].reshape(heads, size)
-        found["mixer.output"] = given["attn.c_proj.weight"].reshape(heads, size, width)
-        found["mixer.output_bias"] = given["attn.c_proj.bias"]
-        for theirs, ours in {"ln_1": "mixer_norm", "ln_2": "feed_forward_norm"}.items():
-            found |= {f"{ours}.scale": given[f"{theirs}.weight"], f"{ours}.bias": given[f"{theirs}.bias"]}
-        for theirs, ours in {"mlp.c_fc": "up", "mlp.c_proj": "down"}.items():
-            found[f"feed_forward.{ours}"] = given[f"{theirs}.weight"]
-            found[f"feed_forward.{ours}_bias"] = given[f"{theirs}.bias"]
-        return found
-
-    outside = {"embedding.table": "wte.weight", "positions.table": "wpe.weight"}
-    outside |= {"final_norm.scale": "ln_f.weight", "final_norm.bias": "ln_f.bias"}
-    return stacked(layer) | {ours: tensors[f"transformer.{theirs}"] for ours, theirs in outside.items()}
+def as_saved(theirs) -> dict[str, np.ndarray]:
+    """A model's tensors under the names and in the shapes in which transformers writes them to a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.save_pretrained(folder)
+        return safetensors.load_file(Path(folder) / "model.safetensors")
 
 
-def from_llama(tensors: dict, config: c.Model) -> dict:
-    mixer = config.layers[0].pattern[0].mixer
-
-    def layer(index):
-        given = {k.split(f"layers.{index}.")[1]: v for k, v in tensors.items() if f"layers.{index}." in k}
-        found = {"mixer_norm.scale": given["input_layernorm.weight"]}
-        found["feed_forward_norm.scale"] = given["post_attention_layernorm.weight"]
-        for name, heads in {"query": mixer.heads, "key": mixer.kv_heads, "value": mixer.kv_heads}.items():
-            matrix = given[f"self_attn.{name[0]}_proj.weight"].T
-            found[f"mixer.{name}"] = matrix.reshape(config.width, heads, mixer.head_width)
-        matrix = given["self_attn.o_proj.weight"].T
-        found["mixer.output"] = matrix.reshape(mixer.heads, mixer.head_width, config.width)
-        return found | {f"feed_forward.{name}": given[f"mlp.{name}_proj.weight"].T for name in ("gate", "up", "down")}
-
-    found = stacked(layer) | {"embedding.table": tensors["model.embed_tokens.weight"]}
-    found["final_norm.scale"] = tensors["model.norm.weight"]
-    return found if config.tied else found | {"output": tensors["lm_head.weight"].T}
+def gradients_as_saved(theirs) -> dict[str, np.ndarray]:
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.copy_(parameter.grad)
+    return as_saved(theirs)
 
 
-def stacked(layer) -> dict:
-    layers = [layer(index) for index in range(LAYERS)]
-    return {f"stacks.0.pattern.0.{name}": np.stack([one[name] for one in layers]) for name in layers[0]}
+def with_tensors(model: Transformer, table: list[Tensors], tensors: dict[str, np.ndarray]) -> Transformer:
+    """The model with these tensors of theirs as its parameters."""
+    parameters = parameters_by_path(model)
+    values = {path: np.full(parameter.shape, np.nan, np.float32) for path, parameter in parameters.items()}
+    for row in table:
+        places = [values[slot.path] if slot.layer is None else values[slot.path][slot.layer] for slot in row.ours]
+        arrays = row.layout.to_ours([tensors[name] for name in row.theirs], [place.shape for place in places])
+        for place, array in zip(places, arrays, strict=True):
+            place[...] = array
+    filled = iter([parameter.replace(jnp.asarray(values[path])) for path, parameter in parameters.items()])
+    is_parameter = lambda x: hasattr(x, "axes")  # noqa: E731
+    return jax.tree.map(lambda _: next(filled), model, is_leaf=is_parameter)
 
 
-def parameter(model, path: str):
-    return functools.reduce(lambda part, name: part[int(name)] if name.isdigit() else getattr(part, name),
-                            path.split("."), model)  # fmt: skip
+@jax.jit
+@functools.partial(jax.value_and_grad, has_aux=True)
+def loss_and_logits(model, tokens_BT):
+    logits_BTV = model.logits(model.hidden(tokens_BT))
+    log_probability = jax.nn.log_softmax(logits_BTV[:, :-1])
+    return -jnp.take_along_axis(log_probability, tokens_BT[:, 1:, None], axis=-1).mean(), logits_BTV
 
 
-CASES = {
-    "gpt2, 4 heads of 8": (functools.partial(gpt2, 32, 4), from_gpt2),
-    "gpt2, 6 heads of 4": (functools.partial(gpt2, 24, 6), from_gpt2),
-    "llama, 4 heads over 4, tied": (functools.partial(llama, 32, 4, 4, True), from_llama),
-    "llama, 4 heads over 2, untied": (functools.partial(llama, 32, 4, 2, False), from_llama),
-    "llama, 4 heads over 1, untied": (functools.partial(llama, 32, 4, 1, False), from_llama),
-}
+def random_tokens(rows: int, length: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, VOCAB, (rows, length)).astype(np.int32)
 
 
-@pytest.fixture(params=CASES, scope="module")
-def both(request):
-    """Their model, ours with its weights, and the name table."""
-    make, table = CASES[request.param]
-    torch.manual_seed(0)
-    theirs, config = make()
-    ours = jax.jit(lambda: Transformer(config, jax.random.key(0)))()
-    mapped = table({name: tensor.detach().numpy() for name, tensor in theirs.named_parameters()}, config)
-    for path, value in mapped.items():
-        assert parameter(ours, path)[...].shape == value.shape, path
-        parameter(ours, path)[...] = jnp.asarray(value)
-    assert len(mapped) == len(jax.tree.leaves(ours)), "a parameter of ours stands in no table"
-    return theirs, ours, functools.partial(table, config=config)
+class Differences(NamedTuple):
+    logits: float  # the largest
+    gradient: float  # the largest, relative to its tensor's norm
 
 
-def tokens(rows: int, length: int) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, VOCAB, (rows, length))
+def compare(config: dict) -> Differences:
+    """Everything of one random model: logits, loss, gradients, greedy text, and that exchanged tensors are seen."""
+    pair = build(config)
+    (loss, logits), gradients = loss_and_logits(pair.ours, random_tokens(2, LENGTH))
+    expected_loss, expected_logits = their_loss_and_logits(pair.theirs, random_tokens(2, LENGTH))
+    size = np.abs(expected_logits).max()
+    assert 1 < size < 50, f"logits of this size prove little: {size}"
+    logit_difference = np.abs(logits - expected_logits).max()
+    assert logit_difference < 1e-4
+    assert abs(loss - expected_loss) < 1e-5
+    check_greedy_text(pair)
+    check_exchanged_tensors_are_seen(pair, logits)
+    return Differences(logit_difference, gradient_difference(pair, gradients))
 
 
-def distance(ours, theirs) -> float:
-    """Relative to the size of theirs."""
-    return np.linalg.norm(np.asarray(ours) - theirs) / np.linalg.norm(theirs)
+def their_loss_and_logits(theirs, tokens_BT: np.ndarray) -> tuple[float, np.ndarray]:
+    given = torch.tensor(tokens_BT, dtype=torch.long)
+    out = theirs(given, labels=given)
+    out.loss.backward()
+    return out.loss.item(), out.logits.detach().numpy()
 
 
-def test_logits_are_those_of_hugging_face(both):
-    theirs, ours, _ = both
-    given = tokens(3, CONTEXT)
-    expected = theirs(torch.tensor(given)).logits.detach().numpy()
-    found = jax.jit(lambda model, x: model.logits(model.hidden(x)))(ours, given)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+def check_greedy_text(pair: Pair) -> None:
+    """32 tokens: theirs with a cache, ours with a cache, and ours from whole rows."""
+    prompts = random_tokens(2, PROMPT)
+    given = torch.tensor(prompts, dtype=torch.long)
+    rows = pair.theirs.generate(
+        given, attention_mask=torch.ones_like(given), do_sample=False, max_new_tokens=NEW_TOKENS, pad_token_id=0
+    ).numpy()
+    expected = rows[:, PROMPT:].tolist()
+    generator = Generator(pair.ours, vocab_size=VOCAB, context=LENGTH)
+    found = generator.generate(prompts.tolist(), chain=parse_chain("greedy"), max_new_tokens=NEW_TOKENS)
+    assert [row.tokens for row in found] == expected
+    (_, logits), _ = loss_and_logits(pair.ours, rows.astype(np.int32))
+    assert jnp.argmax(logits, axis=-1)[:, PROMPT - 1 : -1].tolist() == expected
 
 
-def test_loss_and_every_gradient_are_those_of_hugging_face(both):
-    theirs, ours, table = both
-    given = tokens(2, CONTEXT)
-    theirs.zero_grad()
-    expected = theirs(torch.tensor(given), labels=torch.tensor(given)).loss
-    expected.backward()
-
-    @jax.jit
-    @jax.value_and_grad
-    def loss_and_gradients(model):
-        log_probability = jax.nn.log_softmax(model.logits(model.hidden(given))[:, :-1])
-        return -jnp.take_along_axis(log_probability, given[:, 1:, None], axis=-1).mean()
-
-    loss, gradients = loss_and_gradients(ours)
-    assert abs(loss - expected.item()) < 1e-4
-    for path, gradient in table({name: tensor.grad.numpy() for name, tensor in theirs.named_parameters()}).items():
-        found = parameter(gradients, path)[...]
-        if "key_bias" in path:  # exactly zero in theory: softmax does not see a shift of all its scores
-            np.testing.assert_allclose(found, gradient, atol=1e-5)
-        else:
-            assert distance(found, gradient) < 1e-4, path
+def check_exchanged_tensors_are_seen(pair: Pair, logits) -> None:
+    """Query for key, gate for up, halves of heads for interleaved pairs: the shapes fit, the logits do not."""
+    for change in (exchange_query_and_key, exchange_gate_and_up, interleave_rotary_pairs):
+        changed = change(pair)
+        if changed:
+            ours = with_tensors(pair.ours, pair.table, pair.tensors | changed)
+            (_, found), _ = loss_and_logits(ours, random_tokens(2, LENGTH))
+            assert np.abs(found - logits).max() > 1e-2, change.__name__
 
 
-def test_greedy_text_is_that_of_hugging_face(both):
-    theirs, ours, _ = both
-    prompts = [tokens(1, length)[0].tolist() for length in (1, 9, 20)]
-    found = Generator(ours, vocab_size=VOCAB, context=CONTEXT).generate(
-        prompts, chain=parse_chain("greedy"), max_new_tokens=20
-    )
-    for prompt, row in zip(prompts, found, strict=True):
-        mask = torch.ones(1, len(prompt), dtype=torch.long)
-        expected = theirs.generate(
-            torch.tensor([prompt]), attention_mask=mask, do_sample=False, max_new_tokens=20, pad_token_id=0
-        )
-        assert row.tokens == expected[0, len(prompt) :].tolist()
+def exchange_query_and_key(pair: Pair) -> dict[str, np.ndarray]:
+    """What changes where the tensors of query and key are exchanged; nothing if they have other shapes."""
+    if pair.family.model_type == "gpt2":
+        joined = {name: np.split(x, 3, 1) for name, x in pair.tensors.items() if "c_attn.weight" in name}
+        return {name: np.concatenate([key, query, value], 1) for name, (query, key, value) in joined.items()}
+    return exchange(pair.tensors, "q_proj.weight", "k_proj.weight")
+
+
+def exchange_gate_and_up(pair: Pair) -> dict[str, np.ndarray]:
+    experts = exchange(pair.tensors, "w1.weight", "w3.weight")
+    return experts or exchange(pair.tensors, "gate_proj.weight", "up_proj.weight")
+
+
+def exchange(tensors: dict[str, np.ndarray], one: str, other: str) -> dict[str, np.ndarray]:
+    pairs = [(name, name.replace(one, other)) for name in tensors if name.endswith(one)]
+    same = [(left, right) for left, right in pairs if tensors[left].shape == tensors[right].shape]
+    return {left: tensors[right] for left, right in same} | {right: tensors[left] for left, right in same}
+
+
+def interleave_rotary_pairs(pair: Pair) -> dict[str, np.ndarray]:
+    """Query and key with each head's features in the order of the paper, (0, 1), (2, 3), …, not of (0, H / 2), …"""
+    changed = {}
+    for row in pair.table:
+        name, place = row.theirs[0], row.ours[0]
+        if place.path.endswith(("mixer.query", "mixer.key")) and pair.family.model_type != "gpt2":
+            heads, size = parameters_by_path(pair.ours)[place.path].shape[-2:]
+            matrix = pair.tensors[name].reshape(heads, 2, size // 2, -1)
+            changed[name] = np.ascontiguousarray(matrix.swapaxes(1, 2)).reshape(pair.tensors[name].shape)
+    return changed
+
+
+def gradient_difference(pair: Pair, gradients) -> float:
+    """The largest difference of a tensor's gradient, relative to its norm. Spoils their model."""
+    expected = parameters_by_path(with_tensors(pair.ours, pair.table, gradients_as_saved(pair.theirs)))
+    found, worst = parameters_by_path(gradients), 0.0
+    for row in pair.table:
+        for path, layer in row.ours:
+            left, right = (np.asarray(tree[path][...])[... if layer is None else layer] for tree in (found, expected))
+            if path.endswith("key_bias"):  # zero in theory: softmax does not see a shift of all its scores
+                assert np.abs(left - right).max() < 1e-5, path
+                continue
+            difference, norm = np.linalg.norm(left - right), np.linalg.norm(right)
+            assert difference <= 1e-4 * norm + 1e-7, (path, layer, difference, norm)
+            worst = max(worst, difference / norm if norm > 1e-4 else 0.0)
+    return worst
+
+
+@pytest.mark.parametrize("model_type", SPACES)
+@drawn(max_examples=2)
+@given(data=st.data())
+def test_a_random_model_of_each_family_computes_what_that_of_transformers_does(model_type, data):
+    compare(data.draw(SPACES[model_type]))
