@@ -298,7 +298,7 @@ def test_bfloat16_stays_near_float32(name):
 # Every field of every config is changed once; the lowered program of initialisation, loss and gradients must change.
 
 EVERY = c.Block(
-    replace(ATTENTION, query_key_norm=c.Norm(), dropout=0.1), c.MLP(24, gated=False), c.Norm("layer"), dropout=0.1
+    replace(ATTENTION, query_key_norm=c.Norm(), dropout=0.1), c.MLP(24, gated=True), c.Norm("layer"), dropout=0.1
 )
 BASE = small(EVERY, dropout=0.1, positions=c.Learned())
 CHANGES = {
@@ -318,7 +318,7 @@ CHANGES = {
         "score_cap": 50.0, "window": 5, "value_width": 6,
     },
     c.LSTM: {"forget_bias": 0.0},
-    c.MLP: {"width": 25, "activation": "relu", "gated": True, "bias": True},
+    c.MLP: {"width": 25, "activation": "relu", "gated": False, "bias": True, "gate_bias": True},
     c.MoE: {
         "experts": 5, "active": 1, "width": 13, "activation": "relu", "gated": False, "score": "sigmoid",
         "normalised": False, "scale": 2.0, "shared": 4, "balance_loss": 0.1, "router_z_loss": 0.1, "balance_rate": 0.0,
