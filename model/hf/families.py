@@ -8,8 +8,9 @@ from model import config as c
 from model.hf.config_reader import ConfigReader, HuggingFaceError
 from model.hf.family import Family
 from model.hf.gpt2 import GPT2
+from model.hf.llama import LLAMA
 
-ALL = (GPT2,)
+ALL = (GPT2, LLAMA)
 FAMILIES: dict[str, Family] = {family.model_type: family for family in ALL}
 
 
