@@ -150,4 +150,6 @@ def space(model_type: str, draw_config):
 SPACES = {
     "gpt2": space("gpt2", gpt2),
     "llama": space("llama", llama),
+    "qwen2": space("qwen2", qwen2),
+    "qwen3": space("qwen3", qwen3),
 }
