@@ -9,9 +9,10 @@ from model.hf.config_reader import ConfigReader, HuggingFaceError
 from model.hf.family import Family
 from model.hf.gpt2 import GPT2
 from model.hf.llama import LLAMA
+from model.hf.mistral import MISTRAL
 from model.hf.qwen import QWEN2, QWEN3
 
-ALL = (GPT2, LLAMA, QWEN2, QWEN3)
+ALL = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL)
 FAMILIES: dict[str, Family] = {family.model_type: family for family in ALL}
 
 

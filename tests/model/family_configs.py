@@ -152,4 +152,5 @@ SPACES = {
     "llama": space("llama", llama),
     "qwen2": space("qwen2", qwen2),
     "qwen3": space("qwen3", qwen3),
+    "mistral": space("mistral", mistral),
 }
