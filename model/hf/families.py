@@ -7,12 +7,13 @@ import dataclasses
 from model import config as c
 from model.hf.config_reader import ConfigReader, HuggingFaceError
 from model.hf.family import Family
+from model.hf.gemma import GEMMA2, GEMMA3
 from model.hf.gpt2 import GPT2
 from model.hf.llama import LLAMA
 from model.hf.mistral import MISTRAL
 from model.hf.qwen import QWEN2, QWEN3
 
-ALL = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL)
+ALL = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL, GEMMA2, GEMMA3)
 FAMILIES: dict[str, Family] = {family.model_type: family for family in ALL}
 
 

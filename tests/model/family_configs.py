@@ -153,4 +153,6 @@ SPACES = {
     "qwen2": space("qwen2", qwen2),
     "qwen3": space("qwen3", qwen3),
     "mistral": space("mistral", mistral),
+    "gemma2": space("gemma2", gemma2),
+    "gemma3_text": space("gemma3_text", gemma3),
 }
