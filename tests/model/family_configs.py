@@ -155,4 +155,5 @@ SPACES = {
     "mistral": space("mistral", mistral),
     "gemma2": space("gemma2", gemma2),
     "gemma3_text": space("gemma3_text", gemma3),
+    "olmo2": space("olmo2", olmo2),
 }
