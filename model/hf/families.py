@@ -10,11 +10,11 @@ from model.hf.family import Family
 from model.hf.gemma import GEMMA2, GEMMA3
 from model.hf.gpt2 import GPT2
 from model.hf.llama import LLAMA
-from model.hf.mistral import MISTRAL
+from model.hf.mistral import MISTRAL, MIXTRAL
 from model.hf.olmo2 import OLMO2
 from model.hf.qwen import QWEN2, QWEN3
 
-ALL = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL, GEMMA2, GEMMA3, OLMO2)
+ALL = (GPT2, LLAMA, QWEN2, QWEN3, MISTRAL, GEMMA2, GEMMA3, OLMO2, MIXTRAL)
 FAMILIES: dict[str, Family] = {family.model_type: family for family in ALL}
 
 

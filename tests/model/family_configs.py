@@ -156,4 +156,5 @@ SPACES = {
     "gemma2": space("gemma2", gemma2),
     "gemma3_text": space("gemma3_text", gemma3),
     "olmo2": space("olmo2", olmo2),
+    "mixtral": space("mixtral", mixtral),
 }
