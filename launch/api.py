@@ -17,7 +17,7 @@ import numpy as np  # noqa: E402
 
 from launch.inference.checkpoint import LoadedCheckpoint  # noqa: E402
 from launch.inference.scoring import evaluate  # noqa: E402
-from launch.inference.text import SAMPLER, TextGenerator  # noqa: E402
+from launch.inference.text import TextGenerator  # noqa: E402
 from model.decode.generate import PromptError, PromptTooLong  # noqa: E402
 
 
@@ -26,19 +26,23 @@ class LoadedRun(LoadedCheckpoint):
 
     def __init__(self, name: str, weights: str | None = None):
         super().__init__(name, weights)
-        self.generator = TextGenerator(self.model, self.tokenizer, self.trained_length)
+        self.generator = TextGenerator(self.model, self.tokenizer, self.trained_length, self.stop_ids)
         self.forward = jax.jit(lambda model, tokens: model.logits(model.hidden(tokens)))
 
     def generate(
         self,
         prompt: str,
-        sampler: str = SAMPLER,
+        sampler: str | None = None,
         max_new_tokens: int = 300,
         seed: int = 0,
         num_samples: int = 1,
         stop: str | Sequence[str] = (),
     ) -> list[dict]:
-        """Samples of text, with the keys of `skald generate --json`. Raises PromptError, SamplerError, DataError."""
+        """Samples of text, with the keys of `skald generate --json`. `sampler`: None is the checkpoint's own default.
+
+        Raises PromptError, SamplerError, DataError.
+        """
+        sampler = self.sampler if sampler is None else sampler
         texts = self.generator.generate([prompt], sampler=sampler, max_new_tokens=max_new_tokens, seed=seed,
                                   samples=num_samples, stops=[stop] if isinstance(stop, str) else stop)  # fmt: skip
         return [text.to_json(logprobs=True) for text in texts]
@@ -58,7 +62,7 @@ class LoadedRun(LoadedCheckpoint):
 
         Warns where rows are longer than those of training. Raises PromptError, PromptTooLong.
         """
-        tokens_BT = check_tokens(tokens, self.tokenizer.vocab_size, self.config.model.context)
+        tokens_BT = check_tokens(tokens, self.tokenizer.vocab_size, self.model_config.context)
         if line := self.length_warning(tokens_BT.shape[1]):
             warnings.warn(line, stacklevel=2)
         logits_BTV = self.forward(self.model, tokens_BT)

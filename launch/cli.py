@@ -103,7 +103,8 @@ def generate_arguments(command: argparse.ArgumentParser) -> None:
     source = command.add_mutually_exclusive_group()
     source.add_argument("--prompt", default="\n", metavar="TEXT", help="the text to go on from")
     source.add_argument("--prompts", metavar="FILE", help='JSON lines in ({"prompt": …}), JSON lines out')
-    command.add_argument("--sampler", default="temperature=0.8,top_p=0.95", help="an ordered chain, or greedy")
+    sampler = "an ordered chain, or greedy (default: that of an imported generation_config.json, else temperature=0.8,"
+    command.add_argument("--sampler", metavar="CHAIN", help=f"{sampler} top_p=0.95)")
     command.add_argument("--max-new-tokens", type=positive, default=300)
     command.add_argument("--num-samples", type=positive, default=1)
     command.add_argument("--seed", type=int, default=0)
@@ -230,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if "config" in arguments:
             name = arguments.config or BENCH_DEFAULTS[arguments.what]
-            arguments.experiment = experiments.resolve(name, arguments.set, arguments.seed)
+            arguments.experiment = experiments.resolve(name, settings_of_config(arguments), arguments.seed)
         trains = arguments.command in ("train", "plan") or getattr(arguments, "what", "") in ("train", "data")
         slot = detect(os.environ) if arguments.command == "train" else None
         compile_only = bool(getattr(arguments, "topology", None))
@@ -251,6 +252,13 @@ def main(argv: list[str] | None = None) -> int:
         if name in EXPECTED:
             return report_end(2 if name in WRONG_INPUT else 1, line)
         return report_end(1, explain(error, line) + ("" if arguments.debug else " (--debug shows where)"))
+
+
+def settings_of_config(arguments: argparse.Namespace) -> list[str]:
+    """The settings that are applied to the config: with --from those of the model belong to the other run's model."""
+    if not getattr(arguments, "start_from", None):
+        return arguments.set
+    return [setting for setting in arguments.set if not setting.startswith("model.")]
 
 
 def report_end(status: int, line: str) -> int:

@@ -95,13 +95,18 @@ def import_file(path: Path):
 
 def resolve(name: str, settings: Sequence[str] = (), seed: int | None = None) -> Experiment:
     """The experiment of a config's name with every PATH=VALUE of `settings` applied in order. Raises ConfigError."""
-    experiment = make_experiment(name)
+    experiment = apply_settings(make_experiment(name), settings)
+    return experiment if seed is None else dataclasses.replace(experiment, seed=seed)
+
+
+def apply_settings(experiment: Experiment, settings: Sequence[str]) -> Experiment:
+    """The experiment with every PATH=VALUE applied, in order. Raises ConfigError."""
     for setting in settings:
         path, equals, value = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set {setting}: write PATH=VALUE")
         experiment = fields.replace_at(experiment, path, value)
-    return experiment if seed is None else dataclasses.replace(experiment, seed=seed)
+    return experiment
 
 
 def default_folder(name: str) -> Path:

@@ -194,7 +194,7 @@ def read_item(item: Path, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 def check_weights_fit(checkpoint: CheckpointRef, model: Model) -> None:
     """Raises CheckpointError, naming what differs, where a model of this config can't take these weights."""
-    saved = fields.from_json(Model, checkpoint.metadata["config"]["model"])
+    saved = fields.from_json(Model, checkpoint.metadata["model"])
     shapes = [
         {name: x.shape for name, x in flatten_by_path(abstract_model(config)).items()} for config in (saved, model)
     ]

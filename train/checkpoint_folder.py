@@ -15,7 +15,9 @@ from typing import NamedTuple
 
 from train import fields
 
-METADATA = "about/metadata"  # in a checkpoint's folder: step, config, tokenizer, data fingerprints, scores, as JSON
+# In a checkpoint's folder, as JSON: step, model, config (null where no run of ours trained it), tokenizer, data
+# fingerprints, trained_length, scores, and huggingface: what an import keeps of the files that it was made of, or null.
+METADATA = "about/metadata"
 
 
 class CheckpointError(ValueError):
@@ -97,7 +99,7 @@ def set_aside(folder: Path) -> Path:
 
 
 def read_metadata(run: Path, step: int) -> dict:
-    """A checkpoint's metadata: step, config, tokenizer, data fingerprints, scores."""
+    """A checkpoint's metadata: step, model, config, tokenizer, data fingerprints, scores (METADATA)."""
     file = run / "checkpoints" / str(step) / METADATA
     return parse_metadata(file, file.stat().st_mtime_ns)
 
@@ -110,7 +112,9 @@ def parse_metadata(file: Path, modified_ns: int) -> dict:
     data = metadata.get("data", {})
     if "train" in data:  # of 0.3 and before: one source, rows in another order
         data = {"order": 1, "training": [data["train"]], "validation": [data["validation"]]}
-    return {**metadata, "data": data, "config": fields.with_current_names(metadata["config"])}
+    config = fields.with_current_names(metadata["config"])
+    model = fields.with_current_names(metadata["model"]) if "model" in metadata else config["model"]  # 0.4 and before
+    return {"huggingface": None, **metadata, "data": data, "config": config, "model": model}
 
 
 def validation_losses(run: Path) -> dict[int, float | None]:

@@ -108,6 +108,9 @@ class Evaluation:
     sampler: str = "temperature=0.8,top_p=0.95"
 
 
+AUTO_EXECUTION = Execution(dtype="auto", layers="auto", remat="auto")  # chosen for the machine (launch/machine/auto.py)
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A run's config. Changing `model`, `data`, `optimizer`, `seed`, `batch_size`, `microbatches` or `z_loss` makes it
@@ -127,4 +130,4 @@ class Experiment:
     steps_per_dispatch: int = 0  # steps compiled into one program call; 0: chosen for the machine
     mesh: Mesh = field(default_factory=Mesh)
     chip_hour: float = 0.0  # price of an hour of one chip, in any currency; 0: not stated. For plans.
-    execution: Execution = field(default_factory=lambda: Execution(dtype="auto", layers="auto", remat="auto"))
+    execution: Execution = AUTO_EXECUTION

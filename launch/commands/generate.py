@@ -14,17 +14,18 @@ from model.decode import chain as chains
 
 
 def main(arguments: Namespace) -> int:
+    if arguments.sampler is not None:
+        chains.parse_chain(arguments.sampler)  # a wrong sampler is reported before a checkpoint is read
+    prompts = read_prompts(Path(arguments.prompts)) if arguments.prompts else [arguments.prompt]
+    run = LoadedCheckpoint(arguments.run, arguments.weights)
     request = {
-        "sampler": arguments.sampler,
+        "sampler": run.sampler if arguments.sampler is None else arguments.sampler,
         "max_new_tokens": arguments.max_new_tokens,
         "seed": arguments.seed,
         "samples": arguments.num_samples,
         "stops": arguments.stop,
     }
-    chains.parse_chain(arguments.sampler)  # a wrong sampler is reported before a checkpoint is read
-    prompts = read_prompts(Path(arguments.prompts)) if arguments.prompts else [arguments.prompt]
-    run = LoadedCheckpoint(arguments.run, arguments.weights)
-    generator = TextGenerator(run.model, run.tokenizer, run.trained_length)
+    generator = TextGenerator(run.model, run.tokenizer, run.trained_length, run.stop_ids)
     samples = (text.to_json(arguments.logprobs) for p in prompts for text in generator.generate([p], **request))
     if arguments.json:
         print(json.dumps({"step": run.step, "samples": list(samples)}, ensure_ascii=False))

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import jax
 
-from data.config import Source, Tokenizer
+from data.config import Source
 from data.pipeline import open_pipeline
 from data.tokenizers.tokenizer import build_tokenizer, tokenizer_from_json
 from launch import VERSION, experiments
+from launch.commands.inheritance import inherit
 from launch.inference.text import check_samples, training_samples
 from launch.machine import auto, chips
 from launch.machine.detection import cache_folder
@@ -43,7 +45,8 @@ STOPPED = 75  # exit status: stopped by a signal, after a checkpoint was saved
 
 def main(arguments: Namespace) -> int:
     folder = Path(arguments.run_dir) if arguments.run_dir else experiments.default_folder(arguments.config)
-    run, checkpoints = open_run(arguments.experiment, folder, report, arguments.start_from)
+    model_settings = [setting for setting in arguments.set if setting.startswith("model.")]
+    run, checkpoints = open_run(arguments.experiment, folder, report, arguments.start_from, model_settings)
     try:
         reason = train(run)
     finally:
@@ -62,8 +65,13 @@ def report(line: str) -> None:
         print(line, file=sys.stderr)
 
 
-def open_run(experiment: Experiment, folder: Path, report, start_from: str | None = None) -> tuple[Run, Checkpoints]:
+def open_run(
+    experiment: Experiment, folder: Path, report, start_from: str | None = None, model_settings: Sequence[str] = ()
+) -> tuple[Run, Checkpoints]:
     """Opens the run in `folder` with all its listeners: at its newest checkpoint, or at step 0.
+
+    A run that starts from another's weights, or once did, takes over the model and the tokenizer that belong to them;
+    `model_settings` are applied on top of that model.
 
     Every check that needs no device comes first; only then is the folder made or written to. What processes could see
     differently (checkpoints, the saved config), process 0 reads for all. Raises ConfigError, RunError, DataError,
@@ -71,19 +79,23 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     """
     if folder.is_file():
         raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
-    check(experiment)
-    for line in cautions(experiment):
-        report(line)
-    check_same_start(experiment, start_from)
+    check_same_start(experiment, start_from, model_settings)
     steps = processes.broadcast_from_first(lambda: published_steps(folder))
     source = None
     if start_from and not steps:
         source = checkpoint_in(Path(processes.broadcast_from_first(lambda: str(find_checkpoint(start_from).folder))))
-    tokenizer, metadata = None, None
-    if start_from:  # weights know their own tokens only
-        metadata = (source or checkpoint_in(folder / "checkpoints" / str(steps[-1]))).metadata
-        tokenizer = tokenizer_from_json(metadata["tokenizer"])
-        experiment = with_tokenizer_of(metadata, experiment, report)
+    if steps:
+        before = checkpoint_in(folder / "checkpoints" / str(steps[-1])).metadata
+    else:
+        before = source.metadata if source else None
+    tokenizer = None
+    started_from = str(source.folder) if source else before.get("started_from") if before else None
+    if start_from or started_from:
+        tokenizer = tokenizer_from_json(before["tokenizer"])
+        experiment = inherit(experiment, before, model_settings, report)
+    check(experiment)
+    for line in cautions(experiment):
+        report(line)
     if not experiment.model.vocab_size:
         tokenizer = tokenizer or build_tokenizer(experiment.data.tokenizer, training_sources(experiment), report)
         experiment = replace(experiment, model=replace(experiment.model, vocab_size=tokenizer.vocab_size))
@@ -94,8 +106,7 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
         raise RunError(f"{experiment.data.parts[0].source.path}: this machine has another text there than process 0's")
     data.check_steps(experiment.steps)
     check_vocabulary(experiment, data.tokenizer.vocab_size)
-    metadata = read_metadata(folder, steps[-1]) if steps else metadata
-    longest = trained_length(experiment, metadata)
+    longest = trained_length(experiment, before)
     check_samples(experiment, data.tokenizer, longest)
     if source:
         check_weights_fit(source, experiment.model)
@@ -114,10 +125,13 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
     processes.broadcast_from_first(lambda: write_config(folder, VERSION, stored))
     metadata = {
         "version": VERSION,
+        "model": stored["model"],
         "config": stored,
         "tokenizer": data.tokenizer.to_json(),
         "data": data.fingerprints,
         "trained_length": longest,
+        "started_from": started_from,
+        "huggingface": before["huggingface"] if before else None,
     }
     run.listeners = listeners(run, checkpoints, metadata)
     return run, checkpoints
@@ -125,18 +139,6 @@ def open_run(experiment: Experiment, folder: Path, report, start_from: str | Non
 
 def training_sources(experiment: Experiment) -> list[Source]:
     return [part.source for part in experiment.data.parts]
-
-
-def with_tokenizer_of(metadata: dict, experiment: Experiment, report) -> Experiment:
-    """The experiment with the tokenizer of a checkpoint, given its metadata. Reports where it asked for another one."""
-    theirs = fields.from_json(Tokenizer, metadata["config"]["data"]["tokenizer"])
-    if theirs != experiment.data.tokenizer:
-        report(f"the weights know the tokens of {describe_tokenizer(theirs)} only: it takes the place of the config's")
-    return replace(experiment, data=replace(experiment.data, tokenizer=theirs))
-
-
-def describe_tokenizer(config: Tokenizer) -> str:
-    return f"their {config.kind} tokenizer" + (f" ({config.path})" if config.path else "")
 
 
 def trained_length(experiment: Experiment, metadata: dict | None) -> int:
@@ -155,6 +157,10 @@ def check_same_run(experiment: Experiment, folder: Path) -> list[str]:
     """
     steps = published_steps(folder)
     saved = read_config(folder) or (read_metadata(folder, steps[-1])["config"] if steps else None)
+    if steps and saved is None:
+        raise RunError(
+            f"{folder} was imported, not trained; start a new run from it: --from {folder} --run-dir another"
+        )
     lines = [] if steps else read_metrics(folder / "metrics.jsonl")
     if saved is None and lines:
         raise RunError(f"{folder} holds a metrics.jsonl and no run; take another --run-dir")
@@ -166,11 +172,12 @@ def check_same_run(experiment: Experiment, folder: Path) -> list[str]:
     return check_identity(saved, experiment, folder) if saved else []
 
 
-def check_same_start(experiment: Experiment, start_from: str | None) -> None:
-    """Raises RunError where this process was started with another config or --from than process 0."""
-    theirs, source = processes.broadcast_from_first(lambda: [fields.to_json(experiment), start_from])
+def check_same_start(experiment: Experiment, start_from: str | None, model_settings: Sequence[str]) -> None:
+    """Raises RunError where this process was started with another config, --from or --set than process 0."""
+    mine = {"--from": start_from, "--set": list(model_settings)}
+    theirs, options = processes.broadcast_from_first(lambda: [fields.to_json(experiment), mine])
     differ = [c for c in fields.differences(theirs, experiment) if not is_path(c[0])]
-    differ += [("--from", source, start_from)] if source != start_from else []
+    differ += [(name, options[name], value) for name, value in mine.items() if options[name] != value]
     if differ:
         shown = "; ".join(f"{path}: {old!r} in process 0, {new!r} here" for path, old, new in differ[:8])
         raise RunError(f"the processes of this run were not started alike ({shown})")

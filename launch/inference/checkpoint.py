@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import jax
 
-from data.tokenizers.tokenizer import tokenizer_from_json
+from data.tokenizers.tokenizer import Tokenizer, tokenizer_from_json
+from launch.inference import generation_config
 from launch.machine.auto import decoding_execution
+from model.config import Model
 from model.transformer import abstract_model
 from train import fields
 from train.checkpoint import read_weights
 from train.checkpoint_folder import find_checkpoint
-from train.config import Experiment
+from train.config import AUTO_EXECUTION, Experiment
 
+SAMPLER = "temperature=0.8,top_p=0.95"  # where neither a person nor an imported checkpoint names one
 NOT_FINITE = "some of its weights are no finite numbers; take another checkpoint"  # the end of an error message
 
 
 class LoadedCheckpoint:
-    """A checkpoint on one device: its `model`, `tokenizer`, `config` (the Experiment) and `step`.
+    """A checkpoint on one device: its `model`, `model_config`, `tokenizer` and `step`.
 
-    `metadata`: all that the checkpoint says of itself. `trained_length`: tokens of the longest rows that the weights
-    were trained on, in this run or before it. `weights`: `average` or `plain`; None: the average where one was kept.
-    Raises CheckpointError.
+    `config`: the Experiment; None for an imported checkpoint, which no experiment made. `metadata`: all that the
+    checkpoint says of itself. `trained_length`: tokens of the longest rows that the weights were trained on, in this
+    run or before it. `sampler`: the default chain. `stop_ids`: the ids that end a text. `weights`: `average` or
+    `plain`; None: the average where one was kept. Raises CheckpointError.
     """
 
     def __init__(self, name: str, weights: str | None = None):
         checkpoint = find_checkpoint(name)
         self.name, self.step, self.folder = name, checkpoint.step, checkpoint.folder
         self.metadata = checkpoint.metadata
-        self.config: Experiment = fields.from_json(Experiment, self.metadata["config"])
+        self.config: Experiment | None = fields.from_json(Experiment | None, self.metadata["config"])
+        self.model_config: Model = fields.from_json(Model, self.metadata["model"])
         self.tokenizer = tokenizer_from_json(self.metadata["tokenizer"])
         self.trained_length: int = self.metadata["trained_length"]
-        execution = decoding_execution(self.config.execution)
+        self.sampler, self.stop_ids = generation_defaults(self.metadata["huggingface"], self.tokenizer)
+        execution = decoding_execution(self.config.execution if self.config else AUTO_EXECUTION)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = abstract_model(self.config.model, execution)
+        shapes = abstract_model(self.model_config, execution)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
         self.model = read_weights(checkpoint, shapes, weights)
 
@@ -44,3 +50,13 @@ class LoadedCheckpoint:
             f"{self.name} was trained on rows of {self.trained_length} tokens: behind them, up to {length}, stand "
             "positions that it never saw"
         )
+
+
+def generation_defaults(huggingface: dict | None, tokenizer: Tokenizer) -> tuple[str, list[int]]:
+    """The default sampler chain, and the ids that end a text: those of an imported checkpoint's files, else Skald's."""
+    own_end = [i for i in (tokenizer.end_id,) if i is not None]
+    if huggingface is None:
+        return SAMPLER, own_end
+    config = huggingface["generation_config"]
+    ends = generation_config.end_ids(config, huggingface["config"], tokenizer.vocab_size)
+    return SAMPLER if config is None else generation_config.sampler(config), list(dict.fromkeys([*ends, *own_end]))

@@ -20,6 +20,8 @@ from train.evaluate import add_up, metrics, score_model
 from train.fields import ConfigError
 from train.run import RunError
 
+IMPORTED_WINDOW, IMPORTED_ROWS = 1024, 4  # tokens a row, and rows at a time, where no experiment says how many
+
 
 def evaluate(
     run: LoadedCheckpoint,
@@ -30,33 +32,40 @@ def evaluate(
 ) -> dict:
     """Scores a checkpoint over its validation split, or over the file or folder `text`. Returns the JSON of `evaluate`.
 
-    `window`: tokens a row, by default as in training. `stride`: tokens between windows, by default the window. `field`:
-    the field of records that holds their text, by default the run's own.
+    `window`: tokens a row, by default as in training, for an imported checkpoint its context up to IMPORTED_WINDOW.
+    `stride`: tokens between windows, by default the window. `field`: the field of records that holds their text, by
+    default the run's own (`text` for an imported checkpoint).
 
     Raises ConfigError where the window is longer than the model's context, or, with learned positions, longer than the
     rows of training (positions behind them were never trained); RunError where the loss is not finite; DataError.
     """
     if field is not None and text is None:
         raise ConfigError(f"field {field!r} without a text: --field goes with --text (in Python: field with text)")
-    window = window or run.config.data.length
+    if run.config is None and text is None:
+        raise ConfigError(
+            f"{run.name} was imported and has no validation text; name one (--text FILE; in Python text=…)"
+        )
+    window = window or default_window(run)
     stride = stride or window
-    if not 1 <= stride <= window <= run.config.model.context:
-        context = run.config.model.context
+    context = run.model_config.context
+    if not 1 <= stride <= window <= context:
         raise ConfigError(f"window {window}, stride {stride}: wanted 1 <= stride <= window <= context={context}")
     if line := run.length_warning(window):
-        if isinstance(run.config.model.positions, Learned):
+        if isinstance(run.model_config.positions, Learned):
             raise ConfigError(f"window {window}: {line}; a window of {run.trained_length} at most")
         say(line)
     texts = [read_text(run, text, field)] if text is not None else validation_texts(run)
-    sums = {
-        each.name: score_model(run.model, scoring_rows(each.documents, window, stride, run.config.evaluation.rows))
-        for each in texts
-    }
+    rows = run.config.evaluation.rows if run.config else IMPORTED_ROWS
+    sums = {each.name: score_model(run.model, scoring_rows(each.documents, window, stride, rows)) for each in texts}
     scores = metrics(add_up(sums.values()), sum(each.bytes for each in texts))
     if not math.isfinite(scores["loss"]):
         raise RunError(f"{run.name} at step {run.step}: its loss is {scores['loss']}; {NOT_FINITE}")
     by_source = {each.name: metrics(sums[each.name], each.bytes) for each in texts} if len(texts) > 1 else {}
     return {"step": run.step, **scores, "window": window, "stride": stride, "sources": by_source, "tasks": {}}
+
+
+def default_window(run: LoadedCheckpoint) -> int:
+    return run.config.data.length if run.config else min(run.model_config.context, IMPORTED_WINDOW)
 
 
 def validation_texts(run: LoadedCheckpoint) -> list[ScoredText]:
@@ -81,7 +90,8 @@ def tokenize_again(run: LoadedCheckpoint, source: Source, fingerprint: dict) -> 
 
 def read_text(run: LoadedCheckpoint, path: str, field: str | None = None) -> ScoredText:
     """Every document of a file or folder. Raises DataError where there is nothing to score."""
-    source = Source(path, run.config.data.parts[0].source.field if field is None else field)
+    own_field = run.config.data.parts[0].source.field if run.config else Source(path).field
+    source = Source(path, own_field if field is None else field)
     remedy = "name another field (--field NAME; in Python field=…)"
     with tempfile.TemporaryDirectory() as folder:  # what is mapped to memory stays until it is read no more
         documents = open_store(source, run.tokenizer, Path(folder), say, remedy).documents

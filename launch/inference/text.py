@@ -22,8 +22,6 @@ from train.config import Experiment
 from train.fields import ConfigError
 from train.run import RunError
 
-SAMPLER = "temperature=0.8,top_p=0.95"  # where none is evaluation for
-
 
 @dataclass
 class TextSample:
@@ -78,16 +76,18 @@ class TextSample:
 
 
 class TextGenerator:
-    """Generates text with a model and its tokenizer. The model sees the last `context` tokens at a time."""
+    """Generates text with a model and its tokenizer. The model sees the last `context` tokens at a time. Each of
+    `stop_ids` ends a text; None: the tokenizer's end token does, where it has one."""
 
-    def __init__(self, model, tokenizer, context: int):
+    def __init__(self, model, tokenizer, context: int, stop_ids: Sequence[int] | None = None):
         self.tokenizer, self.context = tokenizer, context
+        self.stop_ids = [i for i in (tokenizer.end_id,) if i is not None] if stop_ids is None else stop_ids
         self.generator = Generator(model, vocab_size=tokenizer.vocab_size, context=self.context)
 
     def stream(
         self,
         prompts: Sequence[str],
-        sampler: str = SAMPLER,
+        sampler: str,
         max_new_tokens: int = 300,
         seed: int = 0,
         samples: int = 1,
@@ -102,7 +102,6 @@ class TextGenerator:
             raise PromptError(
                 "a stop text is empty, and would end every text at once; leave it out, or write some text"
             )
-        end = self.tokenizer.end_id
         ids = [encode_prompt(prompt, self.tokenizer, self.context) for prompt in prompts]
         texts = [
             TextSample(prompt, chains.format_chain(chain), seed, IncrementalDecoder(self.tokenizer, prompt_ids))
@@ -115,7 +114,7 @@ class TextGenerator:
             max_new_tokens=max_new_tokens,
             seed=seed,
             samples=samples,
-            stop_ids=[] if end is None else [end],
+            stop_ids=self.stop_ids,
         )
         for pieces in dispatches:
             for text, new in zip(texts, pieces, strict=True):

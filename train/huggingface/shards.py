@@ -55,11 +55,13 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def conversion(folder: Path) -> str:
-    """The command that writes a folder's tensors as safetensors."""
-    target = f"{folder}-safetensors"
-    names = "AutoModelForCausalLM as M, AutoTokenizer as T"
-    calls = "; ".join(f"{name}.from_pretrained({str(folder)!r}).save_pretrained({target!r})" for name in "MT")
-    return f'python -c "from transformers import {names}; {calls}"'
+    """The command that writes a folder anew, with its tensors as safetensors."""
+    classes = ["AutoModelForCausalLM"]
+    if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        classes.append("AutoTokenizer")
+    paths = str(folder), f"{folder}-safetensors"
+    calls = [f"t.{name}.from_pretrained({paths[0]!r}).save_pretrained({paths[1]!r})" for name in classes]
+    return f'python -c "import transformers as t; {"; ".join(calls)}"'
 
 
 def read_index(file: Path) -> dict[str, str]:
