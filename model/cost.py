@@ -82,9 +82,12 @@ def score_flops(model: c.Model, length: int) -> float:
     return sum(MIXERS[type(block.mixer)].score_flops(block.mixer, length) for block in c.blocks(model))
 
 
-def training_flops(model: c.Model, length: int) -> float:
-    """FLOPs a token of a training step: forward, and twice as many backward. Recomputation is not counted."""
-    return 3 * forward_flops(model, length)
+def training_flops(model: c.Model, length: int, frozen: bool = False) -> float:
+    """FLOPs a token of a training step: forward, and twice as many backward. Recomputation is not counted.
+
+    With `frozen` weights the backward pass makes no gradients of them; adapters, which are small, are not counted."""
+    forward = forward_flops(model, length)
+    return 3 * forward - (forward - score_flops(model, length) if frozen else 0)
 
 
 @dataclass(frozen=True)

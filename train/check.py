@@ -91,6 +91,10 @@ def check_ranges(e: Experiment) -> None:
     require("model.logit_cap", cap, cap is None or cap > 0, "above 0, or null")
     require("model.layers", "none", bool(blocks(e.model)), "one block at least")
     check_rule("optimizer.rule", o.rule)
+    if e.lora is not None:
+        require("lora.rank", e.lora.rank, e.lora.rank >= 1, "at least 1")
+        require("lora.alpha", e.lora.alpha, e.lora.alpha > 0, "above 0")
+        require("lora.paths", "none", bool(e.lora.paths), "one pattern at least, as stacks.*.mixer.query")
 
 
 def check_rule(path: str, rule) -> None:

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from model.config import Model
+from model.config import LoRA, Model
+from model.lora import adapted_config
 from model.paths import flatten_by_path
 from model.transformer import abstract_model
 from train import fields, processes
@@ -49,7 +50,7 @@ def unflatten_by_path(tree, arrays: dict[str, jax.Array]):
 
 
 def orbax_items(state: TrainState) -> dict:
-    """The arrays of a state by Orbax item and path: what a checkpoint saves."""
+    """The arrays of a state by Orbax item and path: what a checkpoint saves. What is frozen stands in RUN/base."""
     trees = {"model": state.model, "optimizer": state.optimizer, "average": state.average}
     return {name: flatten_by_path(tree) for name, tree in trees.items() if tree is not None and flatten_by_path(tree)}
 
@@ -71,6 +72,24 @@ class PreservationPolicy:
         return [checkpoint.step in preserved for checkpoint in checkpoints]
 
 
+def multiprocessing_options() -> ocp.options.MultiprocessingOptions:
+    """With processes named, Orbax waits for them through the coordination service. Else it would through the devices:
+    saving runs beside the steps, and would be dispatched in another order on each process."""
+    all_processes = set(range(processes.count())) if processes.count() > 1 else None
+    return ocp.options.MultiprocessingOptions(active_processes=all_processes)
+
+
+def check_free_space(folder: Path, needed: int) -> None:
+    """Raises RunError where a folder's disk has less than `needed` bytes left. Orbax would fail too, with pages of
+    tracebacks and an unfinished folder."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise RunError(
+            f"{folder}: a checkpoint takes {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB left; free "
+            f"some and start the same command again"
+        )
+
+
 class Checkpoints:
     """Saves, scores and restores the checkpoints of one run. The best are those with the lowest eval/loss.
 
@@ -81,15 +100,12 @@ class Checkpoints:
     def __init__(self, run: Path, keep_last: int, keep_best: int):
         self.folder, self.policy = run / "checkpoints", PreservationPolicy(run, keep_last, keep_best)
         processes.broadcast_from_first(self.prepare_folder)
-        all_processes = set(range(processes.count())) if processes.count() > 1 else None
         self.manager = ocp.CheckpointManager(
             self.folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=self.policy,
                 create=False,
-                # With processes named, Orbax waits for them through the coordination service. Else it would through the
-                # devices: saving runs beside the steps, and would be dispatched in another order on each process.
-                multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=all_processes),
+                multiprocessing_options=multiprocessing_options(),
             ),
         )
 
@@ -104,12 +120,7 @@ class Checkpoints:
         metadata = {**metadata, "step": step, "saved": time.time(), "scores": scores or {}}
         needed = OVERHEAD + 2 * len(json.dumps(metadata))
         needed += sum(x.nbytes for arrays in orbax_items(state).values() for x in arrays.values())
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:  # Orbax would fail too, with pages of tracebacks and an unfinished folder
-            raise RunError(
-                f"{self.folder}: a checkpoint takes {needed / 1e6:,.1f} MB and the disk has {free / 1e6:,.1f} MB left; "
-                f"free some and start the same command again"
-            )
+        check_free_space(self.folder, needed)
         args = {name: ocp.args.StandardSave(arrays) for name, arrays in orbax_items(state).items()}
         args["about"] = ocp.args.JsonSave(metadata)
         self.policy.losses[step] = metadata["scores"].get("eval/loss")
@@ -192,9 +203,19 @@ def read_item(item: Path, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return ocp.StandardCheckpointHandler().restore(item.absolute(), args=ocp.args.StandardRestore(abstract))
 
 
+def stored_lora(checkpoint: CheckpointRef) -> LoRA | None:
+    config = checkpoint.metadata["config"]  # None: imported
+    return fields.from_json(LoRA | None, config and config.get("lora"))
+
+
+def model_config(checkpoint: CheckpointRef) -> Model:
+    """The config of the model that a checkpoint's weights make, merged adapters included."""
+    return adapted_config(fields.from_json(Model, checkpoint.metadata["model"]), stored_lora(checkpoint))
+
+
 def check_weights_fit(checkpoint: CheckpointRef, model: Model) -> None:
     """Raises CheckpointError, naming what differs, where a model of this config can't take these weights."""
-    saved = fields.from_json(Model, checkpoint.metadata["model"])
+    saved = model_config(checkpoint)
     shapes = [
         {name: x.shape for name, x in flatten_by_path(abstract_model(config)).items()} for config in (saved, model)
     ]

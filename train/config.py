@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from data.config import Data
-from model.config import Execution, Model
+from model.config import Execution, LoRA, Model
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,8 @@ AUTO_EXECUTION = Execution(dtype="auto", layers="auto", remat="auto")  # chosen 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run's config. Changing `model`, `data`, `optimizer`, `seed`, `batch_size`, `microbatches` or `z_loss` makes it
-    another run (train/run.py); the rest may change on resuming."""
+    """A run's config. Changing `model`, `data`, `optimizer`, `seed`, `batch_size`, `microbatches`, `z_loss` or `lora`
+    makes it another run (train/run.py); the rest may change on resuming."""
 
     name: str
     model: Model
@@ -124,6 +124,7 @@ class Experiment:
     batch_size: int  # rows of the global batch
     evaluation: Evaluation
     checkpoints: Checkpoints
+    lora: LoRA | None = None  # train adapters beside another run's weights (--from), which stay as they are
     z_loss: float = 0.0  # times the mean square of logsumexp(logits): keeps them from drifting (PaLM, section 5)
     seed: int = 0
     microbatches: int = 1  # the batch is split into these, gradients summed

@@ -119,6 +119,8 @@ def parse_scalar(choices: tuple, value, path: str):
 def describe_type(choice) -> str:
     if typing.get_origin(choice) is typing.Literal:
         return "one of " + ", ".join(map(str, typing.get_args(choice)))
+    if typing.get_origin(choice) is tuple:
+        return "a list"
     names = {type(None): "null", int: "an integer", float: "a number", bool: "true or false", str: "text"}
     return names.get(choice, getattr(choice, "__name__", str(choice)))
 

@@ -13,6 +13,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from data.rows import Rows
 from model import schedule
 from model.sharding import ShardingError, check_chunks, make_mesh, partition_spec, time_order
+from model.transformer import Transformer
 from train import state, step
 from train.config import Experiment
 from train.feed import ROW_AXES, rows_shape
@@ -39,8 +40,17 @@ class Program:
     @functools.cached_property
     def abstract_state(self) -> state.TrainState:
         """Shapes, dtypes and shardings of the state on this mesh; nothing is computed."""
+        return self.abstract(lambda: state.create_state(self.experiment))
+
+    @functools.cached_property
+    def abstract_model(self) -> Transformer:
+        """Shapes, dtypes and shardings of the weights that the state begins with."""
+        return self.abstract(lambda: state.random_weights(self.experiment))
+
+    def abstract(self, make: Callable):
+        """Shapes, dtypes and shardings of what `make` returns on this mesh."""
         with jax.set_mesh(self.mesh):
-            shapes = jax.eval_shape(lambda: state.create_state(self.experiment))
+            shapes = jax.eval_shape(make)
 
         def on_mesh(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             spec = x.sharding.spec if x.sharding else PartitionSpec()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ import jax
 
 from data.pipeline import Pipeline
 from data.rows import Rows
+from model.transformer import Transformer
 from train import fields, state
 from train.config import Experiment
 from train.events import Advanced, Event
@@ -21,7 +23,7 @@ from train.program import Program
 
 T = TypeVar("T")
 
-IDENTITY_FIELDS = ("model", "data", "optimizer", "seed", "batch_size", "microbatches", "z_loss")
+IDENTITY_FIELDS = ("model", "data", "optimizer", "seed", "batch_size", "microbatches", "z_loss", "lora")
 
 
 class RunError(ValueError):
@@ -39,9 +41,11 @@ class Run:
         self.scores: dict[int, dict] = {}  # step -> metrics of its evaluation
         self.prefetch = Prefetch(self.make_rows)
 
-    def create_state(self) -> state.TrainState:
+    def create_state(self, weights: Transformer | None = None) -> state.TrainState:
+        """The state at step 0, from these weights, or from random ones."""
         with jax.set_mesh(self.mesh):
-            return jax.block_until_ready(jax.jit(lambda: state.create_state(self.experiment))())
+            create = jax.jit(functools.partial(state.create_state, self.experiment))
+            return jax.block_until_ready(create(weights))
 
     def make_rows(self, first: int, count: int) -> Rows:
         """The rows of steps first .. first + count on the run's devices. Sets the mesh, which each thread has anew."""

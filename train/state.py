@@ -8,29 +8,47 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from model import lora
 from model.transformer import Transformer
 from train import optimizer
 from train.config import Experiment
 
+Trained = Transformer | lora.Adapters  # what steps update
+
 
 class TrainState(NamedTuple):
-    """The state after `step` updates. `average` is the moving average of the weights after each of them (before the
-    first: the initial weights), or None."""
+    """The state after `step` updates of `model`: the weights, or the adapters beside the weights in `frozen`, which
+    steps read and never update. `average` is the moving average of what was trained after each update (before the
+    first: what it was at first), or None."""
 
     step: jax.Array
-    model: Transformer
+    model: Trained
     optimizer: optax.OptState
-    average: Transformer | None
+    average: Trained | None
+    frozen: Transformer | None = None
+
+    def whole(self, trained: Trained) -> Transformer:
+        """The model of which `trained` is what is trained: it computes losses and logits."""
+        return trained if self.frozen is None else lora.combine(self.frozen, trained)
 
     @property
     def evaluation_model(self) -> Transformer:
-        """The weights to evaluate and to generate with."""
-        return self.model if self.average is None else self.average
+        """The model to evaluate and to generate with."""
+        return self.whole(self.model if self.average is None else self.average)
 
 
-def create_state(experiment: Experiment) -> TrainState:
-    """The state at step 0, every array created sharded on the current mesh. Call it under jit."""
-    model = Transformer(experiment.model, jax.random.key(experiment.seed), experiment.execution)
+def random_weights(experiment: Experiment) -> Transformer:
+    return Transformer(experiment.model, jax.random.key(experiment.seed), experiment.execution)
+
+
+def create_state(experiment: Experiment, weights: Transformer | None = None) -> TrainState:
+    """The state at step 0, from these weights or from random ones, every array created sharded on the current mesh.
+    Call it under jit."""
+    model, frozen = random_weights(experiment) if weights is None else weights, None
+    if experiment.lora is not None:
+        is_untied = lora.adapted_config(experiment.model, experiment.lora) != experiment.model
+        frozen = lora.untie(model) if is_untied else model
+        model = lora.create_adapters(experiment.model, experiment.lora, jax.random.key(experiment.seed))
     transform = optimizer.make_optimizer(experiment.optimizer, experiment.steps)
     average = None if experiment.optimizer.average is None else jax.tree.map(jnp.copy, model)
-    return TrainState(jnp.zeros((), jnp.int32), model, transform.init(model), average)
+    return TrainState(jnp.zeros((), jnp.int32), model, transform.init(model), average, frozen)

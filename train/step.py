@@ -20,8 +20,8 @@ def loss_and_gradient(experiment: Experiment, state: TrainState, rows: Rows, key
     """The mean loss in nats, and the gradient of that loss with the added terms. Microbatches [M, B, T] run one after
     another; their sums and gradients add up in float32."""
 
-    def objective(model, rows, key):
-        sums = loss.sum_losses(model, rows, key, experiment.z_loss)
+    def objective(trained, rows, key):
+        sums = loss.sum_losses(state.whole(trained), rows, key, experiment.z_loss)
         return sums.loss + sums.added, sums
 
     def accumulate(total, microbatch):
@@ -58,7 +58,7 @@ def train_step(experiment: Experiment, state: TrainState, rows: Rows) -> tuple[T
             experiment.optimizer.schedule, experiment.optimizer.peak_rate, experiment.steps, state.step
         ),
     }
-    return TrainState(state.step + 1, model, optimizer_state, average), metrics
+    return TrainState(state.step + 1, model, optimizer_state, average, state.frozen), metrics
 
 
 def update_average(average, model, decay: float, step: jax.Array):

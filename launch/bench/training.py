@@ -66,4 +66,5 @@ def limit(experiment: Experiment, batch: int) -> float:
         start = time.perf_counter()
         multiply(a).block_until_ready()
         best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best / cost.training_flops(experiment.model, experiment.data.length)
+    e = experiment
+    return 2 * size**3 / best / cost.training_flops(e.model, e.data.length, e.lora is not None)

@@ -17,11 +17,13 @@ from train.config import Experiment
 MOST_LINES = 8  # of differences within the layers; where there are more, one line tells of them all
 
 
-def inherit(experiment: Experiment, metadata: dict, settings: Sequence[str], report: Callable) -> Experiment:
+def inherit(
+    experiment: Experiment, metadata: dict, theirs: Model, settings: Sequence[str], report: Callable
+) -> Experiment:
     """The experiment with the model and the tokenizer of a checkpoint, given its metadata, and the command line's
-    `settings` of the model on top. Reports where the config asked for something else. Raises ConfigError."""
+    `settings` of the model on top. `theirs`: the config of its model. Reports where the config asked for something
+    else. Raises ConfigError."""
     experiment = with_tokenizer_of(metadata, experiment, report)
-    theirs = fields.from_json(Model, metadata["model"])
     set_paths = {setting.partition("=")[0] for setting in settings}
     for line in model_differences(experiment.model, theirs, set_paths):
         report(line)

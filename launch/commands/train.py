@@ -20,10 +20,12 @@ from launch.inference.text import check_samples, training_samples
 from launch.machine import auto, chips
 from launch.machine.detection import cache_folder
 from model import cost
+from model.config import Model
 from model.kernels.proof import prove
 from train import failure_link, fields, processes
+from train.base import read_base, read_model, write_base
 from train.check import cautions, check, check_vocabulary
-from train.checkpoint import Checkpoints, check_weights_fit, read_weights
+from train.checkpoint import Checkpoints, check_weights_fit, model_config
 from train.checkpoint_folder import checkpoint_in, find_checkpoint, published_steps, read_metadata
 from train.config import Experiment
 from train.lease import Lease, check_shared
@@ -82,6 +84,8 @@ def open_run(
     check_same_start(experiment, start_from, model_settings)
     steps = processes.broadcast_from_first(lambda: published_steps(folder))
     source = None
+    if experiment.lora and not start_from and not steps:
+        raise fields.ConfigError("lora: adapters on random weights teach nothing; name the run to adapt, as --from RUN")
     if start_from and not steps:
         source = checkpoint_in(Path(processes.broadcast_from_first(lambda: str(find_checkpoint(start_from).folder))))
     if steps:
@@ -92,7 +96,8 @@ def open_run(
     started_from = str(source.folder) if source else before.get("started_from") if before else None
     if start_from or started_from:
         tokenizer = tokenizer_from_json(before["tokenizer"])
-        experiment = inherit(experiment, before, model_settings, report)
+        theirs = model_config(source) if source else fields.from_json(Model, before["model"])
+        experiment = inherit(experiment, before, theirs, model_settings, report)
     check(experiment)
     for line in cautions(experiment):
         report(line)
@@ -203,7 +208,9 @@ def claim_folder(folder: Path) -> Lease | None:
 
 
 def first_state(run: Run, checkpoints: Checkpoints, source, report) -> TrainState:
-    """The state to begin with: the newest checkpoint's, else a new one, with the weights of `source` where given."""
+    """The state to begin with: the newest checkpoint's, else a new one, with the weights of `source` where given.
+
+    What it has frozen is stored beside the checkpoints, once."""
     for step in processes.broadcast_from_first(lambda: published_steps(run.folder)[-1:]):
         check_data(read_metadata(run.folder, step)["data"], run.data.fingerprints, run.folder)
     restored = checkpoints.restore_newest(run.program.abstract_state, report)
@@ -212,15 +219,17 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> TrainStat
         report(f"going on from step {step}")
         scores = read_metadata(run.folder, step)["scores"]
         run.scores = {step: scores} if scores else {}
-        return restored
-    state = run.create_state()
+        frozen = run.program.abstract_state.frozen
+        return restored if frozen is None else restored._replace(frozen=read_base(run.folder, frozen))
     if source is None:
-        return state
+        return run.create_state()
     report(f"starting from the weights of {source.folder}")
     with jax.set_mesh(run.mesh):
-        weights = read_weights(source, run.program.abstract_state.model)
-        average = None if state.average is None else jax.tree.map(lambda x: x.copy(), weights)
-    return state._replace(model=weights, average=average)
+        weights = read_model(source, run.program.abstract_model)
+    state = run.create_state(weights)
+    if state.frozen is not None:
+        write_base(run.folder, state.frozen)
+    return state
 
 
 def listeners(run: Run, checkpoints: Checkpoints, metadata: dict) -> list:
@@ -232,7 +241,7 @@ def listeners(run: Run, checkpoints: Checkpoints, metadata: dict) -> list:
     e, device = run.experiment, run.mesh.devices.flat[0]
     peak = chips.PEAK.get(device.device_kind)
     peak = peak * run.mesh.devices.size if peak else None  # FLOP/s of all devices
-    flops = cost.training_flops(e.model, e.data.length)
+    flops = cost.training_flops(e.model, e.data.length, e.lora is not None)
     first = processes.index() == 0
     heard_by = [
         check_finite,

@@ -10,7 +10,8 @@ from launch.machine.auto import decoding_execution
 from model.config import Model
 from model.transformer import abstract_model
 from train import fields
-from train.checkpoint import read_weights
+from train.base import read_model
+from train.checkpoint import model_config
 from train.checkpoint_folder import find_checkpoint
 from train.config import AUTO_EXECUTION, Experiment
 
@@ -32,7 +33,7 @@ class LoadedCheckpoint:
         self.name, self.step, self.folder = name, checkpoint.step, checkpoint.folder
         self.metadata = checkpoint.metadata
         self.config: Experiment | None = fields.from_json(Experiment | None, self.metadata["config"])
-        self.model_config: Model = fields.from_json(Model, self.metadata["model"])
+        self.model_config: Model = model_config(checkpoint)
         self.tokenizer = tokenizer_from_json(self.metadata["tokenizer"])
         self.trained_length: int = self.metadata["trained_length"]
         self.sampler, self.stop_ids = generation_defaults(self.metadata["huggingface"], self.tokenizer)
@@ -40,7 +41,7 @@ class LoadedCheckpoint:
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = abstract_model(self.model_config, execution)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
-        self.model = read_weights(checkpoint, shapes, weights)
+        self.model = read_model(checkpoint, shapes, weights)
 
     def length_warning(self, length: int) -> str | None:
         """A line of warning where rows of `length` tokens are longer than those of training; else None."""

@@ -76,7 +76,7 @@ def optimizer_numbers(experiment: Experiment) -> float:
         return sum(x.size for x in jax.tree.leaves(tree))
 
     shapes = jax.eval_shape(lambda: state.create_state(experiment))
-    return (count(shapes.optimizer) + count(shapes.average)) / count(shapes.model)
+    return (count(shapes.optimizer) + count(shapes.average)) / (count(shapes.model) + count(shapes.frozen))
 
 
 def resolve_auto(execution: Execution, platform: str) -> Execution:

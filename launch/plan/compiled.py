@@ -113,10 +113,10 @@ def read_plan(program: Program, devices: list, lowered, executable, refused: flo
         chips=len(places),
         peak_bytes=peak,
         usable_bytes=chips.memory(device),
-        parameter_bytes=bytes_on_device(state.model) + bytes_on_device(state.average),
+        parameter_bytes=bytes_on_device((state.model, state.average, state.frozen)),
         optimizer_bytes=bytes_on_device(state.optimizer),
-        parameters=count_parameters(state.model),
-        model_flops=cost.training_flops(e.model, e.data.length) * e.batch_size * e.data.length / len(devices),
+        parameters=count_parameters((state.model, state.frozen)),
+        model_flops=step_flops(e) / len(devices),
         flops=flops,
         step_time=step_time,
         compile_seconds=seconds,
@@ -124,6 +124,10 @@ def read_plan(program: Program, devices: list, lowered, executable, refused: flo
         compiler=versions(device.platform),
         text=text,
     )
+
+
+def step_flops(e: Experiment) -> float:
+    return cost.training_flops(e.model, e.data.length, e.lora is not None) * e.batch_size * e.data.length
 
 
 def bytes_on_device(tree) -> float:

@@ -234,5 +234,6 @@ def test_many_random_models_of_each_family_compute_what_those_of_transformers_do
     assert len(found) >= 6
     with capsys.disabled():
         print(
-            f"\n{model_type}: {len(found)} configs, at most {worst.logits:.1e} in logits, {worst.gradient:.1e} in gradients"
+            f"\n{model_type}: {len(found)} configs, at most {worst.logits:.1e} in logits, "
+            f"{worst.gradient:.1e} in gradients"
         )

@@ -43,7 +43,8 @@ class MetricsFile:
         line |= {name: value for name, value in values.items() if name not in ("step", "seconds")}
         line |= {"tokens_per_second": round(speed, 1), "data_wait": round(values["data_wait"], 4)}
         if self.peak:
-            line["model_flops_utilization"] = speed * cost.training_flops(e.model, e.data.length) / self.peak
+            flops = cost.training_flops(e.model, e.data.length, e.lora is not None)
+            line["model_flops_utilization"] = speed * flops / self.peak
         return line
 
     def flush(self) -> None:
