@@ -16,6 +16,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from launch.inference.checkpoint import LoadedCheckpoint  # noqa: E402
+from launch.inference.export import SHARD_SIZE, export_checkpoint  # noqa: E402
 from launch.inference.scoring import evaluate  # noqa: E402
 from launch.inference.text import TextGenerator  # noqa: E402
 from model.decode.generate import PromptError, PromptTooLong  # noqa: E402
@@ -27,6 +28,7 @@ class LoadedRun(LoadedCheckpoint):
     def __init__(self, name: str, weights: str | None = None):
         super().__init__(name, weights)
         self.generator = TextGenerator(self.model, self.tokenizer, self.trained_length, self.stop_ids)
+        self.generator = TextGenerator(self.model, self.tokenizer, self.trained_length)
         self.forward = jax.jit(lambda model, tokens: model.logits(model.hidden(tokens)))
 
     def generate(
@@ -56,6 +58,11 @@ class LoadedRun(LoadedCheckpoint):
     ) -> dict:
         """Scores of the validation split or of the file `text`, with the keys of `skald evaluate --json`."""
         return evaluate(self, text, window, stride, field)
+
+    def export(self, folder: str, dtype: str | None = None, shard_size: int = SHARD_SIZE) -> dict:
+        """Writes the checkpoint as a Hugging Face folder, as `skald export` does; returns the keys of its --json."""
+        checkpoint = f"{self.folder.parents[1]}@{self.step}"
+        return export_checkpoint(checkpoint, folder, self.weights, dtype, shard_size).to_json()
 
     def logits(self, tokens) -> np.ndarray:
         """Logits of each token's successor: int [B, T] -> float32 [B, T, V], for the V ids of the tokenizer.

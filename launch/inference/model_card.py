@@ -1,0 +1,57 @@
+"""The README.md of an exported folder: what the model is, where it comes from, how it is loaded. Export writes it."""
+
+from __future__ import annotations
+
+import datetime
+
+from train.checkpoint_folder import CheckpointRef
+
+HEADER = """---
+library_name: transformers
+pipeline_tag: text-generation
+tags:
+- skald
+---
+"""
+LOADING = """## Loading
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+```
+"""
+
+
+def model_card(checkpoint: CheckpointRef, architecture: str, dtype: str, parameters: int) -> str:
+    """The card's text, in Markdown; its header is what the Hub reads. The license is for the owner to add."""
+    metadata = checkpoint.metadata
+    run, version = checkpoint.folder.parents[1].name, metadata.get("version", "of old")
+    saved = datetime.datetime.fromtimestamp(metadata["saved"], datetime.UTC).date().isoformat()
+    facts = [
+        f"- Architecture: {architecture}, {parameters:,} parameters in {dtype}.",
+        f"- Run: {run}, step {checkpoint.step:,}, saved {saved} by Skald {version}.",
+        f"- Rows of training had at most {metadata['trained_length']:,} tokens.",
+        *data_lines(metadata.get("data") or {}),
+        *score_lines(metadata["scores"]),
+    ]
+    title = (metadata.get("config") or {}).get("name", run)
+    return "\n".join([HEADER, f"# {title}\n", "A language model trained with Skald.\n", *facts, "", LOADING])
+
+
+def data_lines(data: dict) -> list[str]:
+    """The tokenized texts that data were taken from, by sha256 sums of what each was made of."""
+    return [
+        f"- {kind.capitalize()} data: from a text of {text['tokens']:,} tokens, source `{text['source'][:16]}`, "
+        f"tokenizer `{text['tokenizer'][:16]}`."
+        for kind in ("training", "validation")
+        for text in data.get(kind, ())
+    ]
+
+
+def score_lines(scores: dict) -> list[str]:
+    """What the validation text was scored with, where it was."""
+    units = {"eval/loss": "nats a token", "eval/perplexity": "perplexity", "eval/bits_per_byte": "bits a byte"}
+    known = [f"{scores[name]:.4f} {unit}" for name, unit in units.items() if scores.get(name) is not None]
+    return [f"- Scores on validation data: {', '.join(known)}."] if known else []
