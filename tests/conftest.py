@@ -74,6 +74,15 @@ def shared_folder(tmp_path_factory) -> Path:
     return Path(os.environ.get("SUITE_FOLDER") or tmp_path_factory.mktemp("shared"))
 
 
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The folder of real corpora beside the checkout, or a skip."""
+    folder = next((path for above in Path(__file__).parents if (path := above / "shared" / "data").is_dir()), None)
+    if folder is None:
+        pytest.skip("no folder shared/data above the checkout, with GPT-2's files and books")
+    return folder
+
+
 # --- what a test started ends with it ---------------------------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ from train.huggingface.reading import import_mesh
 from train.huggingface.tokenizer_files import tokenizer_files
 from train.huggingface.writing import rounded, their_shapes, their_tensors, write_weights
 
-SHARD_SIZE = 5_000_000_000  # bytes of a file, as transformers cuts them by default
+SHARD_SIZE = 5_000_000_000  # bytes of a file, at most
 
 
 @dataclass(frozen=True)

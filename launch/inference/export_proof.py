@@ -59,10 +59,14 @@ def borders(model: c.Model) -> list[int]:
     return [border for border in (*found, *(getattr(s, "original_context", None) for s in scalings)) if border]
 
 
+@jax.jit
+def forward(model: Transformer, tokens_BT, positions):
+    return model.logits(model.hidden(tokens_BT)[:, positions])
+
+
 def logits(model: Transformer, tokens_BT: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Logits [B, len(positions), V] in float32, of products in float32 on every kind of device."""
     with jax.default_matmul_precision("highest"):
-        forward = jax.jit(lambda model, tokens, positions: model.logits(model.hidden(tokens)[:, positions]))
         return np.asarray(forward(model, tokens_BT, positions))
 
 

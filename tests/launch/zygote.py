@@ -15,7 +15,18 @@ import tempfile
 import time
 from pathlib import Path
 
-COMMANDS = ("configs", "train", "generate", "evaluate", "prepare", "data", "cache", "plan", "bench")
+COMMANDS = (
+    "configs",
+    "train",
+    "generate",
+    "evaluate",
+    "prepare",
+    "data",
+    "cache",
+    "plan",
+    "bench",
+    "export_checkpoint",
+)
 
 
 class Zygote:

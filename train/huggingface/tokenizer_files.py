@@ -35,7 +35,7 @@ def json_files(tokenizer: Tokenizer, stored: dict) -> dict[str, bytes]:
     content = json.loads(stored["content"])
     theirs = tokenizers.Tokenizer.from_str(stored["content"])
     special = {id_: token.content for id_, token in theirs.get_added_tokens_decoder().items() if token.special}
-    if theirs.encode("a").ids != [*prompt_start(tokenizer), *tokenizer.encode("a")]:
+    if theirs.encode("a").ids != [*prompt_start(tokenizer), *theirs.encode("a", add_special_tokens=False).ids]:
         content["post_processor"] = template(tokenizer, theirs.id_to_token)
     # Only what the file has as special tokens is named: of any other, transformers would make one that cuts texts.
     return files(content, special.get(tokenizer.start_id), special.get(tokenizer.end_id))
