@@ -27,8 +27,8 @@ class LoadedRun(LoadedCheckpoint):
 
     def __init__(self, name: str, weights: str | None = None):
         super().__init__(name, weights)
+        self.weights = weights
         self.generator = TextGenerator(self.model, self.tokenizer, self.trained_length, self.stop_ids)
-        self.generator = TextGenerator(self.model, self.tokenizer, self.trained_length)
         self.forward = jax.jit(lambda model, tokens: model.logits(model.hidden(tokens)))
 
     def generate(

@@ -25,8 +25,8 @@ from model.hf.family import Family, tensor_map
 from model.paths import parameters_by_path
 from model.sharding import partition_spec
 from model.transformer import Transformer, abstract_model
-from train import fields
-from train.checkpoint import read_weights
+from train.base import read_model
+from train.checkpoint import model_config
 from train.checkpoint_folder import CheckpointRef, find_checkpoint
 from train.huggingface.reading import import_mesh
 from train.huggingface.tokenizer_files import tokenizer_files
@@ -96,8 +96,7 @@ def open_source(run: str) -> Source:
     """A checkpoint's metadata, and the family of its model. Raises CheckpointError, HuggingFaceError."""
     checkpoint = find_checkpoint(run)
     metadata = checkpoint.metadata
-    stored = metadata["model"] if "model" in metadata else metadata["config"]["model"]  # older ones lack the first
-    model, imported = fields.from_json(c.Model, stored), metadata.get("huggingface") or {}
+    model, imported = model_config(checkpoint), metadata["huggingface"] or {}
     try:
         family, config = write_config(model, imported.get("model_type"))
     except HuggingFaceError as error:
@@ -143,7 +142,7 @@ def write_and_prove_weights(
     """
     mesh, (tokens_BT, positions) = import_mesh(source.model), proof_tokens(source.model)
     with jax.set_mesh(mesh):
-        model = read_weights(source.checkpoint, sharded_shapes(source.model, mesh), weights)
+        model = read_model(source.checkpoint, sharded_shapes(source.model, mesh), weights)
         write_and_check_weights(folder, source, model, dtype, shard_size)
         round_weights(model, dtype)
         expected = logits(model, tokens_BT, positions)
