@@ -64,22 +64,27 @@ def write_config(model: c.Model, preferred: str | None = None) -> tuple[Family, 
     """
     obstacles = {}
     for family in sorted(FAMILIES.values(), key=lambda family: family.model_type != preferred):
-        found = foreign_parts(family, model)
-        if not found:
-            try:
-                config = {"architectures": [family.architecture], "model_type": family.model_type}
-                config |= family.write(model)
-                found = differences(read_model(family, config), model)
-            except HuggingFaceError as error:
-                found = [str(error)]
-        if not found:
+        config, found = attempt(family, model)
+        if config is not None and not found:
             return family, config
-        obstacles[family.architecture] = found
-    nearest, fields = min(obstacles.items(), key=lambda entry: len(entry[1]))
+        obstacles[family.architecture] = config is None, found
+    nearest, (_, fields) = min(obstacles.items(), key=lambda entry: (entry[1][0], len(entry[1][1])))
     raise HuggingFaceError(
         f"no architecture of transformers computes what this model does; of {nearest} these stand in the way: "
         f"{', '.join(fields[:6])}{' …' if fields[6:] else ''}"
     )
+
+
+def attempt(family: Family, model: c.Model) -> tuple[dict | None, list[str]]:
+    """The family's config.json of the model, None where it has no words for a part; and what stands in the way."""
+    foreign = foreign_parts(family, model)
+    if foreign:
+        return None, foreign
+    try:
+        config = {"architectures": [family.architecture], "model_type": family.model_type} | family.write(model)
+        return config, differences(read_model(family, config), model)
+    except HuggingFaceError as error:
+        return None, [str(error)]
 
 
 def foreign_parts(family: Family, model: c.Model) -> list[str]:

@@ -233,7 +233,17 @@ def test_many_random_models_of_each_family_compute_what_those_of_transformers_do
     worst = Differences(*(max(values) for values in zip(*found, strict=True)))
     assert len(found) >= 6
     with capsys.disabled():
-        print(
-            f"\n{model_type}: {len(found)} configs, at most {worst.logits:.1e} in logits, "
-            f"{worst.gradient:.1e} in gradients"
-        )
+        worst_figures = f"{worst.logits:.1e} in logits, {worst.gradient:.1e} in gradients"
+        print(f"\n{model_type}: {len(found)} configs, at most {worst_figures}")
+
+
+def test_mixtrals_balance_loss_is_that_of_transformers_for_one_layer_and_one_row():
+    config = {"model_type": "mixtral", "vocab_size": VOCAB, "hidden_size": 16, "intermediate_size": 12, "head_dim": 8}
+    config |= {"num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 1, "num_local_experts": 4}
+    config |= {"output_router_logits": True, "router_aux_loss_coef": 0.5, "max_position_embeddings": LENGTH}
+    pair, tokens = build(config), random_tokens(1, LENGTH)
+    given = torch.tensor(tokens, dtype=torch.long)
+    out = pair.theirs(given, labels=given)
+    auxiliary_loss = jax.jit(lambda model, x: model.residual_stream(x).auxiliary_loss_B)(pair.ours, tokens)
+    np.testing.assert_allclose(auxiliary_loss, [0.5 * out.aux_loss.item()], rtol=1e-5)
+    assert loss_and_logits(pair.ours, tokens)[0][0] + auxiliary_loss[0] == pytest.approx(out.loss.item(), rel=1e-5)
