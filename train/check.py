@@ -11,7 +11,19 @@ import math
 from dataclasses import fields as fields_of
 
 from data.config import Data, Mixture, split_spans
-from model.config import LSTM, MLP, Attention, Block, MoE, blocks
+from model.config import (
+    LSTM,
+    MLP,
+    Attention,
+    Block,
+    LinearScaling,
+    Llama3Scaling,
+    MoE,
+    Norm,
+    Rope,
+    YarnScaling,
+    blocks,
+)
 from train import config as c
 from train import fields
 from train.config import Experiment
@@ -89,6 +101,8 @@ def check_ranges(e: Experiment) -> None:
     require("model.dropout", e.model.dropout, 0 <= e.model.dropout < 1, "from 0 to below 1")
     cap = e.model.logit_cap
     require("model.logit_cap", cap, cap is None or cap > 0, "above 0, or null")
+    check_norm("model.final_norm", e.model.final_norm)
+    check_norm("model.embedding_norm", e.model.embedding_norm)
     require("model.layers", "none", bool(blocks(e.model)), "one block at least")
     check_rule("optimizer.rule", o.rule)
     if e.lora is not None:
@@ -116,6 +130,12 @@ def check_block(path: str, block: Block) -> None:
     CHECKS[type(block.feed_forward)](f"{path}.feed_forward", block.feed_forward)
     require(f"{path}.dropout", block.dropout, 0 <= block.dropout < 1, "from 0 to below 1")
     require(f"{path}.token_shift", block.token_shift, 0 <= block.token_shift <= 1, "a share from 0 to 1")
+    check_norm(f"{path}.norm", block.norm)
+
+
+def check_norm(path: str, norm: Norm | None) -> None:
+    if norm is not None:
+        require(f"{path}.epsilon", norm.epsilon, norm.epsilon > 0, "above 0")
 
 
 def check_attention(path: str, attention: Attention) -> None:
@@ -132,6 +152,34 @@ def check_attention(path: str, attention: Attention) -> None:
         raise ConfigError(f"{path}.kv_heads: {attention.kv_heads} does not divide heads={attention.heads}; try {fits}")
     if attention.rope and attention.head_width % 2:
         raise ConfigError(f"{path}.head_width: rotary positions need an even width, not {attention.head_width}")
+    CHECKS[type(attention.rope)](f"{path}.rope", attention.rope)
+    check_norm(f"{path}.query_key_norm", attention.query_key_norm)
+
+
+def check_rope(path: str, rope: Rope) -> None:
+    require(f"{path}.base", rope.base, rope.base > 1, "above 1")
+    CHECKS[type(rope.scaling)](f"{path}.scaling", rope.scaling)
+
+
+def check_linear_scaling(path: str, scaling: LinearScaling) -> None:
+    require(f"{path}.factor", scaling.factor, scaling.factor > 0, "above 0")
+
+
+def check_llama3_scaling(path: str, scaling: Llama3Scaling) -> None:
+    low, high = scaling.low_frequency, scaling.high_frequency
+    require(f"{path}.factor", scaling.factor, scaling.factor > 0, "above 0")
+    require(f"{path}.low_frequency", low, low > 0, "above 0")
+    require(f"{path}.high_frequency", high, high > low, f"above low_frequency={low:g}")
+    require(f"{path}.original_context", scaling.original_context, scaling.original_context >= 1, "at least 1")
+
+
+def check_yarn_scaling(path: str, scaling: YarnScaling) -> None:
+    slow, fast, factor = scaling.beta_slow, scaling.beta_fast, scaling.attention_factor
+    require(f"{path}.factor", scaling.factor, scaling.factor > 0, "above 0")
+    require(f"{path}.beta_slow", slow, slow > 0, "above 0")
+    require(f"{path}.beta_fast", fast, fast > slow, f"above beta_slow={slow:g}")
+    require(f"{path}.attention_factor", factor, factor is None or factor > 0, "above 0, or null")
+    require(f"{path}.original_context", scaling.original_context, scaling.original_context >= 1, "at least 1")
 
 
 def check_mlp(path: str, mlp: MLP) -> None:
@@ -158,6 +206,10 @@ CHECKS = {
     LSTM: check_nothing,
     MLP: check_mlp,
     MoE: check_experts,
+    Rope: check_rope,
+    LinearScaling: check_linear_scaling,
+    Llama3Scaling: check_llama3_scaling,
+    YarnScaling: check_yarn_scaling,
     type(None): check_nothing,
 }
 
