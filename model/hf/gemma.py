@@ -70,7 +70,10 @@ def read_ropes(config: ConfigReader) -> tuple[c.Rope, c.Rope]:
     """The rotary positions of layers that attend to all tokens, and of those that have a window."""
     by_kind = config.object("rope_parameters")
     defaults = parameter_defaults(config, "rope_theta")
-    full = agreed(by_kind.object(FULL, defaults), config.object("rope_scaling", defaults))
+    scaling = config.object("rope_scaling", defaults)
+    if "type" in scaling.given and "rope_type" not in scaling.given:  # transformers would take it for no scaling
+        scaling.refuse("Gemma 3 needs its type under the key rope_type")
+    full = agreed(by_kind.object(FULL, defaults), scaling)
     sliding = agreed(by_kind.object(SLIDING, parameter_defaults(config, "rope_local_base_freq")))
     by_kind.refuse_unread()
     return full, sliding

@@ -136,6 +136,9 @@ def gemma3(draw) -> dict:
     if "rope_parameters" in spelled:
         kinds = {"full_attention": spelled["rope_parameters"]}
         return config | pattern | {"rope_parameters": kinds | {"sliding_attention": {"rope_theta": local}}}
+    if spelled["rope_scaling"]:
+        scaling = spelled["rope_scaling"]
+        scaling.setdefault("rope_type", scaling.pop("type", None))
     return config | pattern | spelled | {"rope_local_base_freq": local}
 
 

@@ -27,6 +27,7 @@ transformers = pytest.importorskip("transformers", reason="parity needs transfor
 safetensors = pytest.importorskip("safetensors.numpy", reason="parity needs safetensors: pip install safetensors")
 
 NEW_TOKENS = 32
+torch.set_num_threads(1)  # more would wait for each other longer than such small models take
 pytestmark = pytest.mark.timeout(300)
 drawn = functools.partial(
     settings, derandomize=True, deadline=None, database=None, phases=(Phase.generate,),
