@@ -6,11 +6,12 @@ launch/commands/train.py calls it at the start and on every resumption.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields as fields_of
+from dataclasses import is_dataclass, replace
 
 from data.config import Tokenizer
 from launch.experiments import apply_settings
-from model.config import Init, Model, blocks
+from model.config import Model, blocks
 from train import fields
 from train.config import Experiment
 
@@ -46,19 +47,29 @@ def describe_tokenizer(config: Tokenizer) -> str:
 def model_differences(ours: Model, theirs: Model, set_paths: set[str]) -> list[str]:
     """A line for each field of a config's model that gives way to that of the weights. How weights are initialised, and
     fields that the command line sets, make no difference."""
-    outside = [
-        replace(model, layers=(), init=Init(), vocab_size=model.vocab_size or theirs.vocab_size)
-        for model in (ours, theirs)
-    ]
-    fields_outside = fields.differences(*outside)
-    in_layers = [(f"layers.{path}", one, other) for path, one, other in fields.differences(ours.layers, theirs.layers)]
-    if len(in_layers) > MOST_LINES:
-        in_layers = [("layers", describe_layers(ours), describe_layers(theirs))]
+    ours = replace(ours, init=theirs.init, vocab_size=ours.vocab_size or theirs.vocab_size)
+    outside = part_differences("model", replace(ours, layers=()), replace(theirs, layers=()))
+    in_layers = part_differences("model.layers", ours.layers, theirs.layers)
+    if len(in_layers) > MOST_LINES or any(path == "model.layers" for path, _, _ in in_layers):
+        in_layers = [("model.layers", describe_layers(ours), describe_layers(theirs))]
     return [
-        f"model.{path}: the weights' {there!r} takes the place of the config's {here!r}"
-        for path, here, there in [*fields_outside, *in_layers]
-        if f"model.{path}" not in set_paths
+        f"{path}: {there} as in the weights, not the config's {here}"
+        for path, here, there in outside + in_layers
+        if path not in set_paths
     ]
+
+
+def part_differences(path: str, ours, theirs) -> list[tuple[str, str, str]]:
+    """(path, our value, theirs) of each difference between two parts; parts of two kinds are one difference."""
+    if ours == theirs:
+        return []
+    if is_dataclass(theirs) and type(ours) is type(theirs):
+        pairs = [(field.name, getattr(ours, field.name), getattr(theirs, field.name)) for field in fields_of(theirs)]
+    elif isinstance(theirs, tuple) and len(ours) == len(theirs):
+        pairs = [(str(index), *pair) for index, pair in enumerate(zip(ours, theirs, strict=True))]
+    else:
+        return [(path, *(type(part).__name__ if is_dataclass(part) else repr(part) for part in (ours, theirs)))]
+    return [line for name, one, other in pairs for line in part_differences(f"{path}.{name}", one, other)]
 
 
 def describe_layers(model: Model) -> str:

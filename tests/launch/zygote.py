@@ -24,8 +24,9 @@ COMMANDS = (
     "data",
     "cache",
     "plan",
-    "bench",
+    "import_checkpoint",
     "export_checkpoint",
+    "bench",
 )
 
 
