@@ -93,13 +93,18 @@ def damage(folder: Path) -> str:
 def read_model(checkpoint: CheckpointRef, model: Transformer, kind: str | None = None) -> Transformer:
     """A checkpoint's weights, adapters merged into the run's base, in the types and shardings of `model`. `kind`: as of
     read_weights. Raises CheckpointError."""
-    lora = stored_lora(checkpoint)
-    if lora is None:
+    if stored_lora(checkpoint) is None:
         return read_weights(checkpoint, model, kind)
-    shapes = jax.eval_shape(lambda: create_adapters(model.config, lora, jax.random.key(0)))
-    adapters = read_weights(checkpoint, place(shapes, jax.tree.leaves(model)[0].sharding), kind)
+    adapters = read_adapters(checkpoint, model, kind)
     base = read_base(checkpoint.folder.parents[1], model)
     return jax.jit(merge, donate_argnums=0)(base, adapters)
+
+
+def read_adapters(checkpoint: CheckpointRef, model: Transformer, kind: str | None = None) -> Adapters:
+    """The adapters alone of a checkpoint that has some; `model` and `kind` as of read_model. Raises CheckpointError."""
+    lora = stored_lora(checkpoint)
+    shapes = jax.eval_shape(lambda: create_adapters(model.config, lora, jax.random.key(0)))
+    return read_weights(checkpoint, place(shapes, jax.tree.leaves(model)[0].sharding), kind)
 
 
 def place(shapes: Adapters, sharding: jax.sharding.Sharding) -> Adapters:

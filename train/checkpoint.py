@@ -204,8 +204,9 @@ def read_item(item: Path, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def stored_lora(checkpoint: CheckpointRef) -> LoRA | None:
-    config = checkpoint.metadata["config"]  # None: imported
-    return fields.from_json(LoRA | None, config and config.get("lora"))
+    """The adapters in a checkpoint; None where it holds whole weights."""
+    metadata = checkpoint.metadata
+    return fields.from_json(LoRA | None, (metadata["config"] or metadata).get("lora"))  # no config: imported
 
 
 def model_config(checkpoint: CheckpointRef) -> Model:

@@ -16,7 +16,8 @@ from typing import NamedTuple
 from train import fields
 
 # In a checkpoint's folder, as JSON: step, model, config (null where no run of ours trained it), tokenizer, data
-# fingerprints, trained_length, scores, and huggingface: what an import keeps of the files that it was made of, or null.
+# fingerprints, trained_length, scores, and huggingface: what an import keeps of the files that it was made of, or null;
+# `lora` beside a null config, where adapters were imported.
 METADATA = "about/metadata"
 
 

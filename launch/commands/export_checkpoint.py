@@ -6,13 +6,15 @@ import json
 import sys
 from argparse import Namespace
 
+from launch.inference.adapters import ExportedAdapters, export_adapters
 from launch.inference.export import Export, export_checkpoint
-from train.huggingface.writing import ExportError
 
 
 def main(arguments: Namespace) -> int:
     if arguments.adapters:
-        raise ExportError(f"{arguments.run} has no adapters; without --adapters its weights are written")
+        adapters = export_adapters(arguments.run, arguments.folder, arguments.weights)
+        print(json.dumps(adapters._asdict()) if arguments.json else describe_adapters(adapters))
+        return 0
     exported = export_checkpoint(
         arguments.run, arguments.folder, arguments.weights, arguments.dtype, arguments.shard_size
     )
@@ -20,6 +22,13 @@ def main(arguments: Namespace) -> int:
         print(f"skald: {note}", file=sys.stderr)
     print(json.dumps(exported.to_json()) if arguments.json else summary(exported))
     return 0
+
+
+def describe_adapters(exported: ExportedAdapters) -> str:
+    return (
+        f"{exported.folder}: adapters of rank {exported.rank} for {exported.architecture}, step {exported.step}; "
+        f"logits of what was written differ from the run's by at most {exported.difference:.1e}"
+    )
 
 
 def summary(exported: Export) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from launch import VERSION
 from launch.inference import generation_config
+from launch.inference.adapters import import_adapters
 from train import fields
 from train.check import check_block
 from train.checkpoint import Checkpoints
@@ -27,6 +28,12 @@ from train.state import TrainState
 def main(arguments: Namespace) -> int:
     folder, run, start = Path(arguments.folder), Path(arguments.run), time.perf_counter()
     check_free(run)
+    if arguments.base:
+        adapters = import_adapters(folder, run, arguments.base)
+        result = {"run": str(run), "base": arguments.base, "rank": adapters.rank, "paths": adapters.paths}
+        line = f"{run}: adapters of rank {adapters.rank} beside the weights of {arguments.base}"
+        print(json.dumps(result) if arguments.json else line)
+        return 0
     checkpoint = open_checkpoint(folder)
     for index, block in enumerate(checkpoint.model.layers):
         for number, part in enumerate(block.pattern):

@@ -162,7 +162,7 @@ def check_same_run(experiment: Experiment, folder: Path) -> list[str]:
     """
     steps = published_steps(folder)
     saved = read_config(folder) or (read_metadata(folder, steps[-1])["config"] if steps else None)
-    if steps and saved is None:
+    if steps and not (folder / "checkpoints" / str(steps[-1]) / "optimizer").is_dir():
         raise RunError(
             f"{folder} was imported, not trained; start a new run from it: --from {folder} --run-dir another"
         )

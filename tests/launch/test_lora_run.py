@@ -11,6 +11,28 @@ from test_train import metrics, without_speed
 
 pytestmark = pytest.mark.timeout(400)
 LORA = 'lora={"rank": 4, "alpha": 8, "paths": ["stacks.*.mixer.query", "stacks.*.mixer.value", "output"]}'
+GPT2_CONFIG = '''"""A tiny GPT-2 on a tenth of Shakespeare."""
+
+from dataclasses import replace
+
+from configs import gpt2, shakespeare
+from data.config import Span
+from train.config import Checkpoints, Evaluation, Experiment
+
+
+def default() -> Experiment:
+    base = shakespeare.default()
+    return replace(
+        base,
+        name="tiny-gpt2",
+        model=replace(gpt2.gpt2(2, 32, 4), vocab_size=65, context=32),
+        data=replace(base.data, length=32, train=Span(0, 0.09), validation=Span(0.09, 0.1)),
+        steps=4,
+        batch_size=8,
+        evaluation=Evaluation(every=4, rows=64, samples=0),
+        checkpoints=Checkpoints(every=4),
+    )
+'''
 OPTIONS = ["--set", LORA, "--set", "checkpoints.every=10", "--set", "evaluation.samples=0"]
 
 
@@ -86,3 +108,34 @@ def test_what_can_not_be_adapted_is_refused_in_one_line(skald, trained_run, adap
              "holds another run (lora", "lost/base: no such folder"]  # fmt: skip
     assert all(part in err and err.count("\n") == 1 for part, (_, _, err) in zip(parts, results, strict=True)), results
     assert not (tmp_path / "run").exists()
+
+
+def test_adapters_go_out_to_a_peft_folder_and_come_back_as_a_run_of_its_own(skald, tmp_path):
+    """Of a run of GPT-2's shape; the run that is made of the folder writes and scores without its base."""
+    from launch.api import load
+
+    config = tmp_path / "tiny_gpt2.py"
+    config.write_text(GPT2_CONFIG)
+    base, run, folder, made = (tmp_path / name for name in ("base", "run", "peft", "made"))
+    for arguments in (
+        ["train", config, "--run-dir", base],
+        ["train", config, "--from", base, "--run-dir", run, "--set", LORA, "--set", "optimizer.peak_rate=0.05"],
+        ["export", run, folder, "--adapters"],
+        ["import", folder, made, "--base", base],
+    ):
+        status, _, err = skald(*arguments)
+        assert status == 0, err
+    assert sorted(file.name for file in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    shutil.move(base, tmp_path / "away")
+    expected, found, before = (load(str(each)).logits([[1, 2, 3, 4]]) for each in (run, made, tmp_path / "away"))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(found - before).max() > 1e-3
+    results = skald.run_many([
+        ["export", tmp_path / "away", tmp_path / "none", "--adapters"],
+        ["import", folder, tmp_path / "none", "--base", base],
+        ["train", config, "--run-dir", made, "--set", LORA],
+    ])  # fmt: skip
+    parts = ["has no adapters", "no such folder", "was imported, not trained"]
+    assert all(status and part in err and err.count("\n") == 1
+               for part, (status, _, err) in zip(parts, results, strict=True)), results  # fmt: skip
+    assert not (tmp_path / "none").exists()

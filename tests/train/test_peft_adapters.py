@@ -12,6 +12,7 @@ import pytest
 from model import lora
 from model.config import LoRA
 from model.hf.config_reader import HuggingFaceError
+from model.paths import flatten_by_path
 from model.sharding import make_mesh
 from train.huggingface.adapters import read_adapters, write_adapters
 from train.huggingface.reading import load_weights, open_checkpoint
@@ -39,6 +40,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(folder):
+    return loaded(folder)
+
+
+def loaded(folder):
     """(family, our model)"""
     checkpoint = open_checkpoint(folder)
     weights = load_weights(checkpoint, make_mesh({}, jax.devices()[:1]))
@@ -46,7 +51,7 @@ def base(folder):
 
 
 def theirs(folder):
-    return transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
+    return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
 def write_theirs(folder, target, **options):
@@ -75,23 +80,16 @@ def logits(base, adapters):
     return model.logits(model.hidden(tokens()))
 
 
-def filled(base, choice: LoRA, arrays) -> lora.Adapters:
-    """Adapters of these arrays."""
-    adapters = jax.jit(functools.partial(lora.create_adapters, base.config, choice))(jax.random.key(0))
-    assert adapters.keys() == arrays.keys()
-    for path, adapter in adapters.items():
-        assert (adapter.down.shape, adapter.up.shape) == (arrays[path].down.shape, arrays[path].up.shape)
-        adapter.down, adapter.up = adapter.down.replace(arrays[path].down), adapter.up.replace(arrays[path].up)
-    return adapters
-
-
 def test_adapters_that_peft_wrote_give_its_logits_and_go_back_as_they_came(folder, base, tmp_path):
     """Of joined query, key and value, tables, and the output of a tied model; merged too."""
     family, model = base
     expected = write_theirs(folder, tmp_path)
-    choice, arrays = read_adapters(tmp_path, family, model)
+    choice, adapters = read_adapters(tmp_path, family, model)
+    made = jax.eval_shape(lambda: lora.create_adapters(model.config, choice, jax.random.key(0)))
+    shapes = [{path: x.shape for path, x in flatten_by_path(tree).items()} for tree in (adapters, made)]
+    assert shapes[0] == shapes[1]
     assert (choice.rank, choice.alpha) == (3, 5.0) and "output" in choice.paths and "embedding.table" in choice.paths
-    adapters, untied = filled(model, choice, arrays), lora.untie(model)
+    untied = lora.untie(model)
     assert np.abs(expected - logits(model, {})).max() > 0.5
     np.testing.assert_allclose(logits(untied, adapters), expected, atol=1e-4)
     np.testing.assert_allclose(logits(jax.jit(lora.merge)(untied, adapters), {}), expected, atol=1e-4)
@@ -99,7 +97,7 @@ def test_adapters_that_peft_wrote_give_its_logits_and_go_back_as_they_came(folde
     write_adapters(tmp_path / "back", family, model, adapters)
     again, same = read_adapters(tmp_path / "back", family, model)
     assert again == choice
-    assert all(map(np.array_equal, jax.tree.leaves(arrays), jax.tree.leaves(same)))
+    assert all(map(np.array_equal, jax.tree.leaves(adapters), jax.tree.leaves(same)))
 
 
 @pytest.mark.parametrize(
@@ -122,13 +120,30 @@ def test_adapters_of_ours_give_the_same_logits_in_peft(folder, base, tmp_path, p
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+def test_adapters_of_grouped_queries_and_gates_agree_with_peft_both_ways(tmp_path):
+    """Llama: matrices transposed, fewer key-value heads than queries, tied."""
+    folder, adapter_folder, back = (tmp_path / name for name in ("base", "adapters", "back"))
+    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"num_hidden_layers": LAYERS, "vocab_size": VOCAB, "tie_word_embeddings": True, "head_dim": 8}
+    transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).save_pretrained(folder)
+    targets = [*(f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "down")), "embed_tokens", "lm_head"]
+    expected = write_theirs(folder, adapter_folder, target_modules=targets)
+    family, model = loaded(folder)
+    _, adapters = read_adapters(adapter_folder, family, model)
+    np.testing.assert_allclose(logits(lora.untie(model), adapters), expected, atol=1e-4)
+    back.mkdir()
+    write_adapters(back, family, model, adapters)
+    np.testing.assert_allclose(their_logits(peft.PeftModel.from_pretrained(theirs(folder), back)), expected, atol=1e-4)
+
+
 def test_layers_without_an_adapter_get_zeros(folder, base, tmp_path):
     family, model = base
     expected = write_theirs(folder, tmp_path, target_modules=["mlp.c_fc"], layers_to_transform=[1], layers_pattern="h")
-    choice, arrays = read_adapters(tmp_path, family, model)
+    choice, adapters = read_adapters(tmp_path, family, model)
     assert choice.paths == ("stacks.0.pattern.0.feed_forward.up",)
-    assert not arrays[choice.paths[0]].up[0].any() and arrays[choice.paths[0]].up[1].any()
-    np.testing.assert_allclose(logits(model, filled(model, choice, arrays)), expected, atol=1e-4)
+    up = adapters[choice.paths[0]].up[...]
+    assert not up[0].any() and up[1].any()
+    np.testing.assert_allclose(logits(model, adapters), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

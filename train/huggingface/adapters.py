@@ -12,16 +12,17 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from flax import nnx
 
 from data.whole_file import whole_file
-from model.config import LoRA
+from model.config import LoRA, Model
 from model.hf.config_reader import HuggingFaceError
 from model.hf.family import Family, Slot, Tensors, tensor_map
 from model.hf.layouts import Joined, Layout, Linear, Matrix
 from model.layers import stacked_axes
-from model.lora import Adapters, untie
+from model.lora import Adapters, create_adapters, untie
 from model.paths import parameters_by_path
 from model.transformer import Transformer
 from train.huggingface.shards import StoredTensor, tensors_of_file
@@ -47,16 +48,17 @@ class Factors(NamedTuple):
     up: np.ndarray
 
 
-def read_adapters(folder: Path, family: Family, base: Transformer) -> tuple[LoRA, dict[str, Factors]]:
-    """The adapters of a folder for this base: the choice that makes such adapters, and their arrays in our shapes, by
-    the path of the weight. Layers without an adapter get one of zeros.
+def read_adapters(folder: Path, family: Family, base: Transformer) -> tuple[LoRA, Adapters]:
+    """The adapters of a folder for this base, and the choice of paths that makes such adapters. Their arrays are
+    NumPy's. Layers without an adapter get one of zeros.
 
     Raises HuggingFaceError naming what is not built, and tensors that do not belong to the base.
     """
     rank, alpha = read_config(folder)
-    tensors, weights = adapter_tensors(folder), parameters_by_path(untie(base))
+    tensors, untied = adapter_tensors(folder), untie(base)
+    weights = parameters_by_path(untied)
     found: dict[Slot, Factors] = {}
-    for module, place in modules(family, base, weights).items():
+    for module, place in modules(family, untied.config, weights).items():
         ends = (*suffixes(place), BASE_SUFFIX)
         matrix_a, matrix_b, base_weight = (tensors.pop(PREFIX + module + end, None) for end in ends)
         check_base_weight(folder, base_weight, place, weights)
@@ -71,7 +73,12 @@ def read_adapters(folder: Path, family: Family, base: Transformer) -> tuple[LoRA
         shown = ", ".join(sorted(tensors)[:4]) or "no adapter"
         raise HuggingFaceError(f"{folder / WEIGHTS}: {shown}: the base has no such weight that takes an adapter")
     paths = dict.fromkeys(slot.path for slot in found)
-    return LoRA(rank, alpha, tuple(paths)), {path: stack(path, found, weights[path], rank) for path in paths}
+    lora = LoRA(rank, alpha, tuple(paths))
+    adapters = jax.eval_shape(lambda: create_adapters(untied.config, lora, jax.random.key(0)))
+    for path, adapter in adapters.items():
+        factors = stack(path, found, weights[path], rank)
+        adapter.down, adapter.up = adapter.down.replace(factors.down), adapter.up.replace(factors.up)
+    return lora, adapters
 
 
 def read_config(folder: Path) -> tuple[int, float]:
@@ -115,9 +122,9 @@ def adapter_tensors(folder: Path) -> dict[str, StoredTensor]:
     raise HuggingFaceError(f"{folder}: no {WEIGHTS} in it")
 
 
-def modules(family: Family, base: Transformer, weights: dict) -> dict[str, Tensors]:
+def modules(family: Family, model: Model, weights: dict) -> dict[str, Tensors]:
     """Their modules that take adapters here, by name, and where the weight of each stands in ours."""
-    found = tensor_map(family, untie(base).config, set(weights))
+    found = tensor_map(family, model, set(weights))
     return {place.theirs[0].removesuffix(".weight"): place for place in found if is_matrix(place.layout)}
 
 
@@ -180,9 +187,10 @@ def write_adapters(folder: Path, family: Family, base: Transformer, adapters: Ad
     """
     from safetensors.numpy import save_file
 
-    weights = parameters_by_path(untie(base))
+    untied = untie(base)
+    weights = parameters_by_path(untied)
     matrices: dict[str, tuple[Tensors, Factors]] = {}
-    for module, place in modules(family, base, weights).items():
+    for module, place in modules(family, untied.config, weights).items():
         parts = [layer_factors(slot, adapters, weights[slot.path]) for slot in place.ours]
         if any(slot.path in adapters for slot in place.ours):
             matrices[module] = place, join(parts)
