@@ -24,11 +24,11 @@ def sampler(config: dict) -> str:
 
     Raises HuggingFaceError where a value is of another type, or out of range.
     """
-    reader = ConfigReader(config, "generation_config.json")
-    if not reader.flag("do_sample", False):
+    reader = ConfigReader(config, dict.fromkeys(("do_sample", *SAMPLING)), "generation_config.json")
+    if not reader.flag("do_sample", null=False):
         return "greedy"
-    temperature, top_k = reader.number("temperature", 1.0), reader.integer("top_k", DEFAULT_TOP_K)
-    top_p = reader.number("top_p", 1.0)
+    temperature, top_k = reader.number("temperature", null=1.0), reader.integer("top_k", null=DEFAULT_TOP_K, least=0)
+    top_p = reader.number("top_p", null=1.0)
     links = {"temperature": (temperature, 1.0), "top_k": (top_k, 0), "top_p": (top_p, 1.0)}
     try:
         return format_chain(parse_chain(",".join(f"{k}={v}" for k, (v, neutral) in links.items() if v != neutral)))
