@@ -15,7 +15,6 @@ from launch.inference.whole_folder import whole_folder
 from model.hf.layouts import Joined
 from model.paths import flatten_by_path
 from train.checkpoint_folder import METADATA
-from train.huggingface.reading import import_mesh, load_weights, open_checkpoint
 from train.huggingface.writing import ExportError, rounded
 
 torch = pytest.importorskip("torch", reason="compares with PyTorch")
@@ -118,13 +117,15 @@ def test_the_model_card_says_where_the_model_comes_from(exported):
         assert part in card
 
 
-def test_weights_come_back_to_the_last_bit(gpt2_run, exported):
-    checkpoint = open_checkpoint(exported)
-    found = flatten_by_path(load_weights(checkpoint, import_mesh(checkpoint.model)))
-    expected = flatten_by_path(load(str(gpt2_run)).model)
-    assert found.keys() == expected.keys()
+def test_weights_come_back_to_the_last_bit(skald, run, exported, tmp_path):
+    skald.json("import", exported, tmp_path / "run")
+    imported = load(str(tmp_path / "run"))
+    found, expected = flatten_by_path(imported.model), flatten_by_path(run.model)
+    assert imported.model_config == run.model_config and found.keys() == expected.keys()
     for path, array in expected.items():
         assert np.asarray(array).tobytes() == np.asarray(found[path]).tobytes(), path
+    request = {"prompt": "KING", "sampler": "greedy", "max_new_tokens": 24}
+    assert imported.generate(**request)[0]["text"] == run.generate(**request)[0]["text"]
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -162,6 +163,42 @@ def test_what_no_architecture_computes_is_refused_with_the_field_in_its_way(skal
     status, out, err = skald("export", run, tmp_path / "out")
     assert status == 2 and out == "" and not (tmp_path / "out").exists() and err.count("\n") == 1
     assert "no architecture of transformers" in err and "GPT2LMHeadModel" in err and "layers.0.token_shift=0.5" in err
+
+
+def random_gpt2(folder: Path, dtype: str, shard_size: str) -> None:
+    """A GPT-2 of transformers' own making, with the files of a tokenizer and more that is no model."""
+    sizes = {"n_embd": 24, "n_head": 3, "n_layer": 3, "n_positions": 40, "vocab_size": 65}
+    ends = {"bos_token_id": 3, "eos_token_id": 5, "initializer_range": 0.2, "summary_type": "mean"}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **ends)).to(getattr(torch, dtype))
+    model.transformer.ln_f.bias.data[:3] = torch.tensor([1e-40, 6e-8, -0.0])  # the smallest numbers are kept too
+    model.save_pretrained(folder, max_shard_size=shard_size)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [5, 7], "temperature": 0.6, "do_sample": true}')
+
+
+def tensors_of(folder: Path) -> dict:
+    return {
+        name: tensor
+        for file in folder.glob("*.safetensors")
+        for name, tensor in safetensors_torch.load_file(file).items()
+    }
+
+
+@pytest.mark.parametrize("dtype, shard_size", [("float32", "20KB"), ("bfloat16", "5GB"), ("float16", "9KB")])
+def test_a_folder_that_was_imported_is_given_back(skald, dtype, shard_size, tmp_path):
+    torch.manual_seed(0)
+    random_gpt2(tmp_path / "theirs", dtype, shard_size)
+    skald.json("import", tmp_path / "theirs", tmp_path / "run")
+    found = skald.json("export", tmp_path / "run", tmp_path / "ours", "--shard-size", "30000")
+    assert found["dtype"] == dtype and found["notes"] == ["the run's data are token ids: no tokenizer was written"]
+    expected, tensors = tensors_of(tmp_path / "theirs"), tensors_of(tmp_path / "ours")
+    assert tensors.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert tensors[name].dtype == tensor.dtype
+        assert tensors[name].view(torch.uint8).equal(tensor.view(torch.uint8)), name
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("theirs", "ours")]
+    assert {key: configs[0][key] for key in configs[1]} == configs[1]
+    generation = [(tmp_path / name / "generation_config.json").read_text() for name in ("theirs", "ours")]
+    assert json.loads(generation[0]) == json.loads(generation[1])
 
 
 def test_numbers_beyond_a_dtype_are_refused_by_name():

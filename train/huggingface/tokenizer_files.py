@@ -20,14 +20,14 @@ BY_FILE = "PreTrainedTokenizerFast"  # transformers' class that does what the fi
 CHARACTER_OF = {byte: character for character, byte in byte_decoder().items()}
 
 
-def tokenizer_files(tokenizer: Tokenizer, imported: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
-    """The contents of the files by name; those that were `imported` with the tokenizer are given back as they were.
+def tokenizer_files(tokenizer: Tokenizer, imported: Mapping[str, str] | None = None) -> dict[str, bytes]:
+    """The contents of the files by name. Texts of files that were `imported` with the tokenizer are given back.
 
-    Token ids (kind `ids`) have none.
+    Token ids (kind `ids`) have no files.
     """
     stored = tokenizer.to_json()
     own = WRITERS[stored["kind"]](tokenizer, stored) if stored["kind"] in WRITERS else {}
-    return {name: own[name] for name in own if name == CONFIG} | dict(imported) if imported else own
+    return own | {name: text.encode() for name, text in (imported or {}).items()}
 
 
 def json_files(tokenizer: Tokenizer, stored: dict) -> dict[str, bytes]:
