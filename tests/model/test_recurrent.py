@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model import config as c
+from model import cost
 from model.decode.chain import parse_chain
 from model.decode.generate import Generator
 from model.sharding import ShardingError, make_mesh
@@ -195,6 +197,13 @@ def test_products_in_few_bits_stay_near(execution, limit):
     assert_close(rounded_BTD, exact_BTD, limit)
     assert np.abs(rounded_BTD - exact_BTD).max() > 1e-4
     assert_close(rounded, exact, 3 * limit)
+
+
+def test_every_weight_is_counted_as_multiplied_with_each_token():
+    parameters = jax.tree.leaves(float32_model(), is_leaf=lambda x: isinstance(x, nnx.Param))
+    count = sum(parameter[...].size for parameter in parameters if parameter.input_axes)
+    assert cost.matrix_parameters(CONFIG) == count
+    assert cost.forward_flops(CONFIG, LENGTH) == 2 * (count - VOCAB * WIDTH)  # without the embedding
 
 
 def test_an_lstm_refuses_a_mesh_that_splits_time():
