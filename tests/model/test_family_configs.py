@@ -39,6 +39,15 @@ def test_what_is_written_of_a_config_that_was_read_computes_the_same(config):
     assert read(written).context == model.context
 
 
+@settings(deadline=None, database=None, max_examples=40)
+@given(st.sampled_from(sorted(SPACES)).flatmap(SPACES.get))
+def test_transformers_takes_what_is_written_for_the_same_model(config):
+    transformers = pytest.importorskip("transformers")
+    family, model = read_config(config)
+    theirs = transformers.AutoConfig.for_model(**write_config(model, family.model_type)[1]).to_dict()
+    assert not differences(read(theirs), model)
+
+
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_config_without_keys_is_the_family_of_transformers_by_default(model_type):
     transformers = pytest.importorskip("transformers", reason="their own defaults are in transformers")

@@ -220,7 +220,7 @@ def test_a_random_model_of_each_family_computes_what_that_of_transformers_does(m
     compare(data.draw(SPACES[model_type]), prompt=1)  # nothing to read ahead: one program less to compile
 
 
-@pytest.mark.slow(30)
+@pytest.mark.slow(40)
 @pytest.mark.parametrize("model_type", SPACES)
 def test_many_random_models_of_each_family_compute_what_those_of_transformers_do(model_type, capsys):
     found = []
