@@ -487,21 +487,25 @@ def test_auto_on_other_backends_is_their_kernel_where_it_takes_the_rows(backend,
         assert kernels.choose_kernel("auto", query, key, key, PLAIN) == expected
 
 
+WIDE_NORM = c.Attention(4, 2, 4, rope=c.Rope(), query_key_norm=c.Norm(offset=1.0), query_key_norm_over="heads")
+
+
 @pytest.mark.parametrize(
-    "sizes, layers, remat",
+    "sizes, layers, remat, mixer",
     [
-        ({"context": 4, "tensor": 2}, "scan", "minimal"),
-        ({"context": 8}, "unroll", "none"),
-        ({"context": 2, "tensor": 2, "stage": 2}, "scan", "full"),
+        ({"context": 4, "tensor": 2}, "scan", "minimal", c.Attention(4, 2, 4, rope=c.Rope())),
+        ({"context": 8}, "unroll", "none", c.Attention(4, 2, 4, rope=c.Rope(), window=7, score_cap=1.0, value_width=6)),
+        ({"context": 2, "tensor": 2, "stage": 2}, "scan", "full", c.Attention(4, 2, 4, rope=c.Rope(), window=7)),
+        ({"tensor": 2, "data": 2, "replica": 2}, "unroll", "none", WIDE_NORM),
     ],
+    ids=["context and tensor", "context", "context, tensor and stage", "a norm over split heads"],
 )
-def test_a_model_on_a_mesh_that_splits_time_has_the_same_gradients(sizes, layers, remat):
-    """Two packed rows through two layers, over devices and in a pipeline's stages against one device."""
-    mixer = c.Attention(4, 2, 4, rope=c.Rope())
+def test_a_model_on_a_mesh_has_the_same_gradients(sizes, layers, remat, mixer):
+    """Packed rows through two layers, over devices and in a pipeline's stages against one device."""
     config = c.Model(32, 16, 32, (c.Stack((c.Block(mixer, c.MLP(24)),), 2),), init=c.Init(1.0, residual=0.3))
     random = np.random.default_rng(0)
-    tokens = random.integers(0, 32, (2, 32)).astype(np.int32)
-    segments = np.sort(random.integers(1, 4, (2, 32)), axis=1).astype(np.int32)
+    tokens = random.integers(0, 32, (4, 32)).astype(np.int32)
+    segments = np.sort(random.integers(1, 4, (4, 32)), axis=1).astype(np.int32)
 
     def gradients(execution: c.Execution):
         order = time_order(32)

@@ -12,7 +12,7 @@ from flax import nnx
 
 from model import config as c
 from model import kernels
-from model.layers import dropout
+from model.layers import Norm, ParameterFactory, dropout
 from model.positions import sinusoids
 from model.transformer import Transformer
 
@@ -127,6 +127,29 @@ def test_a_block_computes_what_its_placement_says(placement, kind):
         np.testing.assert_allclose(found, x, atol=2e-5)
 
 
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+@pytest.mark.parametrize("sizes", [(6,), (2, 3)], ids=str)
+def test_a_norm_multiplies_with_its_offset_and_scale(sizes, kind):
+    """Over one axis or over two together; its result is multiplied with one at first, whatever the offset."""
+    axes, random = ("heads", "head_width")[-len(sizes) :], np.random.default_rng(0)
+    norm = Norm(c.Norm(kind, offset=0.75, epsilon=0.1), ParameterFactory(jax.random.key(0), c.Init()), axes, sizes)
+    assert norm.scale[...].shape == sizes and (norm.scale[...] == 0.25).all()
+    norm.scale[...] = jnp.asarray(random.standard_normal(sizes), jnp.float32)
+    x = random.standard_normal((4, *sizes)).astype(np.float32)
+    expected = x.astype(np.float64).reshape(4, 6)
+    expected = expected - expected.mean(-1, keepdims=True) if kind == "layer" else expected
+    expected = expected / np.sqrt((expected**2).mean(-1, keepdims=True) + 0.1)
+    expected = expected.reshape(x.shape) * (0.75 + np.asarray(norm.scale[...], np.float64))
+    np.testing.assert_allclose(norm(x), expected, rtol=2e-6, atol=1e-6)
+
+
+def test_logits_are_capped_after_they_are_scaled():
+    config = small(logit_scale=5.0)
+    plain, capped = (np.asarray(logits(built(replace(config, logit_cap=cap)), tokens())) for cap in (None, 2.0))
+    assert np.abs(plain).max() > 4
+    np.testing.assert_allclose(capped, 2.0 * np.tanh(plain.astype(np.float64) / 2.0), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("token_shift", [0.0, 0.5])
 def test_a_later_token_changes_no_earlier_logits(token_shift):
     model, given = built(small(replace(BLOCK, token_shift=token_shift))), tokens(1)
@@ -137,6 +160,9 @@ def test_a_later_token_changes_no_earlier_logits(token_shift):
     assert (np.abs(one[13:] - two[13:]).max(-1) > 1e-6).all()
 
 
+WINDOWED = replace(
+    BLOCK, mixer=replace(ATTENTION, window=5, score_cap=2.0), norm=c.Norm(offset=1.0), placement="sandwich"
+)
 FEATURES = {
     "learned": small(replace(BLOCK, mixer=replace(ATTENTION, rope=None)), positions=c.Learned()),
     "sinusoidal": small(replace(BLOCK, mixer=replace(ATTENTION, rope=None)), positions=c.Sinusoidal()),
@@ -156,11 +182,22 @@ FEATURES = {
         embedding_scale=3.0,
         logit_scale=0.5,
     ),
-} | {placement: small(replace(BLOCK, placement=placement)) for placement in PLACEMENTS}
+    "a window, a cap and a value width": small(
+        replace(BLOCK, mixer=replace(ATTENTION, window=4, score_cap=1.5, value_width=6)), logit_cap=2.0
+    ),
+    "Gemma's": c.Model(
+        VOCAB, WIDTH, CONTEXT, (c.Stack((WINDOWED, replace(WINDOWED, mixer=replace(ATTENTION, score_cap=2.0))), 2),),
+        final_norm=c.Norm(offset=1.0), logit_cap=3.0, init=INIT,
+    ),
+    "query_key_norm over heads": small(
+        replace(BLOCK, mixer=replace(ATTENTION, query_key_norm=c.Norm(), query_key_norm_over="heads"))
+    ),
+} | {placement: small(replace(BLOCK, placement=placement)) for placement in PLACEMENTS}  # fmt: skip
+SHAPED = ["a window, a cap and a value width", "Gemma's", "query_key_norm over heads"]
 
 
 @pytest.mark.parametrize(
-    "name", ["learned", "sinusoidal", "token_shift", "two kinds of block", "post_residual", "recurrent"]
+    "name", ["learned", "sinusoidal", "token_shift", "two kinds of block", "post_residual", *SHAPED, "recurrent"]
 )
 def test_documents_of_a_packed_row_read_as_each_alone(name):
     model, lengths, given = built(FEATURES[name]), (7, 1, 11, 5), tokens(1)
@@ -210,7 +247,7 @@ def test_reading_in_ragged_chunks_through_the_cache_gives_the_same_logits(name, 
     assert cache.length_B.tolist() == lengths.tolist()
 
 
-@pytest.mark.parametrize("name", ["two kinds of block", "learned", "mixture of experts", "recurrent"])
+@pytest.mark.parametrize("name", ["two kinds of block", "learned", "mixture of experts", "Gemma's", "recurrent"])
 def test_scanned_and_unrolled_are_one_function_of_one_tree(name):
     scanned, unrolled = built(FEATURES[name]), built(FEATURES[name], layers="unroll")
     one, other = ([path for path, _ in jax.tree_util.tree_leaves_with_path(model)] for model in (scanned, unrolled))
@@ -289,7 +326,7 @@ def test_known_models_have_their_published_number_of_parameters(config, publishe
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == published
 
 
-@pytest.mark.parametrize("name", ["learned", "sandwich", "token_shift", "recurrent"])
+@pytest.mark.parametrize("name", ["learned", "sandwich", "token_shift", *SHAPED[1:], "recurrent"])
 def test_bfloat16_stays_near_float32(name):
     exact, rounded = (logits(built(FEATURES[name], dtype=dtype), tokens()) for dtype in ("float32", "bfloat16"))
     assert 1e-4 < np.linalg.norm(exact - rounded) / np.linalg.norm(exact) < 0.03

@@ -54,18 +54,20 @@ def test_only_weighted_targets_count():
     np.testing.assert_allclose(loss.sum_losses(made.model, other)[0], total, rtol=1e-6)
 
 
-def with_chunks(chunks: int, dtype: str = "float32"):
+def with_chunks(chunks: int, dtype: str = "float32", logit_cap: float | None = None):
     made = tiny.experiment()
-    model = replace(made.model, vocab_size=88)  # a size that no other axis has
+    model = replace(made.model, vocab_size=88, logit_cap=logit_cap)  # a size that no other axis has
     return replace(made, model=model, execution=c_model.Execution(dtype, loss_chunks=chunks), z_loss=0.01)
 
 
-def test_the_loss_in_chunks_is_the_loss_at_once():
-    rows, begun = tiny.one_step(tiny.rows(1)), jax.jit(lambda: state.create_state(with_chunks(1)))()
+@pytest.mark.parametrize("logit_cap", [None, 0.5])
+def test_the_loss_in_chunks_is_the_loss_at_once(logit_cap):
+    capped = functools.partial(with_chunks, logit_cap=logit_cap)
+    rows, begun = tiny.one_step(tiny.rows(1)), jax.jit(lambda: state.create_state(capped(1)))()
     found = {}
     for chunks in (1, 4):
-        made = jax.jit(lambda: state.create_state(with_chunks(chunks)))()  # noqa: B023
-        found[chunks] = jax.jit(lambda s, r: step.loss_and_gradient(with_chunks(1), s, r, None))(made, rows)
+        made = jax.jit(lambda: state.create_state(capped(chunks)))()  # noqa: B023
+        found[chunks] = jax.jit(lambda s, r: step.loss_and_gradient(capped(1), s, r, None))(made, rows)
     assert tiny.distance(found[4], found[1]) < 1e-5
     assert tiny.distance(begun.model, made.model) == 0
 
