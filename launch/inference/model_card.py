@@ -32,12 +32,26 @@ def model_card(checkpoint: CheckpointRef, architecture: str, dtype: str, paramet
     facts = [
         f"- Architecture: {architecture}, {parameters:,} parameters in {dtype}.",
         f"- Run: {run}, step {checkpoint.step:,}, saved {saved} by Skald {version}.",
-        f"- Rows of training had at most {metadata['trained_length']:,} tokens.",
+        *training_lines(metadata),
         *data_lines(metadata.get("data") or {}),
         *score_lines(metadata["scores"]),
     ]
-    title = (metadata.get("config") or {}).get("name", run)
-    return "\n".join([HEADER, f"# {title}\n", "A language model trained with Skald.\n", *facts, "", LOADING])
+    title = metadata["config"]["name"] if metadata["config"] else run
+    return "\n".join([HEADER, f"# {title}\n", f"{origin(metadata)}\n", *facts, "", LOADING])
+
+
+def origin(metadata: dict) -> str:
+    """A sentence on where the weights come from."""
+    if not metadata["huggingface"]:
+        return "A language model trained with Skald."
+    if metadata["config"]:
+        return "A language model trained further with Skald, from a checkpoint of Hugging Face's form."
+    return "A checkpoint of Hugging Face's form that was imported into Skald and not trained there."
+
+
+def training_lines(metadata: dict) -> list[str]:
+    trained = [f"- Rows of training had at most {metadata['trained_length']:,} tokens."]
+    return trained if metadata["config"] else []
 
 
 def data_lines(data: dict) -> list[str]:
