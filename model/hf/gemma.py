@@ -76,6 +76,9 @@ def read_ropes(config: ConfigReader) -> tuple[c.Rope, c.Rope]:
     full = agreed(by_kind.object(FULL, defaults), scaling)
     sliding = agreed(by_kind.object(SLIDING, parameter_defaults(config, "rope_local_base_freq")))
     by_kind.refuse_unread()
+    for rope in (full, sliding):
+        if isinstance(rope.scaling, c.YarnScaling) and not rope.scaling.truncate:  # transformers would truncate
+            config.refuse("truncate=False is not built for rotary positions by kind of layer, only True is")
     return full, sliding
 
 

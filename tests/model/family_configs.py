@@ -133,6 +133,9 @@ def gemma3(draw) -> dict:
     pattern = {"sliding_window_pattern": draw(st.sampled_from([2, 3]))}
     local = draw(st.sampled_from([100.0, 10_000.0]))
     spelled = rope(draw)
+    for scaling in (spelled.get("rope_parameters"), spelled.get("rope_scaling")):
+        if scaling:
+            scaling.pop("truncate", None)  # their code does not read it here
     if "rope_parameters" in spelled:
         kinds = {"full_attention": spelled["rope_parameters"]}
         return config | pattern | {"rope_parameters": kinds | {"sliding_attention": {"rope_theta": local}}}

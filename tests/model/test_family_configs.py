@@ -166,6 +166,9 @@ REFUSED = {
     "kinds": (GEMMA3 | {"layer_types": ["full_attention"]}, "layer_types has 1 entries for num_hidden_layers=2"),
     "a kind": (GEMMA3 | {"layer_types": ["chunked_attention"] * 2}, "layer_types: 'chunked_attention' is not built"),
     "no window": (GEMMA3 | {"sliding_window": None}, "there is no sliding_window"),
+    "untruncated": (
+        GEMMA3 | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "truncate": False}}, "truncate=False is not"
+    ),
     "an old type": (GEMMA3 | {"rope_scaling": {"type": "linear", "factor": 8.0}}, "type under the key rope_type"),
     "both ways": (GEMMA3 | {"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
     "a cap": (GEMMA3 | {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
