@@ -84,7 +84,7 @@ def possible_meshes(experiment: Experiment, devices: int, slices: int) -> Iterat
     attentions = [block.mixer for block in c.blocks(model) if isinstance(block.mixer, c.Attention)]
     recurrent = len(attentions) < len(c.blocks(model))
     hidden = [size for block in c.blocks(model) for size in hidden_widths(block.feed_forward)]
-    heads = math.gcd(*(size for mixer in attentions for size in (mixer.heads, mixer.kv_heads)), *hidden) or inside
+    heads = math.gcd(*(size for mixer in attentions for size in (mixer.heads, mixer.kv_heads)), *hidden) or 1
     mixtures = [block.feed_forward for block in c.blocks(model) if isinstance(block.feed_forward, c.MoE)]
     experts = math.gcd(*(mixture.experts for mixture in mixtures)) or 1  # dense: as data does
     for stage in powers_of_two(math.gcd(repeats, inside)):

@@ -15,8 +15,8 @@ from launch import experiments
 from launch.machine import auto, chips, flags, setup
 from launch.plan import estimate, hlo, products, topology
 from launch.plan.compiled import compile_plan, refused_bytes
-from launch.plan.search import rank_candidates
-from model import cost, kernels
+from launch.plan.search import possible_meshes, rank_candidates
+from model import config, cost, kernels
 from model.experts import expert_mlp
 from model.sharding import make_mesh
 from train.program import Program
@@ -278,6 +278,15 @@ def test_every_way_that_the_search_ranks_can_run(tpu_devices):
     assert all(math.prod(vars(candidate.experiment.mesh).values()) == 16 for candidate in candidates)
     for candidate in candidates[::40]:
         Program(candidate.experiment, devices).check_fits()
+
+
+def test_the_search_splits_neither_time_nor_features_of_an_lstm():
+    made = experiments.resolve("llama:tiny", ["data.length=8192", "model.context=8192"], None)
+    block = config.Block(config.LSTM(), None, placement="plain")
+    made = dataclasses.replace(made, model=dataclasses.replace(made.model, layers=(config.Stack((block,), 2),)))
+    meshes = list(possible_meshes(made, 8, 1))
+    assert {mesh.stage for mesh in meshes} == {1, 2}
+    assert {(mesh.context, mesh.tensor) for mesh in meshes} == {(1, 1)}
 
 
 # The command.
