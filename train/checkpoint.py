@@ -37,6 +37,7 @@ from train.state import TrainState
 
 OVERHEAD = 1_000_000  # bytes: more than Orbax writes besides the arrays and our metadata
 
+CHUNK = 1 << 26  # bytes of an array that are written at once, where a checkpoint holds weights alone
 WEIGHTS = {"average": "average", "plain": "model"}  # kinds that callers may ask for, the default first, and their items
 
 
@@ -192,6 +193,21 @@ class Checkpoints:
         # Not device_put: it waits for all processes, to compare their values, and one may have failed to read.
         step_array = jax.make_array_from_callback((), state.step.sharding, lambda _: np.int32(step))
         return TrainState(step_array, model, optimizer, average)
+
+
+def save_weights(folder: Path, weights, metadata: dict) -> None:
+    """Writes a checkpoint of weights alone, at step 0. The folder that holds it is to appear whole: it is not here.
+
+    A gigabyte is in flight at a time, in chunks, and files are Zarr's own: Orbax's OCDBT would keep copies of all until
+    the end, and a parameter in one chunk is compressed by one core.
+    """
+    arrays = flatten_by_path(weights)
+    chunks = dict.fromkeys(arrays, ocp.SaveArgs(chunk_byte_size=CHUNK))
+    handler = ocp.StandardCheckpointHandler(save_concurrent_gb=1, use_ocdbt=False)
+    with ocp.Checkpointer(handler) as checkpointer:
+        checkpointer.save((folder / "model").absolute(), args=ocp.args.StandardSave(arrays, save_args=chunks))
+    (folder / METADATA).parent.mkdir()
+    (folder / METADATA).write_text(json.dumps({**metadata, "step": 0, "saved": time.time(), "scores": {}}))
 
 
 def read_item(item: Path, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -8,21 +8,18 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-import jax
-import numpy as np
-
 from data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from launch import VERSION
 from launch.inference import generation_config
 from launch.inference.adapters import import_adapters
+from launch.inference.whole_folder import whole_folder
 from train import fields
 from train.check import check_block
-from train.checkpoint import Checkpoints
+from train.checkpoint import save_weights
 from train.checkpoint_folder import CheckpointError
 from train.huggingface.reading import HuggingFaceCheckpoint, import_mesh, load_weights, open_checkpoint, read_json
 from train.huggingface.tokenizers import check_vocabulary, find_tokenizer, verbatim_files
 from train.run import count_parameters
-from train.state import TrainState
 
 
 def main(arguments: Namespace) -> int:
@@ -42,7 +39,8 @@ def main(arguments: Namespace) -> int:
     mesh = import_mesh(checkpoint.model)
     weights = load_weights(checkpoint, mesh)
     read = time.perf_counter() - start
-    save(run, weights, mesh, metadata)
+    with whole_folder(run) as partial:
+        save_weights(partial / "checkpoints" / "0", weights, metadata)
     saved = time.perf_counter() - start - read
     result = {
         "run": str(run),
@@ -58,10 +56,10 @@ def main(arguments: Namespace) -> int:
 
 
 def check_free(run: Path) -> None:
-    """Raises CheckpointError where the run's folder is a file, or holds a run."""
-    held = [run / name for name in ("config.json", "metrics.jsonl", "checkpoints") if (run / name).exists()]
-    if run.is_file() or held:
-        reason = f"{held[0].name} is there: it holds a run already" if held else "a file"
+    """Raises CheckpointError where the run's folder is there already."""
+    if run.exists():
+        held = (run / "checkpoints").is_dir()
+        reason = "a file" if run.is_file() else "holds a run already" if held else "is there already"
         raise CheckpointError(f"{run}: {reason}; name a folder that is not there yet")
 
 
@@ -97,17 +95,6 @@ def describe(checkpoint: HuggingFaceCheckpoint) -> tuple[dict, Tokenizer]:
         },
     }
     return metadata, tokenizer
-
-
-def save(run: Path, weights, mesh: jax.sharding.Mesh, metadata: dict) -> None:
-    """Writes the checkpoint of step 0: there is no optimizer in it. It appears whole or not at all."""
-    run.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(run, keep_last=1, keep_best=0)
-    replicated = jax.sharding.NamedSharding(mesh, jax.P())
-    step = jax.device_put(np.int32(0), replicated)
-    checkpoints.save(0, TrainState(step, weights, (), None), metadata, None)
-    checkpoints.wait()
-    checkpoints.close()
 
 
 def summary(result: dict) -> str:

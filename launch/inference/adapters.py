@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding
 
 from launch import VERSION
@@ -23,12 +22,11 @@ from model.hf.family import Family
 from train import fields
 from train.base import read_adapters as read_own_adapters
 from train.base import read_base, read_model, write_base
-from train.checkpoint import Checkpoints, model_config, stored_lora
+from train.checkpoint import model_config, save_weights, stored_lora
 from train.checkpoint_folder import CheckpointRef, find_checkpoint
 from train.huggingface.adapters import read_adapters, write_adapters
 from train.huggingface.reading import import_mesh
 from train.huggingface.writing import ExportError
-from train.state import TrainState
 
 
 class ExportedAdapters(NamedTuple):
@@ -78,14 +76,11 @@ def import_adapters(folder: Path, run: Path, base_run: str) -> c.LoRA:
     with jax.set_mesh(mesh):
         base = read_model(checkpoint, sharded_shapes(config, mesh))
         choice, adapters = read_adapters(folder, family_of(checkpoint), base)
-        everywhere = NamedSharding(mesh, jax.P())
-        state = TrainState(*jax.device_put((np.int32(0), adapters), everywhere), (), None)
-        run.mkdir(parents=True, exist_ok=True)
-        write_base(run, lora.untie(base) if lora.adapted_config(config, choice) != config else base)
-    checkpoints = Checkpoints(run, keep_last=1, keep_best=0)
-    checkpoints.save(0, state, adapted_metadata(checkpoint.metadata, config, choice), None)
-    checkpoints.wait()
-    checkpoints.close()
+        adapters = jax.device_put(adapters, NamedSharding(mesh, jax.P()))
+        with whole_folder(run) as partial:
+            write_base(partial, lora.untie(base) if lora.adapted_config(config, choice) != config else base)
+            metadata = adapted_metadata(checkpoint.metadata, config, choice)
+            save_weights(partial / "checkpoints" / "0", adapters, metadata)
     return choice
 
 
