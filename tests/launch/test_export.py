@@ -187,7 +187,10 @@ def tensors_of(folder: Path) -> dict:
     }
 
 
-@pytest.mark.parametrize("dtype, shard_size", [("float32", "20KB"), ("bfloat16", "5GB"), ("float16", "9KB")])
+@pytest.mark.parametrize(
+    "dtype, shard_size",
+    [("float32", "20KB"), ("bfloat16", "5GB"), pytest.param("float16", "9KB", marks=pytest.mark.slow(10))],
+)
 def test_a_folder_that_was_imported_is_given_back(skald, dtype, shard_size, tmp_path):
     torch.manual_seed(0)
     random_gpt2(tmp_path / "theirs", dtype, shard_size)

@@ -110,6 +110,7 @@ def test_what_can_not_be_adapted_is_refused_in_one_line(skald, trained_run, adap
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow(25)
 def test_adapters_go_out_to_a_peft_folder_and_come_back_as_a_run_of_its_own(skald, tmp_path):
     """Of a run of GPT-2's shape; the run that is made of the folder writes and scores without its base."""
     from launch.api import load

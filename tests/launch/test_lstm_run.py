@@ -28,6 +28,7 @@ def weights(folder) -> dict[str, np.ndarray]:
     return ocp.StandardCheckpointer().restore(folder / "checkpoints" / str(STEPS) / "model")
 
 
+@pytest.mark.slow(40)
 def test_an_lstm_stopped_by_a_signal_goes_on_bit_for_bit_and_is_scored_and_written_with(skald, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     status, _, err = skald("train", "lstm", "--run-dir", whole, *OPTIONS)

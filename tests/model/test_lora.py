@@ -138,7 +138,11 @@ def loss_and_gradients(layers: str = "scan", sizes: tuple = ()):
 
 
 @pytest.mark.skipif(len(jax.devices()) != 8, reason="needs eight devices: unset XLA_FLAGS for tests/conftest.py")
-@pytest.mark.parametrize("sizes", [{"data": 4, "tensor": 2}, {"stage": 2, "data": 2, "tensor": 2}], ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [pytest.param({"data": 4, "tensor": 2}, marks=pytest.mark.slow(12)), {"stage": 2, "data": 2, "tensor": 2}],
+    ids=str,
+)
 def test_every_mesh_computes_the_same_loss_and_gradients_of_adapters(sizes):
     value, gradients = loss_and_gradients()
     value_there, gradients_there = loss_and_gradients("scan", tuple(sizes.items()))
