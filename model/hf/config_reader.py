@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 REFUSED = object()
-# What says nothing of what a model computes, in any family's config. Old files hold the settings of generation too.
+# What says nothing of what a model computes, in any family's config. Old files hold the settings of generation too, and
+# those of other tasks; programs that made or use a file leave their marks.
 INERT = frozenset({
-    "_name_or_path", "architectures", "bos_token_id", "cache_implementation", "chunk_size_feed_forward", "do_sample",
-    "dtype", "eos_token_id", "gradient_checkpointing", "id2label", "initializer_range", "label2id", "max_length",
-    "model_type", "name_or_path", "output_attentions", "output_hidden_states", "pad_token_id", "problem_type",
-    "repetition_penalty", "return_dict", "return_dict_in_generate", "task_specific_params", "temperature", "top_k",
-    "top_p", "torch_dtype", "torchscript", "transformers_version", "use_cache",
+    "_attn_implementation", "_attn_implementation_autoset", "_name_or_path", "_num_labels", "architectures",
+    "bos_token_id", "cache_implementation", "chunk_size_feed_forward", "do_sample", "dtype", "eos_token_id",
+    "finetuning_task", "gradient_checkpointing", "id2label", "initializer_range", "is_decoder", "label2id",
+    "max_length", "model_type", "name_or_path", "num_labels", "output_attentions", "output_hidden_states",
+    "output_past", "pad_token_id", "problem_type", "repetition_penalty", "return_dict", "return_dict_in_generate",
+    "task_specific_params", "temperature", "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
+    "transformers_version", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
 })  # fmt: skip
 
 

@@ -39,6 +39,7 @@ def read_model(family: Family, config: dict) -> c.Model:
     """Our config of a model whose family is known, every key of theirs read."""
     reader = ConfigReader(without_aliases(config, family), family.defaults)
     reader.expect("is_encoder_decoder", False)
+    reader.expect("pruned_heads", {})
     model = family.read(reader)
     reader.refuse_unread(family.inert)
     return model

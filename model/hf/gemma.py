@@ -52,6 +52,7 @@ def read_gemma2(config: ConfigReader) -> c.Model:
     cap = config.number("attn_logit_softcapping", null=None)
     attention = read_attention(config, rope=read_rope(config), score_cap=cap)
     window = config.integer("sliding_window", null=None)
+    config.expect("sliding_window_size", window)  # a second name in old files, which their code does not read
     windows = read_windows(config, window, lambda number: number % 2 == 0)
     return read_layers(config, [replace(attention, window=window) for window in windows])
 

@@ -37,8 +37,8 @@ ALIASES = {
     "num_hidden_layers": "n_layer",
 }
 INERT = frozenset({
-    "n_ctx", "reorder_and_upcast_attn", "summary_activation", "summary_first_dropout",
-    "summary_proj_to_labels", "summary_type", "summary_use_proj",
+    "n_ctx", "n_special", "predict_special_tokens", "reorder_and_upcast_attn", "summary_activation",
+    "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
 })  # fmt: skip
 
 

@@ -63,6 +63,24 @@ def test_old_names_of_keys_are_read():
     assert read(old) == read(GPT2)
 
 
+# What published files hold beside the keys of their family: of gpt2-xl, distilgpt2, the first GPT-2s, Gemma 2 9B,
+# SmolLM2's instructed models, and of files that transformers 4.46 to 4.51 and unsloth wrote.
+PUBLISHED = [
+    GPT2 | {"n_special": 0, "predict_special_tokens": True, "output_past": True},
+    GPT2 | {"_num_labels": 1, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}},
+    GPT2 | {"finetuning_task": None, "is_decoder": False, "num_labels": 1, "pruned_heads": {}, "use_bfloat16": False},
+    {"model_type": "gemma2", **SMALL, "sliding_window": 4096, "sliding_window_size": 4096},
+    LLAMA | {"transformers.js_config": {"kv_cache_dtype": {"fp16": "float16"}}},
+    LLAMA | {"_attn_implementation_autoset": True, "unsloth_fixed": True, "unsloth_version": "2025.3"},
+]
+
+
+@pytest.mark.parametrize("config", PUBLISHED)
+def test_what_published_configs_hold_beside_the_model_is_read_over(config):
+    known = {"model_type", "n_embd", "n_head", "n_layer", "sliding_window", *SMALL}
+    assert read(config) == read({key: value for key, value in config.items() if key in known})
+
+
 def test_every_activation_of_ours_has_a_name_of_theirs_that_is_read_back():
     for ours in set(ACTIVATIONS.values()):
         assert ACTIVATIONS[activation_name(ours)] == ours
@@ -172,6 +190,8 @@ REFUSED = {
     "an old type": (GEMMA3 | {"rope_scaling": {"type": "linear", "factor": 8.0}}, "type under the key rope_type"),
     "both ways": (GEMMA3 | {"use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
     "a cap": (GEMMA3 | {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping=50.0"),
+    "two windows": ({"model_type": "gemma2", **SMALL, "sliding_window_size": 8}, "sliding_window_size=8"),
+    "pruned": (GPT2 | {"pruned_heads": {"1": [0]}}, "pruned_heads={'1': [0]}"),
     "experts": ({"model_type": "mixtral", **SMALL, "num_experts_per_tok": 9}, "num_experts_per_tok=9 is more than"),
     "jitter": ({"model_type": "mixtral", **SMALL, "router_jitter_noise": 0.1}, "router_jitter_noise=0.1"),
 }  # fmt: skip
