@@ -36,7 +36,7 @@ class LoadedCheckpoint:
         self.model_config: Model = model_config(checkpoint)
         self.tokenizer = tokenizer_from_json(self.metadata["tokenizer"])
         self.trained_length: int = self.metadata["trained_length"]
-        self.sampler, self.stop_ids = generation_defaults(self.metadata["huggingface"], self.tokenizer)
+        self.sampler, self.stop_ids = generation_defaults(self.metadata, self.tokenizer)
         execution = decoding_execution(self.config.execution if self.config else AUTO_EXECUTION)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = abstract_model(self.model_config, execution)
@@ -53,11 +53,17 @@ class LoadedCheckpoint:
         )
 
 
-def generation_defaults(huggingface: dict | None, tokenizer: Tokenizer) -> tuple[str, list[int]]:
-    """The default sampler chain, and the ids that end a text: those of an imported checkpoint's files, else Skald's."""
+def generation_defaults(metadata: dict, tokenizer: Tokenizer) -> tuple[str, list[int]]:
+    """The default sampler chain, and the ids that end a text, of a checkpoint's metadata.
+
+    An import ends texts where its files say, and if they name no id, where its tokenizer does; once it is trained here,
+    where either does: the tokenizer's end token stood behind every document."""
+    huggingface = metadata["huggingface"]
     own_end = [i for i in (tokenizer.end_id,) if i is not None]
     if huggingface is None:
         return SAMPLER, own_end
     config = huggingface["generation_config"]
     ends = generation_config.end_ids(config, huggingface["config"], tokenizer.vocab_size)
-    return SAMPLER if config is None else generation_config.sampler(config), list(dict.fromkeys([*ends, *own_end]))
+    if metadata["config"] is not None or not ends:
+        ends = list(dict.fromkeys([*ends, *own_end]))
+    return SAMPLER if config is None else generation_config.sampler(config), ends

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import tokenizers
 
+from data.tokenizers.tokenizer import build_tokenizer
 from launch.inference import generation_config
-from launch.inference.checkpoint import LoadedCheckpoint
+from launch.inference.checkpoint import LoadedCheckpoint, generation_defaults
 from model.hf.config_reader import HuggingFaceError
 from train.checkpoint_folder import find_checkpoint
 from train.huggingface.reading import import_mesh, load_weights, open_checkpoint
+from train.huggingface.tokenizers import find_tokenizer
 
 torch = pytest.importorskip("torch", reason="folders are made with torch: pip install torch transformers")
 transformers = pytest.importorskip(
@@ -173,6 +175,17 @@ def test_each_end_token_of_a_generation_config_ends_a_text(skald, folder, import
     assert skald("import", other, tmp_path / "run")[0] == 0
     (sample,) = skald.json("generate", tmp_path / "run", "--prompt", "The quick", "--max-new-tokens", "12")["samples"]
     assert sample["tokens"] == free["tokens"][: free["tokens"].index(ends[1])] and sample["finish_reason"] == "stop"
+
+
+def test_a_text_goes_on_behind_an_end_token_that_the_files_do_not_name(folder):
+    """As in transformers, which reads no tokenizer for that; once the weights are trained here, it ends texts too."""
+    own, config = find_tokenizer(folder, {}, 300), {"eos_token_id": 299}
+    tokenizer = build_tokenizer(own, ())
+    imported = {"config": None, "huggingface": {"generation_config": {"eos_token_id": [7, 299]}, "config": config}}
+    assert tokenizer.end_id == 0 and generation_defaults(imported, tokenizer)[1] == [7]
+    assert generation_defaults(imported | {"config": {}}, tokenizer)[1] == [7, 0]
+    silent = imported | {"huggingface": {"generation_config": None, "config": config}}
+    assert generation_defaults(silent, tokenizer)[1] == [0]
 
 
 # --- trained further --------------------------------------------------------------------------------------------------
