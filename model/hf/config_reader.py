@@ -14,8 +14,8 @@ INERT = frozenset({
     "finetuning_task", "gradient_checkpointing", "id2label", "initializer_range", "is_decoder", "label2id",
     "max_length", "model_type", "name_or_path", "num_labels", "output_attentions", "output_hidden_states",
     "output_past", "pad_token_id", "problem_type", "repetition_penalty", "return_dict", "return_dict_in_generate",
-    "task_specific_params", "temperature", "top_k", "top_p", "torch_dtype", "torchscript", "transformers.js_config",
-    "transformers_version", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
+    "task_specific_params", "temperature", "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript",
+    "transformers.js_config", "transformers_version", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache",
 })  # fmt: skip
 
 

@@ -72,6 +72,7 @@ PUBLISHED = [
     {"model_type": "gemma2", **SMALL, "sliding_window": 4096, "sliding_window_size": 4096},
     LLAMA | {"transformers.js_config": {"kv_cache_dtype": {"fp16": "float16"}}},
     LLAMA | {"_attn_implementation_autoset": True, "unsloth_fixed": True, "unsloth_version": "2025.3"},
+    LLAMA | {"tokenizer_class": "LlamaTokenizer"},
 ]
 
 
