@@ -40,6 +40,8 @@ def find_checkpoint(name: str) -> CheckpointRef:
     steps = published_steps(run)
     if not steps:
         reason = "no such folder" if not run.exists() else "a file" if run.is_file() else "no checkpoint in it"
+        if (run / "config.json").is_file() and any(run.glob("*.safetensors*")):
+            raise CheckpointError(f"{run}: a folder of Hugging Face's; skald import {run} RUN makes a run of it")
         nearby = [str(p.parent) for p in sorted(run.parent.glob("*/checkpoints"))][:6]
         raise CheckpointError(f"{run}: {reason}{'; runs there: ' + ', '.join(nearby) if nearby else ''}")
     available = ", ".join(f"@{s}" for s in steps)

@@ -221,6 +221,10 @@ def test_what_does_not_go_with_an_import_is_refused_in_one_line(skald, folder, i
     larger = tokenizers.Tokenizer.from_file(str(small / "tokenizer.json"))
     larger.add_tokens([f"more{index}" for index in range(20)])
     larger.save(str(small / "tokenizer.json"))
+    torn, adapters = with_files(folder, tmp_path / "torn"), tmp_path / "adapters"
+    (torn / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    adapters.mkdir()
+    (adapters / "adapter_config.json").write_text("{}")
     run = ["--run-dir", tmp_path / "run"]
     commands = {
         ("import", folder, imported): "it holds a run already; name a folder that is not there yet",
@@ -252,6 +256,10 @@ def test_what_does_not_go_with_an_import_is_refused_in_one_line(skald, folder, i
             "data.length=200",
         ): "data.length: 200 is longer than",
         ("train", skald.config, "--from", imported, *run, "--set", "model.widht=6"): "no such field; did you mean",
+        ("train", skald.config, "--from", folder, *run): f"a folder of Hugging Face's; skald import {folder} RUN makes",
+        ("generate", folder, "--prompt", "a"): "a folder of Hugging Face's",
+        ("import", adapters, tmp_path / "run"): "adapters: adapters alone; --base RUN names the run that they adapt",
+        ("import", torn, tmp_path / "run"): "torn/chat_template.jinja: not text in UTF-8",
     }
     results = skald.run_many(list(commands))
     for (status, out, err), message in zip(results, commands.values(), strict=True):

@@ -56,6 +56,8 @@ def open_checkpoint(folder: Path) -> HuggingFaceCheckpoint:
     if not folder.is_dir():
         raise HuggingFaceError(f"{folder}: {'a file' if folder.exists() else 'no such folder'}; name a folder with "
                                "config.json and *.safetensors")  # fmt: skip
+    if not (folder / "config.json").exists() and (folder / "adapter_config.json").is_file():
+        raise HuggingFaceError(f"{folder}: adapters alone; --base RUN names the run that they adapt")
     config = read_json(folder / "config.json")
     family, model = read_config(config)
     stored = stored_tensors(folder)

@@ -87,4 +87,12 @@ def check_vocabulary(folder: Path, tokenizer_size: int, vocab_size: int) -> None
 def verbatim_files(folder: Path, kind: str) -> dict[str, str]:
     """The texts of the tokenizer's files, by name, that Skald's own form of a tokenizer does not hold."""
     names = VERBATIM + (GPT2_FILES if kind == "gpt2" else ())
-    return {name: (folder / name).read_text(encoding="utf-8") for name in names if (folder / name).is_file()}
+    return {name: read_text(folder / name) for name in names if (folder / name).is_file()}
+
+
+def read_text(file: Path) -> str:
+    """Raises HuggingFaceError where the file is no text."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise HuggingFaceError(f"{file}: not text in UTF-8 ({error}); get it anew") from None
