@@ -227,7 +227,7 @@ def test_what_does_not_go_with_an_import_is_refused_in_one_line(skald, folder, i
     (adapters / "adapter_config.json").write_text("{}")
     run = ["--run-dir", tmp_path / "run"]
     commands = {
-        ("import", folder, imported): "it holds a run already; name a folder that is not there yet",
+        ("import", folder, imported): "holds a run already; name a folder that is not there yet",
         ("import", tmp_path / "none", tmp_path / "run"): "none: no such folder; name a folder with config.json",
         ("import", small, tmp_path / "run"): "the tokenizer has 310 ids and the model 300",
         (
