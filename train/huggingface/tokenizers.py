@@ -1,4 +1,5 @@
 """The tokenizer of a Hugging Face folder, set so that prompts get the ids that transformers' AutoTokenizer gives them.
+Of a SentencePiece model alone it gives SentencePiece's, which `skald import` says.
 
 `skald import` calls `find_tokenizer`; a checkpoint keeps the tokenizer, and `verbatim_files` for export.
 """
