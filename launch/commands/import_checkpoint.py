@@ -73,8 +73,8 @@ def describe(checkpoint: HuggingFaceCheckpoint) -> tuple[dict, Tokenizer]:
         say(f"{folder}: no tokenizer in it (tokenizer.json, tokenizer.model, or vocab.json and merges.txt): prompts of "
             "this run are token ids, as '15496 995', and it writes ids")  # fmt: skip
     if found.kind == "sentencepiece":
-        say(f"{found.path}: prompts get the ids of SentencePiece itself; transformers makes a tokenizer of its own of this "
-            "file, which gives others for some texts, as with spaces in front")  # fmt: skip
+        say(f"{found.path}: prompts get the ids of SentencePiece itself; transformers makes a tokenizer of its own of "
+            "this file, which gives others for some texts, as with spaces in front")  # fmt: skip
     tokenizer = build_tokenizer(found, (), (lambda _: None) if found.kind == "ids" else say)
     check_vocabulary(folder, tokenizer.vocab_size, vocab_size)
     generation = read_json(file) if (file := folder / "generation_config.json").is_file() else None
