@@ -198,7 +198,8 @@ def test_writing_and_scoring_keep_to_the_length_of_training(run_copy, capsys):
 
 
 def test_learned_positions_that_were_never_trained_are_not_scored_with(run):
-    learned = with_config(run, replace(run.config, model=replace(run.config.model, positions=Learned())))
+    learned = with_config(run, run.config)
+    learned.model_config = replace(run.model_config, positions=Learned())
     learned.trained_length = 16
     with pytest.raises(ConfigError, match=r"window 32: .*trained on rows of 16 tokens.*a window of 16 at most"):
         learned.evaluate()

@@ -27,7 +27,7 @@ def run_folder(folder, losses: dict):
         (place / "model").mkdir(parents=True)
         (place / "about").mkdir()
         scores = {} if loss is None else {"eval/loss": loss}
-        metadata = {"step": step, "config": {}, "scores": scores, "trained_length": 8}
+        metadata = {"step": step, "config": {"model": {}}, "scores": scores, "trained_length": 8}
         (place / "about" / "metadata").write_text(json.dumps(metadata))
     return folder
 
