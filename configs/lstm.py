@@ -35,12 +35,12 @@ def lstm(layers: int, width: int, vocab_size: int, context: int, dropout: float,
 def default() -> Experiment:
     """The quick start's text and tokens with an LSTM: two layers of 220, 0.80 M parameters.
 
-    skald train lstm: 1.605 (seed 0), about 200 seconds of processor time. The Transformer of `shakespeare` comes to
-    1.540 in as many tokens, nanoGPT's recipe to 1.905 (`shakespeare:nanogpt`). Tuned on the last tenth of the training
-    part at 0.3 of the tokens: 12 rows a step are better than 24 (1.692, 1.724), AdamW than Muon (1.724, 1.735), rates
-    of 0.008 than 0.003 and 0.015 (1.724, 1.800, 1.726), two layers as good as one of 312 (1.727). Initial weights of
-    deviation 1 / sqrt(width) are better than of 1 / sqrt(3 width), as PyTorch draws them (1.724, 1.845); orthogonal
-    recurrent ones (1.722) and dropout of 0.1 on the embedding (1.695 to 1.692) change nothing.
+    skald train lstm: 1.605 (seed 0). The Transformer of `shakespeare` comes to 1.540 in as many tokens, nanoGPT's
+    recipe to 1.905 (`shakespeare:nanogpt`). Tuned on the last tenth of the training part at 0.3 of the tokens: 12 rows
+    a step are better than 24 (1.692, 1.724), AdamW than Muon (1.724, 1.735), rates of 0.008 than 0.003 and 0.015
+    (1.724, 1.800, 1.726), two layers as good as one of 312 (1.727). Initial weights of deviation 1 / sqrt(width) are
+    better than of 1 / sqrt(3 width), as PyTorch draws them (1.724, 1.845); orthogonal recurrent ones (1.722) and
+    dropout of 0.1 on the embedding (1.695 to 1.692) change nothing.
     """
     return replace(
         shakespeare.default(),

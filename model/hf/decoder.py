@@ -53,6 +53,9 @@ GATED_MLP = (
     Entry("mlp.down_proj.weight", "feed_forward.down", Linear()),
 )
 
+# The tables of a family with Llama's parts; others exchange some.
+TABLES = {c.Model: OUTSIDE_LAYERS, c.Block: PRE_NORMS, c.Attention: ATTENTION, c.MLP: GATED_MLP}
+
 
 def read_attention(config: ConfigReader, **fields) -> c.Attention:
     """Attention with the config's heads and dropout, and these fields of the family's own."""

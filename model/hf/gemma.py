@@ -129,12 +129,7 @@ GEMMA2 = Family(
     architecture="Gemma2ForCausalLM",
     read=read_gemma2,
     write=write_gemma2,
-    tables={
-        c.Model: decoder.OUTSIDE_LAYERS,
-        c.Block: SANDWICH_NORMS,
-        c.Attention: decoder.ATTENTION,
-        c.MLP: decoder.GATED_MLP,
-    },
+    tables={**decoder.TABLES, c.Block: SANDWICH_NORMS},
     layer="model.layers.{layer}.",
     prefix="model.",
     defaults=GEMMA2_DEFAULTS,

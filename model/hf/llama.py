@@ -48,12 +48,7 @@ LLAMA = Family(
     architecture="LlamaForCausalLM",
     read=read,
     write=write,
-    tables={
-        c.Model: decoder.OUTSIDE_LAYERS,
-        c.Block: decoder.PRE_NORMS,
-        c.Attention: decoder.ATTENTION,
-        c.MLP: decoder.GATED_MLP + MLP_BIASES,
-    },
+    tables={**decoder.TABLES, c.MLP: decoder.GATED_MLP + MLP_BIASES},
     layer="model.layers.{layer}.",
     prefix="model.",
     defaults=DEFAULTS,

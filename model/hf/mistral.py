@@ -91,12 +91,7 @@ MISTRAL = Family(
     architecture="MistralForCausalLM",
     read=read_mistral,
     write=write_mistral,
-    tables={
-        c.Model: decoder.OUTSIDE_LAYERS,
-        c.Block: decoder.PRE_NORMS,
-        c.Attention: decoder.ATTENTION,
-        c.MLP: decoder.GATED_MLP,
-    },
+    tables=decoder.TABLES,
     layer="model.layers.{layer}.",
     prefix="model.",
     defaults=DEFAULTS,

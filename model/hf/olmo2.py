@@ -44,10 +44,9 @@ OLMO2 = Family(
     read=read,
     write=write,
     tables={
-        c.Model: decoder.OUTSIDE_LAYERS,
+        **decoder.TABLES,
         c.Block: POST_BRANCH_NORMS,
         c.Attention: decoder.ATTENTION + decoder.QUERY_KEY_NORMS,
-        c.MLP: decoder.GATED_MLP,
     },
     layer="model.layers.{layer}.",
     prefix="model.",

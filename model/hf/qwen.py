@@ -65,12 +65,7 @@ QWEN2 = Family(
     architecture="Qwen2ForCausalLM",
     read=read_qwen2,
     write=write_qwen2,
-    tables={
-        c.Model: decoder.OUTSIDE_LAYERS,
-        c.Block: decoder.PRE_NORMS,
-        c.Attention: decoder.ATTENTION,
-        c.MLP: decoder.GATED_MLP,
-    },
+    tables=decoder.TABLES,
     layer="model.layers.{layer}.",
     prefix="model.",
     defaults=DEFAULTS,
