@@ -43,8 +43,8 @@ def losses(**execution) -> np.ndarray:
 
 
 # Mean distance of the smoothed losses from those of float32, in nats a letter, which fall from 4.4 to 2.4 themselves.
-# Measured: 0.0009, 0.0018 and 0.0050.
-BOUNDS = {"bfloat16": 0.003, "int8": 0.005, "fp8": 0.015}
+# They differ between seeds and between processors: 0.0006 to 0.0027, 0.0018 to 0.0083, and 0.0041 to 0.0150 were seen.
+BOUNDS = {"bfloat16": 0.006, "int8": 0.018, "fp8": 0.03}
 KINDS = {"bfloat16": {"dtype": "bfloat16"}, "int8": {"matmul": "int8"}, "fp8": {"matmul": "fp8"}}
 
 
