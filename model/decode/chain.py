@@ -1,80 +1,147 @@
-"""The sampler chain as text: "temperature=0.8,top_k=50,top_p=0.95" or "greedy", in the order in which it is applied.
+"""The sampler chain: links in the order in which they are applied, then the strategy that chooses a token.
 
-launch/ parses what users write; generate.py runs the result.
+launch/ parses what people write (notation.py has the forms), draw.py runs the result.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from typing import Any
 
-from model.decode.links import Link, Temperature, TopK, TopP
+import jax
+
+from model.decode import notation
+from model.decode.links.link import Link
+from model.decode.links.truncation import Temperature, TopK, TopP
+from model.decode.parameters import parameters, stack_rows, static_values
 from model.decode.strategies import Greedy, Sample, Strategy
 
 LINKS: dict[str, type] = {"temperature": Temperature, "top_k": TopK, "top_p": TopP}
-STRATEGIES: dict[str, type] = {"greedy": Greedy}  # the last word of a chain; without one, Sample
-EXPECTED = {
-    "temperature": "a number from 1e-6 to 1e6, as temperature=0.8 (for the likeliest token alone write greedy)",
-    "top_k": "a whole number of tokens from 1, as top_k=50",
-    "top_p": "a probability above 0 and up to 1, as top_p=0.95",
-}
+STRATEGIES: dict[str, type] = {"greedy": Greedy}  # the last of a chain; without one, Sample
+NAMES = {kind: name for name, kind in (LINKS | STRATEGIES).items()}
 
 
 class SamplerError(ValueError):
     """A chain can't be parsed; the message is one line with the link, the value and what works."""
 
 
-@dataclass(frozen=True)
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Chain:
-    """A sampler chain: links, applied in order, then the strategy that chooses a token."""
+    """A sampler chain: links, applied in order, then the strategy that chooses a token.
+
+    A person's chain holds numbers. A batch's (`stack_chains`) holds arrays with a row for each text, and is a pytree:
+    its links' classes and static parameters are its structure, all else is data of one program.
+    """
 
     links: tuple[Link, ...] = ()
     strategy: Strategy = dataclasses.field(default_factory=Sample)
 
+    @property
+    def kinds(self) -> tuple:
+        """What is static: chains of equal kinds share a program and may share a batch."""
+        return tuple(static_values(part) for part in (*self.links, self.strategy))
+
+    def __str__(self) -> str:
+        return format_chain(self)
+
+
+def stack_chains(chains: Sequence[Chain]) -> Chain:
+    """The chains of many rows, all of the same kinds, as one of arrays with an axis B in front."""
+    links = tuple(stack_rows(parts) for parts in zip(*(chain.links for chain in chains), strict=True))
+    return Chain(links, stack_rows([chain.strategy for chain in chains]))
+
 
 def parse_chain(sampler: str) -> Chain:
     """Parses a chain; the empty text samples from the model's own distribution. Raises SamplerError."""
-    links, strategy = [], None
-    for word in sampler.split(",") if sampler.strip() else []:
-        name, equals, value = (part.strip() for part in word.partition("="))
-        if strategy is not None:
-            raise SamplerError(f"sampler {sampler!r}: {word.strip()!r} after {strategy}; {strategy} must come last")
+    try:
+        items = notation.read(sampler)
+    except notation.NotationError as error:
+        raise SamplerError(f"sampler {sampler!r}: {error}") from None
+    links, strategy, strategy_name = [], Sample(), None
+    for name, values in items:
+        if strategy_name is not None:
+            raise SamplerError(
+                f"sampler {sampler!r}: {write_part(name, values)!r} after {strategy_name}; "
+                f"{strategy_name} must come last"
+            )
         if name in LINKS:
-            links.append(LINKS[name](parse_value(sampler, name, value)))
-        elif name not in STRATEGIES:
-            raise SamplerError(f"sampler {sampler!r}: {unknown_link_message(name)}")
-        elif equals:
-            raise SamplerError(f"sampler {sampler!r}: {name} takes no value and got {value!r}; write {name}")
+            links.append(read_part(sampler, name, LINKS[name], values))
+        elif name in STRATEGIES:
+            strategy, strategy_name = read_part(sampler, name, STRATEGIES[name], values), name
         else:
-            strategy = name
-    return Chain(tuple(links), STRATEGIES[strategy]() if strategy else Sample())
+            raise SamplerError(f"sampler {sampler!r}: {unknown_name_message(name)}")
+    return Chain(tuple(links), strategy)
+
+
+def read_part(sampler: str, name: str, kind: type, values: dict[str | None, Any]) -> Any:
+    """A link or a strategy of a class, from what a person wrote. Raises SamplerError."""
+    kinds = parameters(kind)
+    if not kinds and values:
+        wrong = next(iter(values.values()))
+        raise SamplerError(f"sampler {sampler!r}: {name} takes no value and got {wrong!r}; write {name}")
+    first = next(iter(kinds), None)
+    named = {first if key is notation.VALUE else key: value for key, value in values.items()}
+    if unknown := [key for key in named if key not in kinds]:
+        raise SamplerError(
+            f"sampler {sampler!r}: {name} has no parameter {unknown[0]!r}; its parameters are {', '.join(kinds)}"
+        )
+    fields = {}
+    for field in dataclasses.fields(kind):
+        if field.name in named:
+            fields[field.name] = read_parameter(sampler, name, field.name, kinds, named[field.name])
+        elif field.default is dataclasses.MISSING:
+            read_parameter(sampler, name, field.name, kinds, "")  # raises: what is missing is nothing
+            raise SamplerError(f"sampler {sampler!r}: {name} lacks {field.name}; {kinds[field.name].expected}")
+    return kind(**fields)
+
+
+def read_parameter(sampler: str, name: str, field: str, kinds: dict, value: Any) -> Any:
+    """One parameter, checked. Raises SamplerError."""
+    try:
+        return kinds[field].read(value)
+    except (ValueError, TypeError, OverflowError):
+        what = name if len(kinds) == 1 else f"{field} of {name}"
+        shown = "nothing" if value == "" else value if isinstance(value, str) else json.dumps(value)
+        raise SamplerError(f"sampler {sampler!r}: {what} is {shown}; it takes {kinds[field].expected}") from None
+
+
+def chain_values(part: Any) -> dict[str, Any]:
+    """The parameters of a link or a strategy as JSON values, without those at their defaults."""
+    fields = [field for field in dataclasses.fields(part) if getattr(part, field.name) != field.default]
+    return {field.name: field.metadata["parameter"].write(getattr(part, field.name)) for field in fields}
+
+
+def chain_parts(chain: Chain) -> list[tuple[str, dict[str, Any]]]:
+    """The names of a chain with their parameters, in order; without the strategy where it is Sample."""
+    parts = (*chain.links, *([] if type(chain.strategy) is Sample else [chain.strategy]))
+    return [(NAMES[type(part)], chain_values(part)) for part in parts]
 
 
 def format_chain(chain: Chain) -> str:
-    """The canonical text of a chain, which `parse_chain` reads back as the same chain."""
-    names = {kind: name for name, kind in (LINKS | STRATEGIES).items()}
-    words = []
-    for link in chain.links:
-        (field,) = dataclasses.fields(link)
-        words.append(f"{names[type(link)]}={repr(getattr(link, field.name)).removesuffix('.0')}")
-    return ",".join(words + [names[kind] for kind in (type(chain.strategy),) if kind in names])
+    """The shorthand of a chain, which `parse_chain` reads back as the same chain."""
+    kinds = LINKS | STRATEGIES
+    return ",".join(
+        notation.write(name, values, next(iter(parameters(kinds[name])), None)) for name, values in chain_parts(chain)
+    )
 
 
-def parse_value(sampler: str, name: str, value: str) -> float | int:
-    """A link's value as a number, checked. Raises SamplerError."""
-    try:
-        parsed = int(value) if name == "top_k" else float(value)
-    except ValueError:
-        parsed = math.nan
-    valid = {"temperature": 1e-6 <= parsed <= 1e6, "top_k": 1 <= parsed < 2**31, "top_p": 0 < parsed <= 1}
-    if not valid[name]:
-        raise SamplerError(f"sampler {sampler!r}: {name} is {value or 'nothing'}; it takes {EXPECTED[name]}")
-    return parsed
+def chain_to_json(chain: Chain) -> list[dict[str, Any]]:
+    """The canonical form of a chain; its text is one that `parse_chain` reads, too."""
+    return [{"name": name, **values} for name, values in chain_parts(chain)]
 
 
-def unknown_link_message(name: str) -> str:
+def write_part(name: str, values: dict[str | None, Any]) -> str:
+    """What a person wrote, for an error message."""
+    if notation.VALUE in values:
+        return f"{name}={values[notation.VALUE]}"
+    return notation.write(name, values, None)
+
+
+def unknown_name_message(name: str) -> str:
     """The error message for a word that names no link."""
     names = [*LINKS, *STRATEGIES]
     close = difflib.get_close_matches(name, names, n=1)

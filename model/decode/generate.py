@@ -8,17 +8,18 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.decode.chain import Chain
-from model.decode.links import History, LinkState
+from model.decode.chain import Chain, format_chain, stack_chains
+from model.decode.draw import Drawn, Requests, Texts, draw, last_token, no_draws, shard_rows, start, take_rows
+from model.decode.links.link import History
+from model.decode.parameters import power_of_two
 from model.decode.sources import Source
-from model.decode.strategies import row_keys
 from model.sharding import shard, shard_count
 
 CHUNK = 16  # tokens a dispatch at most: a caller that streams text gets no more than this at once
@@ -37,115 +38,81 @@ class PromptTooLong(PromptError):
 class Completion:
     """The new tokens of one row: all (`generate`), or those since the last time (`stream`). They include no stop id.
 
-    `log_probabilities` are natural logarithms, by the model itself; `chain_log_probabilities` after the chain.
+    The lists beside `tokens` are those of draw.Drawn. `emptied_by`: the link that left no token to draw, if one did.
     """
 
     tokens: list[int] = field(default_factory=list)
     log_probabilities: list[float] = field(default_factory=list)
     chain_log_probabilities: list[float] = field(default_factory=list)
-    finish_reason: Literal["stop", "length"] | None = None  # None: not finished
+    choice_log_probabilities: list[float] = field(default_factory=list)
+    truncated: list[float] = field(default_factory=list)
+    finish_reason: Literal["stop", "length", "emptied"] | None = None  # None: not finished
+    emptied_by: str | None = None
+
+    def extend(self, piece: Completion) -> None:
+        """Adds the tokens of a later piece of the same row."""
+        for name in (f.name for f in fields(self)):
+            value = getattr(piece, name)
+            setattr(self, name, getattr(self, name) + value if isinstance(value, list) else value)
 
 
-class Requests(NamedTuple):
-    """The request of each row. All of it is arrays, so that one program serves every request of its shape."""
+class WindowBatch(NamedTuple):
+    """Rows of text as arrays [B, …] of NumPy, to be decoded in one window of the context.
 
-    seed_BW: jax.Array  # uint32, two words
-    sample_B: jax.Array
-    start_B: jax.Array  # tokens of the row that come before those in the cache
-    limit_B: jax.Array  # tokens of the row, prompt included, at which it ends
-    stop_BE: jax.Array  # ids that end the row; -1 is none
+    `tokens_BT`, `count_B`: what prefill reads, all of a row's window but its last token. `slots`: of the cache.
+    """
+
+    tokens_BT: np.ndarray
+    count_B: np.ndarray
+    history: History
+    finished_B: np.ndarray
+    requests: Requests
+    slots: int
 
 
 class DecodeState(NamedTuple):
     """A batch during decoding. The cache holds each row's tokens but the last, which the next step reads."""
 
     cache: Any
-    history: History
-    memories: tuple  # of the chain's links
-    last_B: jax.Array
-    finished_B: jax.Array
+    texts: Texts
 
 
-class DrawnTokens(NamedTuple):
-    """The tokens [B, C] of one dispatch, -1 where a row drew none or ended, with their log-probabilities."""
-
-    tokens_BC: jax.Array
-    log_probability_BC: jax.Array
-    chain_log_probability_BC: jax.Array
-
-
-def prefill(source: Source, tokens_BT, history: History, finished_B, slots: int, chain: Chain, vocab_size: int):
-    """Reads a batch of prompts up to their last tokens. tokens [B, T]: the prompts, padded on the right."""
-    tokens_BT, finished_B = shard(tokens_BT, "batch", None), shard(finished_B, "batch")
-    prompt_B = shard(history.prompt_B, "batch")
-    history = History(shard(history.tokens_BS, "batch", None), prompt_B, prompt_B)
+def prefill(source: Source, tokens_BT, count_B, slots: int):
+    """Reads a batch of texts up to their last tokens: the first `count_B` of tokens [B, T], padded on the right."""
+    tokens_BT = shard(tokens_BT, "batch", None)
     cache = source.init_cache(tokens_BT.shape[0], slots)
-    if tokens_BT.shape[1]:  # prompts of one token leave nothing to read
-        _, cache = source(tokens_BT, cache, prompt_B - 1)
-    memories = tuple(link.start(history, vocab_size) for link in chain.links)
-    last_BS = jnp.where(jnp.arange(history.tokens_BS.shape[1]) == prompt_B[:, None] - 1, history.tokens_BS, 0)
-    return DecodeState(cache, history, memories, last_BS.sum(-1), finished_B)
+    if not tokens_BT.shape[1]:  # texts of one token leave nothing to read
+        return cache
+    return source(tokens_BT, cache, shard(count_B, "batch"))[1]
 
 
-def decode(source: Source, state: DecodeState, requests: Requests, steps, chain: Chain, vocab_size: int):
+def decode(source: Source, state: DecodeState, requests: Requests, steps, vocab_size: int):
     """Draws up to `steps` <= CHUNK tokens for every row, fewer when all are finished.
 
-    Returns the state after them, and what the caller is to fetch: (DrawnTokens, finished [B]).
+    Returns the state after them, and what the caller is to fetch: (Drawn [B, CHUNK], finished [B]).
     """
-    requests = Requests(*(shard(x, "batch", *[None] * (x.ndim - 1)) for x in requests))
+    state, requests = state._replace(texts=shard_rows(state.texts)), shard_rows(requests)
     rows = requests.limit_B.shape[0]
-    empty = shard(jnp.zeros((rows, CHUNK)), "batch", None)
-    drawn = DrawnTokens(empty.astype(jnp.int32) - 1, empty, empty)
+    drawn = jax.tree.map(lambda x: shard(x, "batch", None), no_draws(rows, CHUNK))
 
     def unfinished(carry):
         step, state, _ = carry
-        return (step < steps) & ~state.finished_B.all()
+        return (step < steps) & ~state.texts.finished_B.all()
 
-    def draw(carry):
-        step, state, drawn = carry
-        active_B = ~state.finished_B
-        logits_BTV, cache = source(state.last_B[:, None], state.cache, active_B.astype(jnp.int32))
+    def step_rows(carry):
+        step, (cache, texts), drawn = carry
+        logits_BTV, cache = source(last_token(texts.history)[:, None], cache, (~texts.finished_B).astype(jnp.int32))
         logits_BV = shard(logits_BTV[:, 0].astype(jnp.float32), "batch", None)
         logits_BV = jnp.where(jnp.arange(logits_BV.shape[1]) < vocab_size, logits_BV, -jnp.inf)
-        memories, token_B, chain_logits_BV = apply_chain(chain, state, requests, logits_BV)
-        results = (token_B, log_probability(logits_BV, token_B), log_probability(chain_logits_BV, token_B))
-        stopped_B = (token_B[:, None] == requests.stop_BE).any(-1)
-        results = (jnp.where(active_B & ~stopped_B, token_B, -1), *results[1:])
+        texts, new, parent_B = draw(texts, requests, logits_BV)
+        cache = cache if parent_B is None else take_rows(cache, parent_B)
         mask_C = jnp.arange(CHUNK) == step
-        drawn = DrawnTokens(*(jnp.where(mask_C, new[:, None], old) for new, old in zip(results, drawn, strict=True)))
-        history = append_token(state.history, token_B, active_B)
-        finished_B = state.finished_B | stopped_B | (history.length_B >= requests.limit_B)
-        last_B = jnp.where(active_B, token_B, state.last_B)
-        return step + 1, DecodeState(cache, history, memories, last_B, finished_B), drawn
+        drawn = Drawn(*(jnp.where(mask_C, new[:, None], old) for new, old in zip(new, drawn, strict=True)))
+        return step + 1, DecodeState(cache, texts), drawn
 
-    _, state, drawn = jax.lax.while_loop(unfinished, draw, (jnp.int32(0), state, drawn))
-    finished_B = shard(state.finished_B, None)
-    return state, (DrawnTokens(*(shard(x, None, None) for x in drawn)), finished_B)  # whole: every process reads it
-
-
-def apply_chain(chain: Chain, decode_state: DecodeState, requests: Requests, logits_BV):
-    """Runs the chain: returns the links' memories, the tokens [B], and the logits [B, V] they were drawn from."""
-    history, memories = decode_state.history, []
-    key_B = row_keys(requests.seed_BW, requests.sample_B, requests.start_B + history.length_B)
-    for index, link in enumerate(chain.links):
-        link_key_B = jax.vmap(lambda key, index=index: jax.random.fold_in(key, index))(key_B)
-        link_state, logits_BV = link(LinkState(history, decode_state.memories[index]), logits_BV, link_key_B)
-        memories.append(link_state.memory)
-    return tuple(memories), chain.strategy(logits_BV, key_B), logits_BV
-
-
-def log_probability(logits_BV, token_B):
-    """The natural logarithm of one token's probability in each row. [B, V], [B] -> [B]."""
-    chosen_BV = jnp.arange(logits_BV.shape[1]) == token_B[:, None]
-    return jnp.where(chosen_BV, logits_BV, 0).sum(-1) - jax.nn.logsumexp(logits_BV, axis=-1)
-
-
-def append_token(history: History, token_B, active_B) -> History:
-    """The history with one more token in each active row."""
-    next_BS = (jnp.arange(history.tokens_BS.shape[1]) == history.length_B[:, None]) & active_B[:, None]
-    return History(
-        jnp.where(next_BS, token_B[:, None], history.tokens_BS), history.length_B + active_B, history.prompt_B
-    )
+    _, state, drawn = jax.lax.while_loop(unfinished, step_rows, (jnp.int32(0), state, drawn))
+    finished_B = shard(state.texts.finished_B, None)
+    return state, (Drawn(*(shard(x, None, None) for x in drawn)), finished_B)  # whole: every process reads it
 
 
 @dataclass
@@ -153,10 +120,13 @@ class SequenceState:
     """A sequence while it is generated: its ids, prompt first, and whether it is finished."""
 
     ids: list[int]
+    chain: Chain
     seed: int
     sample: int
+    prompt: int  # number of ids of the prompt
     limit: int  # number of ids at which it is complete
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length", "emptied"] | None = None
+    memories: Any = None  # of its chain, once it was decoded
 
     def window(self, context: int) -> list[int]:
         """The ids to read before the next token: all, or the newest half of the context if all would leave no room."""
@@ -174,9 +144,12 @@ def jitted_programs(structure):
         return decode(structure.unflatten(leaves), *arguments, **static)
 
     return (
-        jax.jit(prefill_leaves, static_argnames=("slots", "chain", "vocab_size")),
-        jax.jit(decode_leaves, static_argnames=("chain", "vocab_size"), donate_argnums=1),
+        jax.jit(prefill_leaves, static_argnames="slots"),
+        jax.jit(decode_leaves, static_argnames="vocab_size", donate_argnums=1),
     )
+
+
+start_texts = jax.jit(start, static_argnames="vocab_size")
 
 
 class Generator:
@@ -197,17 +170,14 @@ class Generator:
         for pieces in self.stream(prompts, **request):
             rows = rows or [Completion() for _ in pieces]
             for row, piece in zip(rows, pieces, strict=True):
-                row.tokens += piece.tokens
-                row.log_probabilities += piece.log_probabilities
-                row.chain_log_probabilities += piece.chain_log_probabilities
-                row.finish_reason = piece.finish_reason
+                row.extend(piece)
         return rows
 
     def stream(
         self,
         prompts: Sequence[Sequence[int]],
         *,
-        chain: Chain,
+        chain: Chain | Sequence[Chain],
         max_new_tokens: int,
         seed: int | Sequence[int] = 0,
         samples: int = 1,
@@ -215,70 +185,91 @@ class Generator:
     ) -> Iterator[list[Completion]]:
         """Yields every row's new tokens since the last time, rows in order of prompt, then sample.
 
-        A row's text depends on its prompt, seed (one for all, or one a prompt), sample index and chain alone.
-        Raises PromptError, at the call.
+        Chain and seed are one for all, or one a prompt; all chains are of the same kinds. A row's text depends on its
+        prompt, seed, sample index and chain alone. Raises PromptError, at the call.
         """
         self.check(prompts, max_new_tokens, samples)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        chains = [chain] * len(prompts) if isinstance(chain, Chain) else list(chain)
+        if len({chain.kinds for chain in chains}) > 1:
+            raise PromptError("the chains of one batch differ in their links; ask for those of each kind apart")
         rows = [
-            SequenceState(list(prompt), seed, sample, len(prompt) + max_new_tokens)
-            for prompt, seed in zip(prompts, seeds, strict=True)
+            SequenceState(list(prompt), chain, seed, sample, len(prompt), len(prompt) + max_new_tokens)
+            for prompt, chain, seed in zip(prompts, chains, seeds, strict=True)
             for sample in range(samples)
         ]
-        return self.stream_windows(rows, list(stop_ids), chain)
+        return self.stream_windows(rows, list(stop_ids))
 
-    def stream_windows(
-        self, rows: list[SequenceState], stop_ids: list[int], chain: Chain
-    ) -> Iterator[list[Completion]]:
+    def stream_windows(self, rows: list[SequenceState], stop_ids: list[int]) -> Iterator[list[Completion]]:
         """Generates until every row is finished: one window of the context after another, each row at its own pace."""
         while unfinished := [row for row in rows if not row.finish_reason]:
-            for pieces in self.stream_window(unfinished, stop_ids, chain):
+            for pieces in self.stream_window(unfinished, stop_ids):
                 pieces_by_id = {id(row): piece for row, piece in zip(unfinished, pieces, strict=True)}
                 yield [pieces_by_id.get(id(row)) or Completion(finish_reason=row.finish_reason) for row in rows]
 
-    def stream_window(self, rows: list[SequenceState], stop_ids: list[int], chain: Chain) -> Iterator[list[Completion]]:
+    def stream_window(self, rows: list[SequenceState], stop_ids: list[int]) -> Iterator[list[Completion]]:
         """Runs prefill, then decode until all rows are finished or have filled their window."""
-        requests, history, finished_B, tokens_BT = self.batch(rows, stop_ids)
-        static = {"chain": chain, "vocab_size": self.vocab_size}
-        slots = history.tokens_BS.shape[1]
-        state = self.prefill(self.leaves, tokens_BT, history, finished_B, slots=slots, **static)
-        remaining = (requests.limit_B - history.prompt_B).tolist()
+        batch = self.batch(rows, stop_ids)
+        cache = self.prefill(self.leaves, batch.tokens_BT, batch.count_B, slots=batch.slots)
+        state = DecodeState(cache, self.texts(rows, batch))
+        finished_B, remaining = batch.finished_B, (batch.requests.limit_B - batch.history.length_B).tolist()
         while not finished_B.all():
-            state, fetched = self.decode(self.leaves, state, requests, np.int32(self.chunk), **static)
+            step = (state, batch.requests, np.int32(self.chunk))
+            state, fetched = self.decode(self.leaves, *step, vocab_size=self.vocab_size)
             # Waits for every device: what else may be dispatched in between must not find one still at work.
             finished_before_B, (drawn, finished_B) = finished_B, jax.device_get(jax.block_until_ready(fetched))
             pieces = []
             for index, row in enumerate(rows):
-                count = 0 if finished_before_B[index] else int((drawn.tokens_BC[index] >= 0).sum())
-                columns = [column[index, :count].tolist() for column in drawn]
-                row.ids += columns[0]
-                remaining[index] -= count
-                if len(row.ids) == row.limit:
+                piece = Completion() if finished_before_B[index] else completion(drawn, index, row.chain)
+                row.ids += piece.tokens
+                remaining[index] -= len(piece.tokens)
+                if piece.emptied_by:
+                    row.finish_reason = "emptied"
+                elif len(row.ids) == row.limit:
                     row.finish_reason = "length"
                 elif finished_B[index] and remaining[index]:
                     row.finish_reason = "stop"
-                pieces.append(Completion(*columns, finish_reason=row.finish_reason))
+                piece.finish_reason = row.finish_reason
+                pieces.append(piece)
             yield pieces
+        if jax.tree.leaves(state.texts.memories):
+            memories = jax.device_get(jax.tree.map(lambda x: shard(x, *[None] * x.ndim), state.texts.memories))
+            for index, row in enumerate(rows):
+                row.memories = take_rows(memories, np.array([index]))
 
-    def batch(self, rows: list[SequenceState], stop_ids: list[int]):
-        """The rows as arrays of few shapes: rows and prompts padded to powers of two, slots to SLOT_MULTIPLE."""
+    def batch(self, rows: list[SequenceState], stop_ids: list[int]) -> WindowBatch:
+        """The rows as arrays of few shapes: rows and windows padded to powers of two, slots to SLOT_MULTIPLE."""
         size = math.lcm(power_of_two(len(rows)), shard_count("batch"))
         windows = [row.window(self.context) for row in rows]
         longest = max(map(len, windows))
         length = min(max(power_of_two(longest - 1), 16), self.context) if longest > 1 else 0
         limits = [min(self.context, len(w) + row.limit - len(row.ids)) for row, w in zip(rows, windows, strict=True)]
-        slots = min(-(-max(*limits, length) // SLOT_MULTIPLE) * SLOT_MULTIPLE, self.context)
-        tokens_BS, prompt_B = np.zeros((size, slots), np.int32), np.ones(size, np.int32)
-        seed_BW, sample_B, start_B = np.zeros((size, 2), np.uint32), np.zeros(size, np.int32), np.zeros(size, np.int32)
-        limit_B = np.ones(size, np.int32)
+        slots = min(round_up(max(*limits, length), SLOT_MULTIPLE), self.context)
+        history_BS = np.zeros((size, max(slots, round_up(max(row.limit for row in rows), SLOT_MULTIPLE))), np.int32)
+        tokens_BT, count_B = np.zeros((size, length), np.int32), np.zeros(size, np.int32)
+        length_B, prompt_B, limit_B = np.ones(size, np.int32), np.ones(size, np.int32), np.ones(size, np.int32)
+        seed_BW, sample_B = np.zeros((size, 2), np.uint32), np.zeros(size, np.int32)
         for index, (row, window, limit) in enumerate(zip(rows, windows, limits, strict=True)):
-            tokens_BS[index, : len(window)], prompt_B[index], limit_B[index] = window, len(window), limit
+            history_BS[index, : len(row.ids)], length_B[index], prompt_B[index] = row.ids, len(row.ids), row.prompt
+            tokens_BT[index, : len(window) - 1], count_B[index] = window[:-1], len(window) - 1
+            limit_B[index] = len(row.ids) - len(window) + limit
             seed_BW[index], sample_B[index] = divmod(row.seed % 2**64, 2**32), row.sample
-            start_B[index] = len(row.ids) - len(window)
         stop_BE = np.full((size, power_of_two(max(len(stop_ids), 4))), -1, np.int32)
         stop_BE[:, : len(stop_ids)] = stop_ids
-        requests = Requests(seed_BW, sample_B, start_B, limit_B, stop_BE)
-        return requests, History(tokens_BS, prompt_B, prompt_B), np.arange(size) >= len(rows), tokens_BS[:, :length]
+        chains = [row.chain for row in rows] + [rows[0].chain] * (size - len(rows))
+        requests = Requests(seed_BW, sample_B, limit_B, stop_BE, stack_chains(chains))
+        history, finished_B = History(history_BS, length_B, prompt_B), np.arange(size) >= len(rows)
+        return WindowBatch(tokens_BT, count_B, history, finished_B, requests, slots)
+
+    def texts(self, rows: list[SequenceState], batch: WindowBatch) -> Texts:
+        """The texts of a batch: with new memories, or with those that the rows have from the window before."""
+        texts = start_texts(batch.history, batch.requests.chain, batch.finished_B, vocab_size=self.vocab_size)
+        kept = [row.memories for row in rows]
+        if kept[0] is None:
+            return texts
+        missing = len(batch.finished_B) - len(rows)
+        memories = jax.tree.map(lambda *x: np.concatenate([*x, *[x[0]] * missing]), *kept)
+        return texts._replace(memories=memories)
 
     def check(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, samples: int):
         """Raises PromptError for a request that can't be served."""
@@ -298,6 +289,16 @@ class Generator:
                 )
 
 
-def power_of_two(count: int) -> int:
-    """The least power of two that is at least `count`."""
-    return 1 << max(count - 1, 0).bit_length()
+def completion(drawn: Drawn, row: int, chain: Chain) -> Completion:
+    """What one row drew in a dispatch, whose arrays are [B, C]."""
+    count = int((drawn.token[row] >= 0).sum())
+    emptied = int(drawn.emptied[row].max())
+    columns = [column[row, :count].tolist() for column in drawn[:-1]]
+    return Completion(
+        *columns, emptied_by=format_chain(Chain(chain.links[emptied : emptied + 1])) if emptied >= 0 else None
+    )
+
+
+def round_up(count: int, multiple: int) -> int:
+    """The least multiple that is at least `count`."""
+    return -(-count // multiple) * multiple

@@ -10,7 +10,9 @@ import jax
 
 
 class Source(Protocol):
-    """A model for the decoder: a pytree of weights, called with tokens. The decoder passes caches on unopened."""
+    """A model for the decoder: a pytree of weights, called with tokens.
+
+    The decoder passes caches on unopened; all that it knows of one is that its arrays have an axis B in front."""
 
     def init_cache(self, rows: int, slots: int) -> Any:
         """An empty cache for `rows` sequences of at most `slots` tokens."""

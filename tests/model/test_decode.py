@@ -1,5 +1,6 @@
 """The decoder: distributions by enumeration, draws that no neighbour changes, programs counted, errors of one line."""
 
+import json
 import re
 
 import jax
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from model import config as c
 from model.decode import generate
-from model.decode.chain import Chain, SamplerError, format_chain, parse_chain
+from model.decode.chain import Chain, SamplerError, chain_to_json, format_chain, parse_chain, stack_chains
 from model.decode.generate import Generator, PromptError, PromptTooLong
-from model.decode.links import History, LinkState, Temperature, TopK, TopP
+from model.decode.links.link import History, LinkState
+from model.decode.links.truncation import Temperature, TopK, TopP
 from model.decode.strategies import Greedy, Sample, row_keys
 from model.sharding import make_mesh
 from model.transformer import Transformer
@@ -54,8 +56,8 @@ def applied(links, logits_BV):
     logits_BV, rows = jnp.asarray(logits_BV, jnp.float32), len(logits_BV)
     zeros = jnp.zeros(rows, jnp.int32)
     history = History(jnp.zeros((rows, 1), jnp.int32), zeros, zeros)
-    for link in links:
-        state = LinkState(history, link.start(history, logits_BV.shape[1]))
+    for link in stack_chains([Chain(tuple(links))] * rows).links:
+        state = LinkState(history, jnp.full((rows, 1), -1), link.start(history, logits_BV.shape[1]))
         _, logits_BV = link(state, logits_BV, jax.random.split(jax.random.key(0), rows))
     return np.asarray(logits_BV)
 
@@ -144,7 +146,9 @@ def test_draws_follow_the_distribution(sampler):
     logits_V, draws = np.array([0.3, -1.0, 2.0, 1.9, 0.0, -3.0, 1.0]), 20_000
     logits_BV = applied(parse_chain(sampler).links, np.tile(logits_V, (draws, 1)))
     key_B = row_keys(jnp.tile(jnp.array([0, 7], jnp.uint32), (draws, 1)), jnp.arange(draws), jnp.zeros(draws, int))
-    counts = np.bincount(jax.jit(Sample())(logits_BV, key_B), minlength=len(logits_V))
+    counts = np.bincount(
+        jax.jit(lambda x, key_B: Sample()(x, None, key_B).token_B)(logits_BV, key_B), minlength=len(logits_V)
+    )
     expected = draws * softmax64(logits_BV[0])
     assert counts[expected == 0].sum() == 0
     kept = expected > 0
@@ -159,7 +163,7 @@ def test_keys_differ_wherever_seed_sample_or_position_does():
 
 
 def test_the_likeliest_token_of_equals_is_the_lowest():
-    assert Greedy()(jnp.array([[1.0, 5.0, 5.0]]), None).tolist() == [1]
+    assert Greedy()(jnp.array([[1.0, 5.0, 5.0]]), None, None).token_B.tolist() == [1]
 
 
 # Text
@@ -297,13 +301,14 @@ def compilations():
     active.clear()
 
 
-def test_two_programs_serve_every_prompt_of_a_bucket(writer, compilations):
-    chain = parse_chain("temperature=0.77,top_p=0.9")  # of this test alone, so that nothing is compiled yet
+def test_three_programs_serve_every_prompt_of_a_bucket_and_every_value_of_a_chain(writer, compilations):
+    chain = parse_chain("top_p=0.77,top_p=0.9")  # links of this test alone, so that nothing is compiled yet
     writer.generate([prompt(20)], chain=chain, max_new_tokens=5)
-    assert len(compilations) == 2
+    assert len(compilations) == 3
     for length, new, seed, stops in ((18, 31, 2**50, []), (33, 9, 7, [3]), (30, 17, 1, [1, 2, 3, 4])):
-        writer.generate([prompt(length)], chain=chain, max_new_tokens=new, seed=seed, stop_ids=stops)
-    assert len(compilations) == 2
+        other = parse_chain(f"top_p={length / 100},top_p=1")
+        writer.generate([prompt(length)], chain=other, max_new_tokens=new, seed=seed, stop_ids=stops)
+    assert len(compilations) == 3
     again = Generator(model(), vocab_size=VOCAB, context=CONTEXT)
     before = len(compilations)
     again.generate([prompt(25)], chain=chain, max_new_tokens=3)
@@ -317,17 +322,18 @@ def test_a_decoding_step_copies_no_weight_and_a_batch_no_memory(rows, transposed
     config = c.Model(160, 96, 512, (c.Stack((block,), 2),), positions=c.Learned(), init=c.Init(residual=0.1))
     made = jax.jit(lambda: Transformer(config, jax.random.key(0), c.Execution(transposed=transposed)))()
     writer = Generator(made, vocab_size=160, context=512)
-    texts = [generate.SequenceState([1, 2, 3], seed=0, sample=0, limit=253) for _ in range(rows)]
-    requests, history, finished_B, tokens_BT = writer.batch(texts, [])
-    static = {"chain": GREEDY, "vocab_size": 160}
-    state = writer.prefill(writer.leaves, tokens_BT, history, finished_B, slots=256, **static)
-    program = writer.decode.lower(writer.leaves, state, requests, np.int32(4), **static).compile().as_text()
+    texts = [generate.SequenceState([1, 2, 3], GREEDY, seed=0, sample=0, prompt=3, limit=253) for _ in range(rows)]
+    batch = writer.batch(texts, [])
+    cache = writer.prefill(writer.leaves, batch.tokens_BT, batch.count_B, slots=batch.slots)
+    state = generate.DecodeState(cache, writer.texts(texts, batch))
+    step = (writer.leaves, state, batch.requests, np.int32(4))
+    program = writer.decode.lower(*step, vocab_size=160).compile().as_text()
     weights = {96 * 96, 96 * 200, 160 * 96}
     memory = {rows * 4 * 256 * 24} if rows > 1 else set()  # one row's memory is copied: XLA's own choice of layout
     for shape in re.findall(r"= f32\[([\d,]+)\]\S* (?:copy|transpose)\(", program):
         assert np.prod([int(size) for size in shape.split(",")]) not in weights | memory, shape
     given = jax.tree.leaves(state.cache)
-    jax.block_until_ready(writer.decode(writer.leaves, state, requests, np.int32(4), **static))
+    jax.block_until_ready(writer.decode(*step, vocab_size=160))
     assert all(array.is_deleted() for array in given), "the memory is donated"
 
 
@@ -349,10 +355,22 @@ def test_a_chain_is_read_and_written_in_its_order(given, canonical):
     assert parse_chain(canonical) == parse_chain(given)
 
 
+def test_a_batch_of_many_chains_of_the_same_kinds_writes_what_each_writes_alone(writer):
+    chains = [parse_chain(f"temperature={value},top_k={k}") for value, k in ((0.5, 9), (1.5, 3), (0.9, 29), (2, 1))]
+    prompts = [prompt(length, seed=length) for length in (3, 9, 14, 20)]
+    request = {"max_new_tokens": 12, "seed": 8}
+    for index, row in enumerate(writer.generate(prompts, chain=chains, **request)):
+        (alone,) = writer.generate([prompts[index]], chain=chains[index], **request)
+        assert row.tokens == alone.tokens
+    with pytest.raises(PromptError, match="differ in their links"):
+        writer.generate([[1], [2]], chain=[NUCLEUS, GREEDY], **request)
+
+
 @given(LINKS, st.booleans())
 def test_canonical_text_reads_back_as_the_same_chain(links, greedy):
     chain = Chain(tuple(links), Greedy() if greedy else Sample())
     assert parse_chain(format_chain(chain)) == chain
+    assert parse_chain(json.dumps(chain_to_json(chain))) == chain
 
 
 @pytest.mark.parametrize(

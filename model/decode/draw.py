@@ -1,0 +1,146 @@
+"""One token of every row: the chain applied to the model's logits, the strategy's choice, the history after it.
+
+generate.py and every other loop of the decoder call `draw`, so that a text is the same whichever loop writes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from model.decode.chain import Chain
+from model.decode.links.link import History, LinkState
+from model.decode.strategies import log_probability, row_keys
+from model.sharding import shard
+
+
+class Requests(NamedTuple):
+    """The request of each row. All of it is arrays, so that one program serves every request of its shape.
+
+    `chain`: one whose parameters have an axis B in front (chain.stack_chains); its kinds are the program's.
+    """
+
+    seed_BW: jax.Array  # uint32, two words
+    sample_B: jax.Array
+    limit_B: jax.Array  # tokens of the row, prompt included, at which it ends
+    stop_BE: jax.Array  # ids that end the row; -1 is none
+    chain: Chain
+
+
+class Texts(NamedTuple):
+    """The texts of a batch while they are written: all of a row but what its model remembers."""
+
+    history: History
+    memories: tuple[Any, ...]  # of the chain's links, then of its strategy
+    finished_B: jax.Array
+
+
+class Drawn(NamedTuple):
+    """What one draw, or several, of a row came to. A draw's arrays are [B]; those of a dispatch [B, C].
+
+    Logarithms are natural. `truncated`: the probability, by the model itself, of all tokens that the chain ruled out.
+    `emptied`: the index of the link that left no token, -1 where each left one.
+    """
+
+    token: jax.Array  # -1 where the row drew none, or ended with a stop id
+    log_probability: jax.Array  # by the model itself
+    chain_log_probability: jax.Array  # after the chain
+    choice_log_probability: jax.Array  # as the strategy chose: 0 where it had no choice
+    truncated: jax.Array
+    emptied: jax.Array
+
+
+def no_draws(rows: int, draws: int) -> Drawn:
+    """Room for so many draws of each row."""
+    zeros, nothing = jnp.zeros((rows, draws)), jnp.full((rows, draws), -1, jnp.int32)
+    return Drawn(nothing, zeros, zeros, zeros, zeros, nothing)
+
+
+def start(history: History, chain: Chain, finished_B: jax.Array, vocab_size: int) -> Texts:
+    """Texts before their first new token."""
+    history, chain, finished_B = shard_rows((history, chain, finished_B))
+    memories = tuple(link.start(history, vocab_size) for link in chain.links)
+    return Texts(history, (*memories, chain.strategy.start(history)), finished_B)
+
+
+def draw(texts: Texts, requests: Requests, logits_BV: jax.Array) -> tuple[Texts, Drawn, jax.Array | None]:
+    """Draws one token for every unfinished row from the model's logits, float32 [B, V].
+
+    Returns the texts with it, what was drawn, and the rows that these continue (Choice.parent_B).
+    """
+    history, active_B = texts.history, ~texts.finished_B
+    key_B = row_keys(requests.seed_BW, requests.sample_B, history.length_B)
+    memories, chain_logits_BV, emptied_B = apply_links(texts, requests, logits_BV, key_B)
+    state = LinkState(history, requests.stop_BE, texts.memories[-1])
+    choice = requests.chain.strategy(chain_logits_BV, state, key_B)
+    memories, parent_B = (*memories, choice.memory), choice.parent_B
+    old_memories = texts.memories
+    if parent_B is not None:
+        history, memories, old_memories = take_rows((history, memories, old_memories), parent_B)
+        logits_BV, chain_logits_BV = take_rows((logits_BV, chain_logits_BV), parent_B)
+    token_B = choice.token_B
+    stopped_B = (token_B[:, None] == requests.stop_BE).any(-1) if choice.finished_B is None else choice.finished_B
+    emptied_B = jnp.where(
+        jnp.isfinite(logits_BV).any(-1), emptied_B, -1
+    )  # a model without probabilities: not its doing
+    drawn = Drawn(
+        jnp.where(active_B & ~stopped_B & (emptied_B < 0), token_B, -1),
+        log_probability(logits_BV, token_B),
+        log_probability(chain_logits_BV, token_B),
+        choice.log_probability_B,
+        truncated_mass(logits_BV, chain_logits_BV),
+        jnp.where(active_B, emptied_B, -1),
+    )
+    history = append_token(history, token_B, active_B)
+    memories = jax.tree.map(lambda new, old: jnp.where(expand(active_B, new), new, old), memories, old_memories)
+    finished_B = texts.finished_B | stopped_B | (emptied_B >= 0) | (history.length_B >= requests.limit_B)
+    return Texts(history, memories, finished_B), drawn, parent_B
+
+
+def apply_links(texts: Texts, requests: Requests, logits_BV, key_B):
+    """Runs the links: their memories, the logits [B, V] after them, and the index [B] of the link that emptied each."""
+    memories, emptied_B = [], jnp.full_like(requests.limit_B, -1)
+    for index, link in enumerate(requests.chain.links):
+        link_key_B = jax.vmap(lambda key, index=index: jax.random.fold_in(key, index))(key_B)
+        state = LinkState(texts.history, requests.stop_BE, texts.memories[index])
+        memory, logits_BV = link(state, logits_BV, link_key_B)
+        memories.append(memory)
+        empty_B = ~(logits_BV > -jnp.inf).any(-1)
+        emptied_B = jnp.where((emptied_B < 0) & empty_B, index, emptied_B)
+    return tuple(memories), logits_BV, emptied_B
+
+
+def truncated_mass(logits_BV, chain_logits_BV) -> jax.Array:
+    """The probability by the first logits of all tokens that the second rule out: [B, V] -> [B]."""
+    return jnp.where(chain_logits_BV > -jnp.inf, 0, jax.nn.softmax(logits_BV)).sum(-1)
+
+
+def append_token(history: History, token_B, active_B) -> History:
+    """The history with one more token in each active row."""
+    next_BS = (jnp.arange(history.tokens_BS.shape[1]) == history.length_B[:, None]) & active_B[:, None]
+    return History(
+        jnp.where(next_BS, token_B[:, None], history.tokens_BS), history.length_B + active_B, history.prompt_B
+    )
+
+
+def last_token(history: History) -> jax.Array:
+    """Each row's newest token [B]."""
+    last_BS = jnp.arange(history.tokens_BS.shape[1]) == history.length_B[:, None] - 1
+    return jnp.where(last_BS, history.tokens_BS, 0).sum(-1)
+
+
+def shard_rows(tree: Any) -> Any:
+    """A pytree of arrays with an axis B in front, split over the mesh as batches are."""
+    return jax.tree.map(lambda x: shard(x, "batch", *[None] * (x.ndim - 1)), tree)
+
+
+def take_rows(tree: Any, row_B: jax.Array) -> Any:
+    """A pytree of arrays with an axis B in front, each with row row_B[b] as its row b."""
+    return jax.tree.map(lambda x: x[row_B], tree)
+
+
+def expand(x_B: jax.Array, like: jax.Array) -> jax.Array:
+    """[B] -> [B, 1, …], with as many axes as another array."""
+    return x_B.reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,56 @@
+"""Sets of tokens chosen without sorting a vocabulary, for links: the k likeliest, and the least likely set of a mass.
+
+A bisection finds the least value in the set (the bits of floats are ordered as the floats are, once those of negative
+ones are turned round), another one the last id of that value. On a CPU that is five to ten times as fast as sorting a
+vocabulary of 50,000, and unlike a sort it takes another k in each row of one program.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def likeliest_mask(values_BV: jax.Array, count_B: jax.Array) -> jax.Array:
+    """bool [B, V]: each row's `count_B` greatest values, of equal ones the lowest ids; all if it has fewer."""
+    return least_set(values_BV, lambda mask_BV: mask_BV.sum(-1) >= count_B)
+
+
+def nucleus_mask(probability_BV: jax.Array, p_B: jax.Array) -> jax.Array:
+    """bool [B, V]: the smallest set of likeliest tokens with mass `p_B` or more."""
+    p_B = jnp.maximum(p_B, 1e-30)  # above 0 in float32 too: else the empty set would do
+    return least_set(probability_BV, lambda mask_BV: jnp.where(mask_BV, probability_BV, 0).sum(-1) >= p_B)
+
+
+def least_set(values_BV: jax.Array, suffices) -> jax.Array:
+    """bool [B, V]: the smallest set of greatest values that suffices, of equal values the lowest ids; all if none does.
+
+    `suffices` maps a mask [B, V] to bool [B], and holds for every mask that contains one for which it holds.
+    """
+    order_BV = ordered_bits(values_BV)
+    ids_V = jnp.arange(values_BV.shape[-1], dtype=jnp.uint32)
+    threshold_B = bisect_greatest(lambda bits_B: suffices(order_BV >= bits_B[:, None]), 32, values_BV[:, 0])
+    above_BV, equal_BV = order_BV > threshold_B[:, None], order_BV == threshold_B[:, None]
+
+    def falls_short(id_B):
+        return ~suffices(above_BV | (equal_BV & (ids_V < id_B[:, None])))
+
+    # Equals below this id fall short; with it they do not.
+    last_id_B = bisect_greatest(falls_short, values_BV.shape[-1].bit_length(), values_BV[:, 0])
+    return above_BV | (equal_BV & (ids_V <= last_id_B[:, None]))
+
+
+def ordered_bits(values: jax.Array) -> jax.Array:
+    """float32 -> uint32 in the same order; -0 comes right before 0."""
+    bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.uint32)
+    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
+
+
+def bisect_greatest(predicate, bits: int, like_B: jax.Array) -> jax.Array:
+    """Each row's greatest uint32 below 2^bits for which a predicate, true up to some number, is true; else 0."""
+
+    def body(index, result_B):
+        candidate_B = result_B | (jnp.uint32(1) << (bits - 1 - index).astype(jnp.uint32))
+        return jnp.where(predicate(candidate_B), candidate_B, result_B)
+
+    return jax.lax.fori_loop(0, bits, body, jnp.zeros_like(like_B, jnp.uint32))

@@ -1,0 +1,126 @@
+"""The parameters of links and strategies: how a person writes them, what is refused, how many rows' are stacked.
+
+A field of a link is declared with `parameter(Number(…))`. chain.py reads and writes chains by these declarations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+
+class Parameter(Protocol):
+    """A kind of parameter. `expected`: what works, as an error message says it."""
+
+    expected: str
+
+    def read(self, value: Any) -> Any:
+        """What a person wrote, a JSON value or the text of one word, as the field's value. Raises ValueError."""
+        ...
+
+    def write(self, value: Any) -> Any:
+        """The field's value as a JSON value."""
+        ...
+
+    def stack(self, values: Sequence[Any]) -> np.ndarray:
+        """The values of many rows as one array with an axis B in front."""
+        ...
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number from `least` to `most`; `above`: one that it must be greater than, instead of `least`."""
+
+    expected: str
+    least: float = -np.inf
+    most: float = np.inf
+    above: float = -np.inf
+    whole: bool = False
+
+    def read(self, value: Any) -> float | int:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        number = (int if self.whole and not isinstance(value, float) else float)(value)
+        if not (self.least <= number <= self.most and number > self.above and abs(number) < np.inf):
+            raise ValueError
+        if self.whole and number != int(number):
+            raise ValueError
+        return int(number) if self.whole else number
+
+    def write(self, value: float | int) -> float | int:
+        return int(value) if value == int(value) else value
+
+    def stack(self, values: Sequence[float | int]) -> np.ndarray:
+        return np.array(values, np.int32 if self.whole else np.float32)
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """Texts, or lists of ids. Texts become ids before rows are stacked, since that takes a tokenizer."""
+
+    expected: str
+
+    def read(self, value: Any) -> tuple[str | tuple[int, ...], ...]:
+        items = value if isinstance(value, list | tuple) else [value]
+        phrases = tuple(item if isinstance(item, str) else tuple(item) for item in items)
+        if not phrases or not all(phrases):
+            raise ValueError
+        if not all(isinstance(p, str) or all(type(i) is int and 0 <= i < 2**31 for i in p) for p in phrases):
+            raise ValueError
+        return phrases
+
+    def write(self, value: tuple) -> Any:
+        items = [phrase if isinstance(phrase, str) else list(phrase) for phrase in value]
+        return items[0] if len(items) == 1 and isinstance(items[0], str) else items
+
+    def stack(self, values: Sequence[tuple[tuple[int, ...], ...]]) -> np.ndarray:
+        """int32 [B, N, L]: N phrases of at most L ids each, padded with -1; N and L are powers of two."""
+        count = power_of_two(max(map(len, values)))
+        length = power_of_two(max((len(phrase) for phrases in values for phrase in phrases), default=1))
+        stacked_BNL = np.full((len(values), count, length), -1, np.int32)
+        for row, phrases in enumerate(values):
+            for index, phrase in enumerate(phrases):
+                stacked_BNL[row, index, : len(phrase)] = phrase
+        return stacked_BNL
+
+
+def parameter(kind: Parameter, default: Any = dataclasses.MISSING, static: bool = False) -> Any:
+    """A field of a link or a strategy. A `static` one is a part of the compiled program: a size, never an amount."""
+    return dataclasses.field(default=default, metadata={"parameter": kind, "static": static})
+
+
+def parameters(kind: type) -> dict[str, Parameter]:
+    """The parameters of a class of links or strategies, by name, in the order of their fields."""
+    return {field.name: field.metadata["parameter"] for field in dataclasses.fields(kind)}
+
+
+def parameterized(cls: type) -> type:
+    """Makes a class a frozen dataclass and a pytree whose leaves are its parameters, but for the static ones."""
+    cls = dataclass(frozen=True)(cls)
+    static = [field.name for field in dataclasses.fields(cls) if field.metadata["static"]]
+    data = [field.name for field in dataclasses.fields(cls) if field.name not in static]
+    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=static)
+
+
+def static_values(part: Any) -> tuple:
+    """The class of a link or a strategy and its static parameters: what a compiled program is for."""
+    fields = dataclasses.fields(part)
+    return type(part), *(getattr(part, field.name) for field in fields if field.metadata["static"])
+
+
+def stack_rows(parts: Sequence[Any]) -> Any:
+    """The same link, or strategy, of many rows as one whose parameters are arrays with an axis B in front."""
+    first = parts[0]
+    data = [field for field in dataclasses.fields(first) if not field.metadata["static"]]
+    stacked = {f.name: f.metadata["parameter"].stack([getattr(part, f.name) for part in parts]) for f in data}
+    return dataclasses.replace(first, **stacked)
+
+
+def power_of_two(count: int) -> int:
+    """The least power of two that is at least `count`."""
+    return 1 << max(count - 1, 0).bit_length()
