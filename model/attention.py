@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
-from model import cache
 from model import config as c
-from model.cache import KeyValues
+from model.cache import KeyValues, PagedKeyValues, PageLayout
 from model.forward_pass import ForwardPass
 from model.layers import Norm, ParameterFactory, add_bias, at_least_float32, project
 from model.positions import apply_rotary
@@ -42,7 +41,7 @@ class Attention(nnx.Module):
         self.query_norm = Norm(norm, declare, *query_norm_axes) if norm else None
         self.key_norm = Norm(norm, declare, *key_norm_axes) if norm else None
 
-    def __call__(self, x_BTD: jax.Array, forward_pass: ForwardPass, kv_cache: KeyValues | None):
+    def __call__(self, x_BTD: jax.Array, forward_pass: ForwardPass, kv_cache: KeyValues | PagedKeyValues | None):
         """[B, T, D] -> [B, T, D], and the cache with these tokens' keys and values added (None stays None)."""
         query_BTNH = project("BTD,DNH->BTNH", x_BTD, self.query, "batch", "time", "heads", None)
         key_BTKH = project("BTD,DKH->BTKH", x_BTD, self.key, "batch", "time", "kv_heads", None)
@@ -61,11 +60,7 @@ class Attention(nnx.Module):
         # Kernels and cache have heads first: otherwise a batched matrix product copies what it reads.
         query_BNTH, key_BKSH, value_BKSH = (jnp.swapaxes(x, 1, 2) for x in (query_BTNH, key_BTKH, value_BTKH))
         if kv_cache is not None:
-            kv_cache = KeyValues(
-                cache.update(kv_cache.key, key_BKSH, forward_pass.start_B),
-                cache.update(kv_cache.value, value_BKSH, forward_pass.start_B),
-            )
-            key_BKSH, value_BKSH = kv_cache
+            kv_cache, key_BKSH, value_BKSH = kv_cache.append(key_BKSH, value_BKSH, forward_pass.slots)
         context_BNTH = forward_pass.kernel(
             query_BNTH,
             key_BKSH,
@@ -77,13 +72,13 @@ class Attention(nnx.Module):
         out_BTD = project("BTNH,NHD->BTD", jnp.swapaxes(context_BNTH, 1, 2), self.output, "batch", "time", None)
         return add_bias(out_BTD, self.output_bias), kv_cache
 
-    def memory(self, rows: int, slots: int, dtype: jnp.dtype) -> KeyValues:
-        """The empty keys and values of `rows` sequences of at most `slots` tokens."""
-        key_BKSH, value_BKSH = (
-            shard(jnp.zeros((rows, self.config.kv_heads, slots, size), dtype), "batch", "kv_heads", None, None)
-            for size in (self.config.head_width, self.config.value_width or self.config.head_width)
-        )
-        return KeyValues(key_BKSH, value_BKSH)
+    def memory(self, rows: int, slots: int, dtype: jnp.dtype, pages: PageLayout | None = None):
+        """The empty keys and values of `rows` sequences of at most `slots` tokens; with `pages`, those of all pages."""
+        first, slots = (rows, slots) if pages is None else pages
+        axes = ("batch" if pages is None else None, "kv_heads", None, None)
+        sizes = (self.config.head_width, self.config.value_width or self.config.head_width)
+        empty = [shard(jnp.zeros((first, self.config.kv_heads, slots, size), dtype), *axes) for size in sizes]
+        return KeyValues(*empty) if pages is None else PagedKeyValues(*empty)
 
     @property
     def scale(self) -> float:

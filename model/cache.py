@@ -1,7 +1,9 @@
 """The cache of a model while decoding: what each layer remembers of the tokens that it has read.
 
 Transformer.init_cache creates it from the `memory` of every mixer, mixers and blocks read and return their parts; the
-decoder passes it on unopened.
+decoder passes it on unopened. For many texts of different lengths at once, keys and values lie in pages that all rows
+share (Kwon et al. 2023, "PagedAttention"): `init_pages` creates them, `open_rows` gives a forward pass the rows that it
+is for, and `close_rows` takes back what it added.
 """
 
 from __future__ import annotations
@@ -21,6 +23,60 @@ class KeyValues(NamedTuple):
     key: jax.Array
     value: jax.Array
 
+    def append(self, key_BKTH, value_BKTH, slots: FilledSlots) -> tuple[KeyValues, jax.Array, jax.Array]:
+        """The memory with new keys and values in it, and all keys and values [B, K, S, H]."""
+        start_B = slots.start_B
+        new = KeyValues(update(self.key, key_BKTH, start_B), update(self.value, value_BKTH, start_B))
+        return new, new.key, new.value
+
+
+class PagedKeyValues(NamedTuple):
+    """Keys and values of all rows in pages of C slots [P, K, C, H]. Page 0 is no row's: what is not real goes there."""
+
+    key: jax.Array
+    value: jax.Array
+
+    def append(self, key_BKTH, value_BKTH, slots: FilledSlots) -> tuple[PagedKeyValues, jax.Array, jax.Array]:
+        """The memory with new keys and values in it, and those of these rows' pages [B, K, S, H]."""
+        page_BT, offset_BT = slots.places(key_BKTH.shape[2], self.key.shape[2])
+
+        def write(pages_PKCH, new_BKTH):
+            return pages_PKCH.at[page_BT, :, offset_BT].set(jnp.swapaxes(new_BKTH, 1, 2).astype(pages_PKCH.dtype))
+
+        def read(pages_PKCH):
+            rows_BnKCH = pages_PKCH[slots.pages_Bn]
+            rows, pages, heads, size, width = rows_BnKCH.shape
+            return jnp.swapaxes(rows_BnKCH, 1, 2).reshape(rows, heads, pages * size, width)
+
+        new = PagedKeyValues(write(self.key, key_BKTH), write(self.value, value_BKTH))
+        return new, read(new.key), read(new.value)
+
+
+class FilledSlots(NamedTuple):
+    """Which slots of its memory each row has filled: `start_B` before these tokens, and with them `count_B` more.
+
+    `pages_Bn`: the pages that hold row b's slots, in order; None where every row has slots of its own.
+    """
+
+    start_B: jax.Array
+    count_B: jax.Array
+    pages_Bn: jax.Array | None = None
+
+    def places(self, length: int, page_size: int) -> tuple[jax.Array, jax.Array]:
+        """Page and offset [B, T] of `length` new tokens; page 0 for those that are not real."""
+        slot_BT = self.start_B[:, None] + jnp.arange(length, dtype=jnp.int32)
+        index_BT = jnp.minimum(slot_BT // page_size, self.pages_Bn.shape[1] - 1)
+        page_BT = jnp.take_along_axis(self.pages_Bn, index_BT, axis=1)
+        is_real_BT = jnp.arange(length) < self.count_B[:, None]
+        return jnp.where(is_real_BT, page_BT, 0), slot_BT % page_size
+
+
+class PageLayout(NamedTuple):
+    """The pages of a model's memory: how many, page 0 included, and how many slots each has."""
+
+    count: int
+    size: int
+
 
 class LayerCache(NamedTuple):
     """One layer's cache. `mixer`: what the mixer's own `memory` made, a pytree that only it opens. `mixer_input`,
@@ -32,10 +88,37 @@ class LayerCache(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """The cache of a batch of sequences. `length_B`: tokens that each row has read; `layers`: one entry a layer."""
+    """The cache of a batch of sequences. `length_B`: tokens that each row has read; `layers`: one entry a layer.
+
+    `pages_Bn`: the pages of each row, where keys and values lie in pages (FilledSlots).
+    """
 
     length_B: jax.Array
     layers: tuple[LayerCache, ...]
+    pages_Bn: jax.Array | None = None
+
+
+def open_rows(layers: tuple[LayerCache, ...], row_B, length_B, pages_Bn) -> Cache:
+    """The cache of a forward pass over some of the rows of a paged memory: row_B[b] is the memory's row of row b.
+
+    `length_B` may be less than what the row has read, if all that it remembers lies in pages: it goes back then.
+    """
+
+    def take(memory):
+        return memory if isinstance(memory, PagedKeyValues) else jax.tree.map(lambda x: x[row_B], memory)
+
+    return Cache(length_B, jax.tree.map(take, layers, is_leaf=lambda x: isinstance(x, PagedKeyValues)), pages_Bn)
+
+
+def close_rows(layers: tuple[LayerCache, ...], cache: Cache, row_B) -> tuple[LayerCache, ...]:
+    """The paged memory after a forward pass over its rows `row_B` [B]."""
+
+    def put(memory, opened):
+        if isinstance(memory, PagedKeyValues):
+            return opened
+        return jax.tree.map(lambda x, new: x.at[row_B].set(new), memory, opened)
+
+    return jax.tree.map(put, layers, cache.layers, is_leaf=lambda x: isinstance(x, PagedKeyValues))
 
 
 def update(cache_BKSH: jax.Array, new_BKTH: jax.Array, start_B: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from model import config as c
+from model.cache import FilledSlots
 from model.kernels import AttentionMask
 
 
@@ -28,8 +29,8 @@ class ResidualStream(NamedTuple):
 class ForwardPass:
     """What every layer needs to know of one forward pass over tokens [B, T]: a pytree whose arrays all begin with B.
 
-    `positions_BT` counts within a document. While decoding, `start_B` is how many slots of each row are filled already,
-    and `count_B` how many of its tokens in this call are real (rows are padded on the right).
+    `positions_BT` counts within a document. While decoding, `slots` says which slots of its memory each row has filled
+    already, and how many of its tokens in this call are real (rows are padded on the right).
     """
 
     positions_BT: jax.Array
@@ -37,8 +38,7 @@ class ForwardPass:
     sin_cos: tuple  # (sine, cosine) of each (rope, head width) in `ropes`
     kernel: Callable = dataclasses.field(metadata={"static": True})
     ropes: tuple[tuple[c.Rope, int], ...] = dataclasses.field(metadata={"static": True})
-    start_B: jax.Array | None = None
-    count_B: jax.Array | None = None
+    slots: FilledSlots | None = None
     layer_key: jax.Array | None = None  # set inside a layer only (`for_layer`), and the one array without an axis B
 
     def rotary(self, rope: c.Rope, head_width: int) -> tuple[jax.Array, jax.Array]:

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from model import config as c
+from model.cache import PageLayout
 from model.forward_pass import ForwardPass
 from model.layers import Initializer, ParameterFactory, add_bias, at_least_float32, constant, project
 from model.sharding import ShardingError, shard, shard_count
@@ -50,13 +51,13 @@ class LSTM(nnx.Module):
         if state is None:
             hidden_TBD = read(self.recurrent, gates_TBGD, is_start_TB1)
         else:
-            is_real_TB1 = (jnp.arange(x_BTD.shape[1])[:, None] < forward_pass.count_B)[..., None]
+            is_real_TB1 = (jnp.arange(x_BTD.shape[1])[:, None] < forward_pass.slots.count_B)[..., None]
             state, (_, hidden_TBD) = continue_from(state, self.recurrent, gates_TBGD, is_start_TB1, is_real_TB1)
         return jnp.swapaxes(hidden_TBD, 0, 1).astype(x_BTD.dtype), state
 
-    def memory(self, rows: int, slots: int, dtype: jnp.dtype) -> LSTMState:
-        """The state before the first token of `rows` sequences, however long they are."""
-        del slots
+    def memory(self, rows: int, slots: int, dtype: jnp.dtype, pages: PageLayout | None = None) -> LSTMState:
+        """The state before the first token of `rows` sequences, however long they are: it lies in no pages."""
+        del slots, pages
         return zero_state(rows, self.width, dtype)
 
 

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from model import config as c
 from model import kernels, schedule
 from model.attention import Attention
-from model.cache import Cache, LayerCache, last_input
+from model.cache import Cache, FilledSlots, LayerCache, PageLayout, close_rows, last_input, open_rows
 from model.forward_pass import ForwardPass, ResidualStream
 from model.layers import (
     Embedding,
@@ -78,14 +78,14 @@ class Block(nnx.Module):
         new_cache = None if memory is None else LayerCache(memory, mixer_input, feed_forward_input)
         return ResidualStream(x_BTD, auxiliary_loss_B + branch_loss_B), new_cache
 
-    def empty_cache(self, rows: int, slots: int, width: int, dtype: jnp.dtype) -> LayerCache:
-        """The layer's cache before the first token of `rows` sequences of at most `slots` tokens."""
+    def empty_cache(self, rows: int, slots: int, width: int, dtype: jnp.dtype, pages: PageLayout | None) -> LayerCache:
+        """The layer's cache before the first token of `rows` sequences of at most `slots` tokens, or of `pages`."""
 
         def empty_input(branch) -> jax.Array | None:
             zeros_B1D = jnp.zeros((rows, 1, width), dtype)
             return shard(zeros_B1D, "batch", None, None) if self.config.token_shift and branch is not None else None
 
-        memory = self.mixer.memory(rows, slots, dtype)
+        memory = self.mixer.memory(rows, slots, dtype, pages)
         return LayerCache(memory, empty_input(self.mixer), empty_input(self.feed_forward))
 
     def add_branch(self, x_BTD, branch_BTD, post_norm: Norm | None, key):
@@ -104,7 +104,7 @@ class Block(nnx.Module):
         features = round(self.config.token_shift * x_BTD.shape[-1])
         if not features:
             return x_BTD, None
-        last_B1D = None if previous_B1D is None else last_input(x_BTD, previous_B1D, forward_pass.count_B)
+        last_B1D = None if previous_B1D is None else last_input(x_BTD, previous_B1D, forward_pass.slots.count_B)
         previous_BTD = shift_right(x_BTD, previous_B1D)
         previous_BTD = jnp.where(forward_pass.is_document_start(), 0, previous_BTD)
         mixed_BTD = jnp.concatenate([previous_BTD[..., :features], x_BTD[..., features:]], axis=-1)
@@ -202,9 +202,10 @@ class Transformer(nnx.Module):
         """
         count_B = jnp.full_like(cache.length_B, tokens_BT.shape[1]) if count_B is None else count_B
         start_B, count_B = shard(cache.length_B, "batch"), shard(count_B, "batch")
+        slots = FilledSlots(start_B, count_B, cache.pages_Bn)
         slots_BT = start_B[:, None] + jnp.arange(tokens_BT.shape[1], dtype=jnp.int32)
         kernel = kernels.decoding_kernel(self.execution.kernel)
-        forward_pass = self.forward_pass(slots_BT, kernels.AttentionMask(slots_BT), kernel, start_B, count_B)
+        forward_pass = self.forward_pass(slots_BT, kernels.AttentionMask(slots_BT), kernel, slots)
         stream = ResidualStream(self.embed(tokens_BT, forward_pass, None, shard), 0.0)
         layer_caches, dtype = [], jnp.dtype(self.execution.dtype)
         for stack in self.stacks:
@@ -213,25 +214,34 @@ class Transformer(nnx.Module):
                     block = gather_parameters(stack.layer(repeat, index), dtype, shard, self.execution.matmul)
                     stream, layer_cache = block(stream, forward_pass, cache.layers[len(layer_caches)])
                     layer_caches.append(layer_cache)
-        return self.logits(self.normalize_output(stream.x_BTD), shard), Cache(start_B + count_B, tuple(layer_caches))
+        cache = cache._replace(length_B=start_B + count_B, layers=tuple(layer_caches))
+        return self.logits(self.normalize_output(stream.x_BTD), shard), cache
 
     def init_cache(self, rows: int, slots: int) -> Cache:
         """An empty cache for `rows` sequences of at most `slots` tokens."""
+        return Cache(shard(jnp.zeros(rows, jnp.int32), "batch"), self.empty_layers(rows, slots))
+
+    def init_pages(self, rows: int, pages: PageLayout) -> tuple[LayerCache, ...]:
+        """An empty paged memory (cache.py) of so many pages, and of `rows` rows of what does not lie in pages."""
+        return self.empty_layers(rows, 0, pages)
+
+    open_rows, close_rows = staticmethod(open_rows), staticmethod(close_rows)
+
+    def empty_layers(self, rows: int, slots: int, pages: PageLayout | None = None) -> tuple[LayerCache, ...]:
         dtype = jnp.dtype(self.execution.dtype)
-        layers = tuple(
-            block.empty_cache(rows, slots, self.config.width, dtype)
+        return tuple(
+            block.empty_cache(rows, slots, self.config.width, dtype, pages)
             for stack in self.stacks
             for _ in range(stack.config.repeats)
             for block in stack.pattern
         )
-        return Cache(shard(jnp.zeros(rows, jnp.int32), "batch"), layers)
 
-    def forward_pass(self, positions_BT, mask, kernel, start_B=None, count_B=None) -> ForwardPass:
+    def forward_pass(self, positions_BT, mask, kernel, slots=None) -> ForwardPass:
         mixers = [block.mixer for stack in self.config.layers for block in stack.pattern]
         attentions = [mixer for mixer in mixers if isinstance(mixer, c.Attention)]
         ropes = tuple(dict.fromkeys((mixer.rope, mixer.head_width) for mixer in attentions if mixer.rope))
         sin_cos = tuple(rotary_sin_cos(rope, positions_BT, size) for rope, size in ropes)
-        return ForwardPass(positions_BT, mask, sin_cos, kernel, ropes, start_B, count_B)
+        return ForwardPass(positions_BT, mask, sin_cos, kernel, ropes, slots)
 
     def embed(self, tokens_BT, forward_pass: ForwardPass, key, move: Callable = gather):
         """Embeds tokens: int [B, T] -> [B, T, D], with the positions, norm and dropout of the config."""
