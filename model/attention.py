@@ -11,11 +11,11 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from model import config as c
-from model.cache import KeyValues, PagedKeyValues, PageLayout
+from model.cache import PageLayout
 from model.forward_pass import ForwardPass
+from model.key_values import Attended, KeyValues, empty_key_values
 from model.layers import Norm, ParameterFactory, add_bias, at_least_float32, project
 from model.positions import apply_rotary
-from model.sharding import shard
 
 
 class Attention(nnx.Module):
@@ -41,7 +41,7 @@ class Attention(nnx.Module):
         self.query_norm = Norm(norm, declare, *query_norm_axes) if norm else None
         self.key_norm = Norm(norm, declare, *key_norm_axes) if norm else None
 
-    def __call__(self, x_BTD: jax.Array, forward_pass: ForwardPass, kv_cache: KeyValues | PagedKeyValues | None):
+    def __call__(self, x_BTD: jax.Array, forward_pass: ForwardPass, kv_cache: KeyValues | None):
         """[B, T, D] -> [B, T, D], and the cache with these tokens' keys and values added (None stays None)."""
         query_BTNH = project("BTD,DNH->BTNH", x_BTD, self.query, "batch", "time", "heads", None)
         key_BTKH = project("BTD,DKH->BTKH", x_BTD, self.key, "batch", "time", "kv_heads", None)
@@ -59,26 +59,18 @@ class Attention(nnx.Module):
         key_BTKH, value_BTKH = checkpoint_name(key_BTKH, "key"), checkpoint_name(value_BTKH, "value")
         # Kernels and cache have heads first: otherwise a batched matrix product copies what it reads.
         query_BNTH, key_BKSH, value_BKSH = (jnp.swapaxes(x, 1, 2) for x in (query_BTNH, key_BTKH, value_BTKH))
+        seen = Attended(key_BKSH, value_BKSH, dataclasses.replace(forward_pass.mask, window=self.config.window))
         if kv_cache is not None:
-            kv_cache, key_BKSH, value_BKSH = kv_cache.append(key_BKSH, value_BKSH, forward_pass.slots)
-        context_BNTH = forward_pass.kernel(
-            query_BNTH,
-            key_BKSH,
-            value_BKSH,
-            dataclasses.replace(forward_pass.mask, window=self.config.window),
-            (self.config.dropout, forward_pass.dropout_key("weights")),
-            self.config.score_cap,
-        )
+            kv_cache, seen = kv_cache.append(key_BKSH, value_BKSH, forward_pass.slots, seen.mask)
+        weight_dropout = (self.config.dropout, forward_pass.dropout_key("weights"))
+        context_BNTH = seen.attend(forward_pass.kernel, query_BNTH, weight_dropout, self.config.score_cap)
         out_BTD = project("BTNH,NHD->BTD", jnp.swapaxes(context_BNTH, 1, 2), self.output, "batch", "time", None)
         return add_bias(out_BTD, self.output_bias), kv_cache
 
-    def memory(self, rows: int, slots: int, dtype: jnp.dtype, pages: PageLayout | None = None):
+    def memory(self, rows: int, slots: int, dtype: jnp.dtype, pages: PageLayout | None = None) -> KeyValues:
         """The empty keys and values of `rows` sequences of at most `slots` tokens; with `pages`, those of all pages."""
-        first, slots = (rows, slots) if pages is None else pages
-        axes = ("batch" if pages is None else None, "kv_heads", None, None)
-        sizes = (self.config.head_width, self.config.value_width or self.config.head_width)
-        empty = [shard(jnp.zeros((first, self.config.kv_heads, slots, size), dtype), *axes) for size in sizes]
-        return KeyValues(*empty) if pages is None else PagedKeyValues(*empty)
+        widths = (self.config.head_width, self.config.value_width or self.config.head_width)
+        return empty_key_values(rows, slots, self.config.kv_heads, widths, dtype, self.config.window, pages)
 
     @property
     def scale(self) -> float:

@@ -14,44 +14,6 @@ import jax
 import jax.numpy as jnp
 
 
-class KeyValues(NamedTuple):
-    """Keys and values of all slots [B, K, S, H]. No query may see the slots past a row's length.
-
-    Heads come before slots, as kernels read them: otherwise every token would copy the whole cache.
-    """
-
-    key: jax.Array
-    value: jax.Array
-
-    def append(self, key_BKTH, value_BKTH, slots: FilledSlots) -> tuple[KeyValues, jax.Array, jax.Array]:
-        """The memory with new keys and values in it, and all keys and values [B, K, S, H]."""
-        start_B = slots.start_B
-        new = KeyValues(update(self.key, key_BKTH, start_B), update(self.value, value_BKTH, start_B))
-        return new, new.key, new.value
-
-
-class PagedKeyValues(NamedTuple):
-    """Keys and values of all rows in pages of C slots [P, K, C, H]. Page 0 is no row's: what is not real goes there."""
-
-    key: jax.Array
-    value: jax.Array
-
-    def append(self, key_BKTH, value_BKTH, slots: FilledSlots) -> tuple[PagedKeyValues, jax.Array, jax.Array]:
-        """The memory with new keys and values in it, and those of these rows' pages [B, K, S, H]."""
-        page_BT, offset_BT = slots.places(key_BKTH.shape[2], self.key.shape[2])
-
-        def write(pages_PKCH, new_BKTH):
-            return pages_PKCH.at[page_BT, :, offset_BT].set(jnp.swapaxes(new_BKTH, 1, 2).astype(pages_PKCH.dtype))
-
-        def read(pages_PKCH):
-            rows_BnKCH = pages_PKCH[slots.pages_Bn]
-            rows, pages, heads, size, width = rows_BnKCH.shape
-            return jnp.swapaxes(rows_BnKCH, 1, 2).reshape(rows, heads, pages * size, width)
-
-        new = PagedKeyValues(write(self.key, key_BKTH), write(self.value, value_BKTH))
-        return new, read(new.key), read(new.value)
-
-
 class FilledSlots(NamedTuple):
     """Which slots of its memory each row has filled: `start_B` before these tokens, and with them `count_B` more.
 
@@ -98,6 +60,10 @@ class Cache(NamedTuple):
     pages_Bn: jax.Array | None = None
 
 
+class Shared:
+    """A part of a memory that is no row's own: forward passes over some of the rows get all of it."""
+
+
 def open_rows(layers: tuple[LayerCache, ...], row_B, length_B, pages_Bn) -> Cache:
     """The cache of a forward pass over some of the rows of a paged memory: row_B[b] is the memory's row of row b.
 
@@ -105,29 +71,24 @@ def open_rows(layers: tuple[LayerCache, ...], row_B, length_B, pages_Bn) -> Cach
     """
 
     def take(memory):
-        return memory if isinstance(memory, PagedKeyValues) else jax.tree.map(lambda x: x[row_B], memory)
+        return memory if is_shared(memory) else jax.tree.map(lambda x: x[row_B], memory)
 
-    return Cache(length_B, jax.tree.map(take, layers, is_leaf=lambda x: isinstance(x, PagedKeyValues)), pages_Bn)
+    return Cache(length_B, jax.tree.map(take, layers, is_leaf=is_shared), pages_Bn)
 
 
 def close_rows(layers: tuple[LayerCache, ...], cache: Cache, row_B) -> tuple[LayerCache, ...]:
     """The paged memory after a forward pass over its rows `row_B` [B]."""
 
     def put(memory, opened):
-        if isinstance(memory, PagedKeyValues):
+        if is_shared(memory):
             return opened
         return jax.tree.map(lambda x, new: x.at[row_B].set(new), memory, opened)
 
-    return jax.tree.map(put, layers, cache.layers, is_leaf=lambda x: isinstance(x, PagedKeyValues))
+    return jax.tree.map(put, layers, cache.layers, is_leaf=is_shared)
 
 
-def update(cache_BKSH: jax.Array, new_BKTH: jax.Array, start_B: jax.Array) -> jax.Array:
-    """Writes each row's new keys or values into its slots start .. start + T."""
-
-    def row(cache_KSH, new_KTH, start):
-        return jax.lax.dynamic_update_slice(cache_KSH, new_KTH.astype(cache_KSH.dtype), (0, start, 0))
-
-    return jax.vmap(row)(cache_BKSH, new_BKTH, start_B)
+def is_shared(memory: Any) -> bool:
+    return isinstance(memory, Shared)
 
 
 def last_input(x_BTD: jax.Array, previous_B1D: jax.Array, count_B: jax.Array) -> jax.Array:

@@ -239,6 +239,7 @@ class Execution:
     - `stage_microbatches`: microbatches into which the pipeline of mesh.stage stages cuts a batch. 0: as many as divide
       the batch, up to four a stage.
     - `transposed`: a decoder keeps its weights transposed, as [outputs, inputs].
+    - `cache`: how a decoder remembers keys and values: `plain` in `dtype`, `int8` in 8 bits with a scale a head.
     """
 
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
@@ -249,6 +250,7 @@ class Execution:
     loss_chunks: int = 1
     stage_microbatches: int = 0
     transposed: bool = False
+    cache: Literal["plain", "int8"] = "plain"
 
 
 def blocks(config: Model) -> tuple[Block, ...]:

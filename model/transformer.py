@@ -78,14 +78,18 @@ class Block(nnx.Module):
         new_cache = None if memory is None else LayerCache(memory, mixer_input, feed_forward_input)
         return ResidualStream(x_BTD, auxiliary_loss_B + branch_loss_B), new_cache
 
-    def empty_cache(self, rows: int, slots: int, width: int, dtype: jnp.dtype, pages: PageLayout | None) -> LayerCache:
-        """The layer's cache before the first token of `rows` sequences of at most `slots` tokens, or of `pages`."""
+    def empty_cache(self, rows: int, slots: int, width: int, dtypes, pages: PageLayout | None) -> LayerCache:
+        """The layer's cache before the first token of `rows` sequences of at most `slots` tokens, or of `pages`.
+
+        `dtypes`: of activations, and of what the mixer remembers.
+        """
+        dtype, memory_dtype = dtypes
 
         def empty_input(branch) -> jax.Array | None:
             zeros_B1D = jnp.zeros((rows, 1, width), dtype)
             return shard(zeros_B1D, "batch", None, None) if self.config.token_shift and branch is not None else None
 
-        memory = self.mixer.memory(rows, slots, dtype, pages)
+        memory = self.mixer.memory(rows, slots, memory_dtype, pages)
         return LayerCache(memory, empty_input(self.mixer), empty_input(self.feed_forward))
 
     def add_branch(self, x_BTD, branch_BTD, post_norm: Norm | None, key):
@@ -223,14 +227,15 @@ class Transformer(nnx.Module):
 
     def init_pages(self, rows: int, pages: PageLayout) -> tuple[LayerCache, ...]:
         """An empty paged memory (cache.py) of so many pages, and of `rows` rows of what does not lie in pages."""
-        return self.empty_layers(rows, 0, pages)
+        return self.empty_layers(rows, self.config.context, pages)
 
     open_rows, close_rows = staticmethod(open_rows), staticmethod(close_rows)
 
     def empty_layers(self, rows: int, slots: int, pages: PageLayout | None = None) -> tuple[LayerCache, ...]:
         dtype = jnp.dtype(self.execution.dtype)
+        dtypes = (dtype, jnp.dtype("int8") if self.execution.cache == "int8" else dtype)
         return tuple(
-            block.empty_cache(rows, slots, self.config.width, dtype, pages)
+            block.empty_cache(rows, slots, self.config.width, dtypes, pages)
             for stack in self.stacks
             for _ in range(stack.config.repeats)
             for block in stack.pattern

@@ -20,6 +20,7 @@ MODEL_LAYERS = [
     {"model.transformer"},
     {"model.attention", "model.recurrent", "model.mlp", "model.moe", "model.experts"},
     {"model.forward_pass"},
+    {"model.key_values"},
     {"model.layers", "model.cache", "model.kernels", "model.positions"},
     {"model.config", "model.sharding", "model.cost", "model.quantized", "model.paths"},
 ]

@@ -15,12 +15,12 @@ from typing import NamedTuple
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from model.kernels import blocks, cached, cudnn, megablox, reference, ring, splash
+from model.kernels import blocks, cached, cudnn, megablox, paged, reference, ring, splash
 from model.kernels.reference import AttentionMask
 from model.sharding import shard_count
 
 __all__ = ["KERNELS", "AttentionMask", "Kernel", "KernelError"]
-__all__ += ["attention_kernel", "choose_kernel", "decoding_kernel", "grouped_matmul"]
+__all__ += ["attention_kernel", "choose_kernel", "decoding_kernel", "grouped_matmul", "paged_attention", "reads_pages"]
 
 
 class KernelError(ValueError):
@@ -109,6 +109,14 @@ def grouped_matmul(rows_RD: jax.Array, matrices_EDF: jax.Array, group_sizes_E: j
     rows past the last group are undefined, forward and backward."""
     matmul = megablox.grouped_matmul if platform() == "tpu" else jax.lax.ragged_dot
     return matmul(rows_RD, matrices_EDF, group_sizes_E)
+
+
+paged_attention = paged.attention
+
+
+def reads_pages(kv_heads: int, widths: tuple[int, int], dtype) -> bool:
+    """Whether `paged_attention` can attend, on this backend, to keys and values of these widths that lie in pages."""
+    return platform() == "tpu" and paged.can_run(kv_heads, widths, dtype)
 
 
 def platform() -> str:

@@ -18,20 +18,23 @@ class AttentionMask:
     """Which keys a query sees: those of its own segment, at its own slot or before.
 
     A slot is a token's index in its row, in reading order: `query_slots_BT`. The slots of keys follow from how time is
-    split (sharding.time_order). Without segments a row is one document. With a `window` w a query sees the last w slots
-    alone, its own included.
+    split (sharding.time_order); while decoding from a ring, `key_slots_BS` has them. Without segments a row is one
+    document. With a `window` w a query sees the last w slots alone, its own included.
     """
 
     query_slots_BT: jax.Array
     segments_BT: jax.Array | None = None
     window: int | None = dataclasses.field(default=None, metadata={"static": True})
+    key_slots_BS: jax.Array | None = None
 
     def dense(self, keys: int) -> jax.Array:
         """The mask as an array, bool [B, 1, T, S], for S keys."""
-        key_slots_S, query_slots_B1T1 = jnp.asarray(time_order(keys)), self.query_slots_BT[:, None, :, None]
-        mask_B1TS = key_slots_S <= query_slots_B1T1
+        key_slots, query_slots_B1T1 = jnp.asarray(time_order(keys)), self.query_slots_BT[:, None, :, None]
+        if self.key_slots_BS is not None:
+            key_slots = self.key_slots_BS[:, None, None, :]
+        mask_B1TS = key_slots <= query_slots_B1T1
         if self.window is not None:
-            mask_B1TS &= key_slots_S > query_slots_B1T1 - self.window
+            mask_B1TS &= key_slots > query_slots_B1T1 - self.window
         if self.segments_BT is not None:
             key_segments_BS = shard(self.segments_BT, "batch", None)
             mask_B1TS &= self.segments_BT[:, None, :, None] == key_segments_BS[:, None, None, :]

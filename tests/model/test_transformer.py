@@ -373,7 +373,7 @@ CHANGES = {
     c.Init: {"embedding": 0.5, "weight": 0.5, "residual": 0.0},
     c.Execution: {
         "dtype": "bfloat16", "layers": "unroll", "remat": "full", "kernel": "other", "matmul": "int8",
-        "transposed": True, "loss_chunks": 2, "stage_microbatches": 2,
+        "transposed": True, "loss_chunks": 2, "stage_microbatches": 2, "cache": "int8",
     },
 }  # fmt: skip
 ELSEWHERE = {"loss_chunks", "stage_microbatches"}  # in tests/train/test_step.py and test_schedule.py: not seen here
@@ -411,7 +411,8 @@ def lowered(part) -> str:
 
     def program(tokens_BT):
         model = Transformer(config, jax.random.key(0), execution)
-        return loss_and_gradients.__wrapped__(model, tokens_BT, jax.random.key(1)), model.for_decoding()
+        decoder = model.for_decoding()
+        return loss_and_gradients.__wrapped__(model, tokens_BT, jax.random.key(1)), decoder, decoder.init_cache(1, 4)
 
     return jax.jit(program).lower(tokens()).as_text()
 
