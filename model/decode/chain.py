@@ -14,12 +14,27 @@ from typing import Any
 import jax
 
 from model.decode import notation
+from model.decode.links.entropy import Eta, TopH, Typical
 from model.decode.links.link import Link
-from model.decode.links.truncation import Temperature, TopK, TopP
+from model.decode.links.mirostat import Mirostat
+from model.decode.links.truncation import Epsilon, MinP, Temperature, TopK, TopNSigma, TopP
+from model.decode.links.xtc import XTC
 from model.decode.parameters import parameters, stack_rows, static_values
 from model.decode.strategies import Greedy, Sample, Strategy
 
-LINKS: dict[str, type] = {"temperature": Temperature, "top_k": TopK, "top_p": TopP}
+LINKS: dict[str, type] = {
+    "temperature": Temperature,
+    "top_k": TopK,
+    "top_p": TopP,
+    "min_p": MinP,
+    "typical": Typical,
+    "epsilon": Epsilon,
+    "eta": Eta,
+    "xtc": XTC,
+    "top_nsigma": TopNSigma,
+    "mirostat": Mirostat,
+    "top_h": TopH,
+}
 STRATEGIES: dict[str, type] = {"greedy": Greedy}  # the last of a chain; without one, Sample
 NAMES = {kind: name for name, kind in (LINKS | STRATEGIES).items()}
 

@@ -125,12 +125,6 @@ def append_token(history: History, token_B, active_B) -> History:
     )
 
 
-def last_token(history: History) -> jax.Array:
-    """Each row's newest token [B]."""
-    last_BS = jnp.arange(history.tokens_BS.shape[1]) == history.length_B[:, None] - 1
-    return jnp.where(last_BS, history.tokens_BS, 0).sum(-1)
-
-
 def shard_rows(tree: Any) -> Any:
     """A pytree of arrays with an axis B in front, split over the mesh as batches are."""
     return jax.tree.map(lambda x: shard(x, "batch", *[None] * (x.ndim - 1)), tree)

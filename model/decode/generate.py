@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.decode.chain import Chain, format_chain, stack_chains
-from model.decode.draw import Drawn, Requests, Texts, draw, last_token, no_draws, shard_rows, start, take_rows
-from model.decode.links.link import History
+from model.decode.draw import Drawn, Requests, Texts, draw, no_draws, shard_rows, start, take_rows
+from model.decode.links.link import History, last_token
 from model.decode.parameters import power_of_two
 from model.decode.sources import Source
 from model.sharding import shard, shard_count

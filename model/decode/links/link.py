@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
 
 class History(NamedTuple):
@@ -20,6 +21,12 @@ class History(NamedTuple):
     tokens_BS: jax.Array
     length_B: jax.Array
     prompt_B: jax.Array
+
+
+def last_token(history: History) -> jax.Array:
+    """Each row's newest token [B]."""
+    last_BS = jnp.arange(history.tokens_BS.shape[1]) == history.length_B[:, None] - 1
+    return jnp.where(last_BS, history.tokens_BS, 0).sum(-1)
 
 
 class LinkState(NamedTuple):

@@ -16,16 +16,26 @@ def likeliest_mask(values_BV: jax.Array, count_B: jax.Array) -> jax.Array:
     return least_set(values_BV, lambda mask_BV: mask_BV.sum(-1) >= count_B)
 
 
-def nucleus_mask(probability_BV: jax.Array, p_B: jax.Array) -> jax.Array:
-    """bool [B, V]: the smallest set of likeliest tokens with mass `p_B` or more."""
+def nucleus_mask(probability_BV: jax.Array, p_B: jax.Array, order_BV: jax.Array | None = None) -> jax.Array:
+    """bool [B, V]: the smallest set of likeliest tokens, or of the greatest in `order_BV`, with mass `p_B` or more."""
     p_B = jnp.maximum(p_B, 1e-30)  # above 0 in float32 too: else the empty set would do
-    return least_set(probability_BV, lambda mask_BV: jnp.where(mask_BV, probability_BV, 0).sum(-1) >= p_B)
+    order_BV = probability_BV if order_BV is None else order_BV
+    return least_set(order_BV, lambda mask_BV: jnp.where(mask_BV, probability_BV, 0).sum(-1) >= p_B)
 
 
 def least_set(values_BV: jax.Array, suffices) -> jax.Array:
     """bool [B, V]: the smallest set of greatest values that suffices, of equal values the lowest ids; all if none does.
 
     `suffices` maps a mask [B, V] to bool [B], and holds for every mask that contains one for which it holds.
+    """
+    before_BV, last_BV = boundary(values_BV, suffices)
+    return before_BV | last_BV
+
+
+def boundary(values_BV: jax.Array, suffices) -> tuple[jax.Array, jax.Array]:
+    """Takes values from the greatest down, of equal ones the lowest ids first, until they suffice (see `least_set`).
+
+    bool [B, V]: those before the one with which they do (all if they never do), and that one alone.
     """
     order_BV = ordered_bits(values_BV)
     ids_V = jnp.arange(values_BV.shape[-1], dtype=jnp.uint32)
@@ -36,8 +46,8 @@ def least_set(values_BV: jax.Array, suffices) -> jax.Array:
         return ~suffices(above_BV | (equal_BV & (ids_V < id_B[:, None])))
 
     # Equals below this id fall short; with it they do not.
-    last_id_B = bisect_greatest(falls_short, values_BV.shape[-1].bit_length(), values_BV[:, 0])
-    return above_BV | (equal_BV & (ids_V <= last_id_B[:, None]))
+    id_B1 = bisect_greatest(falls_short, values_BV.shape[-1].bit_length(), values_BV[:, 0])[:, None]
+    return above_BV | (equal_BV & (ids_V < id_B1)), equal_BV & (ids_V == id_B1)
 
 
 def ordered_bits(values: jax.Array) -> jax.Array:
