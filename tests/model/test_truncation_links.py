@@ -15,6 +15,7 @@ from model.decode.chain import Chain, SamplerError, format_chain, parse_chain, s
 from model.decode.links.entropy import Eta, TopH, Typical
 from model.decode.links.link import History, LinkState
 from model.decode.links.mirostat import Mirostat
+from model.decode.links.selection import likeliest_mask, nucleus_mask
 from model.decode.links.truncation import Epsilon, MinP, Temperature, TopK, TopNSigma, TopP
 from model.decode.links.xtc import XTC
 
@@ -173,6 +174,23 @@ def test_links_in_any_order_leave_what_their_definitions_leave_one_after_another
     for _ in range(25):
         logits_BV = draws.normal(0, 2, (ROWS, VOCAB)).astype(np.float32)
         check([[make() for make in chosen] for _ in range(ROWS)], logits_BV)
+
+
+@pytest.mark.parametrize("size", [64, 200])
+@pytest.mark.parametrize("ties", [True, False])
+def test_sets_chosen_without_a_sort_are_those_of_a_sort(size, ties):
+    draws = np.random.default_rng(size)
+    logits_BV = draws.normal(0, 2, (64, size)).astype(np.float32)
+    logits_BV[::2] = np.round(logits_BV[::2]) if ties else logits_BV[::2]  # rows with ties beside rows without
+    probability_BV = np.asarray(jax.nn.softmax(logits_BV))
+    count_B, p_B = draws.integers(1, size + 2, 64), draws.uniform(0.01, 0.999, 64).astype(np.float32)
+    likeliest_BV, nucleus_BV = likeliest_mask(logits_BV, count_B), nucleus_mask(probability_BV, p_B)
+    for row, probability_V in enumerate(probability_BV.astype(np.float64)):
+        order = np.lexsort((np.arange(size), -logits_BV[row]))
+        assert set(np.flatnonzero(likeliest_BV[row])) == set(order[: count_B[row]])
+        mass = np.cumsum(probability_V[order])
+        assert np.abs(mass - p_B[row]).min() > 1e-6, "rounding decides nothing here"
+        assert set(np.flatnonzero(nucleus_BV[row])) == set(order[: 1 + (mass < p_B[row]).sum()])
 
 
 @pytest.mark.parametrize(

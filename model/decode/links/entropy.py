@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from model.decode.links.link import Memoryless
-from model.decode.links.selection import boundary, nucleus_mask
+from model.decode.links.selection import boundary, masked_sum, nucleus_mask
 from model.decode.links.truncation import likeliest
 from model.decode.parameters import Number, parameter, parameterized
 
@@ -66,8 +66,8 @@ class TopH(Memoryless):
         term_BV = jnp.where(weight_BV > 0, weight_BV * relative_BV, 0)
 
         def kept_entropy(mask_BV):
-            weight_B = jnp.where(mask_BV, weight_BV, 0).sum(-1)
-            return jnp.log(weight_B) - jnp.where(mask_BV, term_BV, 0).sum(-1) / weight_B
+            weight_B = masked_sum(weight_BV, mask_BV)
+            return jnp.log(weight_B) - masked_sum(term_BV, mask_BV) / weight_B
 
         most_B = self.alpha * kept_entropy(jnp.full_like(weight_BV, True, bool))
         allowed_BV, _ = boundary(logits_BV, lambda mask_BV: kept_entropy(mask_BV) > most_B)

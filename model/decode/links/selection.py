@@ -1,14 +1,17 @@
 """Sets of tokens chosen without sorting a vocabulary, for links: the k likeliest, and the least likely set of a mass.
 
 A bisection finds the least value in the set (the bits of floats are ordered as the floats are, once those of negative
-ones are turned round), another one the last id of that value. On a CPU that is five to ten times as fast as sorting a
-vocabulary of 50,000, and unlike a sort it takes another k in each row of one program.
+ones are turned round); where tokens are equal, another one finds the last id of that value. For a vocabulary of 50,000
+that takes six to ten times as long as a softmax on a CPU, a sort a hundred times or more, and it has another k in each
+row of one program.
 """
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+
+SUM_LANES = 64  # as many sums run side by side
 
 
 def likeliest_mask(values_BV: jax.Array, count_B: jax.Array) -> jax.Array:
@@ -20,7 +23,7 @@ def nucleus_mask(probability_BV: jax.Array, p_B: jax.Array, order_BV: jax.Array 
     """bool [B, V]: the smallest set of likeliest tokens, or of the greatest in `order_BV`, with mass `p_B` or more."""
     p_B = jnp.maximum(p_B, 1e-30)  # above 0 in float32 too: else the empty set would do
     order_BV = probability_BV if order_BV is None else order_BV
-    return least_set(order_BV, lambda mask_BV: jnp.where(mask_BV, probability_BV, 0).sum(-1) >= p_B)
+    return least_set(order_BV, lambda mask_BV: masked_sum(probability_BV, mask_BV) >= p_B)
 
 
 def least_set(values_BV: jax.Array, suffices) -> jax.Array:
@@ -46,13 +49,28 @@ def boundary(values_BV: jax.Array, suffices) -> tuple[jax.Array, jax.Array]:
         return ~suffices(above_BV | (equal_BV & (ids_V < id_B[:, None])))
 
     # Equals below this id fall short; with it they do not.
-    id_B1 = bisect_greatest(falls_short, values_BV.shape[-1].bit_length(), values_BV[:, 0])[:, None]
+    id_B1 = jax.lax.cond(
+        (equal_BV.sum(-1) > 1).any(),
+        lambda: bisect_greatest(falls_short, values_BV.shape[-1].bit_length(), values_BV[:, 0]),
+        lambda: jnp.where(equal_BV, ids_V, 0).max(-1),  # no row has equals: a third of the passes saved
+    )[:, None]
     return above_BV | (equal_BV & (ids_V < id_B1)), equal_BV & (ids_V == id_B1)
 
 
+def masked_sum(values_BV: jax.Array, mask_BV: jax.Array) -> jax.Array:
+    """[B]: the sum of each row's values under a mask, three times as fast on a CPU as a plain sum of one row.
+
+    XLA adds up floats one by one along the last axis, and many at once along another.
+    """
+    masked_BV = jnp.where(mask_BV, values_BV, 0)
+    rows, size = masked_BV.shape
+    even = size - size % SUM_LANES
+    return masked_BV[:, :even].reshape(rows, size // SUM_LANES, SUM_LANES).sum(1).sum(-1) + masked_BV[:, even:].sum(-1)
+
+
 def ordered_bits(values: jax.Array) -> jax.Array:
-    """float32 -> uint32 in the same order; -0 comes right before 0."""
-    bits = jax.lax.bitcast_convert_type(values.astype(jnp.float32), jnp.uint32)
+    """float32 -> uint32 in the same order, and equal where the floats are: -0 as 0."""
+    bits = jax.lax.bitcast_convert_type(jnp.where(values == 0, 0, values).astype(jnp.float32), jnp.uint32)
     return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
 
