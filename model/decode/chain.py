@@ -14,10 +14,14 @@ from typing import Any
 import jax
 
 from model.decode import notation
+from model.decode.links.dry import DRY
 from model.decode.links.entropy import Eta, TopH, Typical
 from model.decode.links.link import Link
 from model.decode.links.mirostat import Mirostat
+from model.decode.links.ngrams import NoRepeatNGram
+from model.decode.links.penalties import FrequencyPenalty, PresencePenalty, RepetitionPenalty
 from model.decode.links.truncation import Epsilon, MinP, Temperature, TopK, TopNSigma, TopP
+from model.decode.links.watermark import Watermark
 from model.decode.links.xtc import XTC
 from model.decode.parameters import parameters, stack_rows, static_values
 from model.decode.strategies import Greedy, Sample, Strategy
@@ -34,6 +38,12 @@ LINKS: dict[str, type] = {
     "top_nsigma": TopNSigma,
     "mirostat": Mirostat,
     "top_h": TopH,
+    "repetition_penalty": RepetitionPenalty,
+    "presence_penalty": PresencePenalty,
+    "frequency_penalty": FrequencyPenalty,
+    "no_repeat_ngram": NoRepeatNGram,
+    "dry": DRY,
+    "watermark": Watermark,
 }
 STRATEGIES: dict[str, type] = {"greedy": Greedy}  # the last of a chain; without one, Sample
 NAMES = {kind: name for name, kind in (LINKS | STRATEGIES).items()}

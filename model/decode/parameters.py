@@ -60,6 +60,26 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Key:
+    """A key for random bits: a whole number below 2^64, stacked as two words of 32 bits, the greater first."""
+
+    expected: str
+
+    def read(self, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | str):
+            raise ValueError
+        if not 0 <= int(value) < 2**64:
+            raise ValueError
+        return int(value)
+
+    def write(self, value: int) -> int:
+        return value
+
+    def stack(self, values: Sequence[int]) -> np.ndarray:
+        return np.array([divmod(value, 2**32) for value in values], np.uint32)
+
+
+@dataclass(frozen=True)
 class Phrases:
     """Texts, or lists of ids. Texts become ids before rows are stacked, since that takes a tokenizer."""
 
