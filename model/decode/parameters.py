@@ -124,7 +124,18 @@ def parameterized(cls: type) -> type:
     cls = dataclass(frozen=True)(cls)
     static = [field.name for field in dataclasses.fields(cls) if field.metadata["static"]]
     data = [field.name for field in dataclasses.fields(cls) if field.name not in static]
-    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=static)
+
+    def flatten(part):
+        leaves = [(jax.tree_util.GetAttrKey(name), getattr(part, name)) for name in data]
+        return leaves, tuple(getattr(part, name) for name in static)
+
+    def unflatten(values, leaves):
+        return cls(**dict(zip((*data, *static), (*leaves, *values), strict=True)))
+
+    # register_dataclass will not do: by jax 0.10.2 the trees of two of its classes are equal where their fields' values
+    # are, and now and then a call with one class ran the compiled program of the other.
+    jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+    return cls
 
 
 def static_values(part: Any) -> tuple:

@@ -1,6 +1,7 @@
 """Links that look at the text: each against its definition in float64, Hugging Face, and a slow decoder."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -9,15 +10,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import bdtrc  # JAX needs SciPy, too
 
 from model import config as c
-from model.decode.chain import Chain, SamplerError, format_chain, parse_chain, stack_chains
+from model.decode.chain import LINKS, Chain, SamplerError, format_chain, parse_chain, stack_chains
 from model.decode.generate import Generator
 from model.decode.links.dry import DRY
 from model.decode.links.link import History, LinkState
 from model.decode.links.ngrams import NoRepeatNGram
 from model.decode.links.penalties import FrequencyPenalty, PresencePenalty, RepetitionPenalty
-from model.decode.links.watermark import Watermark, detect_watermark
+from model.decode.links.watermark import Watermark, binomial_tail, detect_watermark
+from model.decode.parameters import parameters
 from model.sharding import make_mesh
 from model.transformer import Transformer
 
@@ -127,12 +130,6 @@ def test_a_long_repetition_is_penalized_without_overflow_and_rules_nothing_out()
     np.testing.assert_allclose(found[3, 1], -(1.1**50), rtol=1e-5)  # as long as counts
 
 
-def test_every_token_can_be_ruled_out_and_the_chain_then_says_by_which_link(writer):
-    (row,) = writer.generate([[0, 1, 2]], chain=parse_chain("no_repeat_ngram=1"), max_new_tokens=60)
-    assert sorted([0, 1, 2, *row.tokens]) == list(range(29))
-    assert row.finish_reason == "emptied" and row.emptied_by == "no_repeat_ngram=1"
-
-
 @pytest.mark.parametrize(
     "name, values",
     [("RepetitionPenaltyLogitsProcessor", (0.5, 1.0, 1.7)), ("NoRepeatNGramLogitsProcessor", (1, 2, 3, 30))],
@@ -153,58 +150,75 @@ def test_links_do_what_hugging_face_does(name, values):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+def test_links_of_equal_parameters_are_different_programs():
+    kinds = [kind for kind in LINKS.values() if list(parameters(kind)) == ["value"]]
+    assert len({jax.tree.structure(kind(1.0)) for kind in kinds}) == len(kinds) > 3
+    assert all(jax.tree.structure(a(1.0)) != jax.tree.structure(b(1.0)) for a, b in itertools.combinations(kinds, 2))
+
+
 # Text
+
+CONTEXT = 16
 
 
 def model() -> Transformer:
     block = c.Block(c.Attention(4, 4, 4, rope=c.Rope()), c.MLP(32, gated=True))
-    config = c.Model(32, 16, 128, (c.Stack((block,), 2),), init=c.Init(embedding=0.7, residual=0.3))
+    config = c.Model(32, 16, CONTEXT, (c.Stack((block,), 1),), init=c.Init(embedding=0.7, residual=0.3))
     return jax.jit(lambda: Transformer(config, jax.random.key(0)))()
 
 
 @pytest.fixture(scope="module")
 def writer() -> Generator:
-    return Generator(model(), vocab_size=29, context=128)
+    return Generator(model(), vocab_size=29, context=CONTEXT)
 
 
 def prompt(length: int) -> list[int]:
     return np.random.default_rng(length).integers(0, 29, length).tolist()
 
 
-def test_a_text_in_a_batch_is_the_text_alone(writer):
-    chains = [parse_chain(EVERY_LINK.replace("key=7", f"key={key}")[:-1]) for key in (7, 2**40, 9)]
-    prompts = [prompt(length) for length in (3, 17, 30)]
-    together = writer.generate(prompts, chain=chains, max_new_tokens=40, seed=3)
-    for one, chain, row in zip(prompts, chains, together, strict=True):
-        (alone,) = writer.generate([one], chain=chain, max_new_tokens=40, seed=3)
-        assert alone.tokens == row.tokens
+CHAINS = [parse_chain(EVERY_LINK.replace("key=7", f"key={key}") + "greedy") for key in (7, 2**40, 9)]
+PROMPTS = [prompt(length) for length in (3, 9, 15)]
 
 
-def test_links_see_the_tokens_that_the_model_no_longer_sees():
+@pytest.fixture(scope="module")
+def together(writer) -> list[list[int]]:
+    """What one batch writes of three rows: texts four times as long as what the model sees."""
+    return [row.tokens for row in writer.generate(PROMPTS, chain=CHAINS, max_new_tokens=49)]
+
+
+def test_a_text_in_a_batch_is_the_text_alone(writer, together):
+    for one, chain, tokens in zip(PROMPTS, CHAINS, together, strict=True):
+        (alone,) = writer.generate([one], chain=chain, max_new_tokens=49)
+        assert alone.tokens == tokens and len(tokens) == 49
+
+
+def test_links_see_the_tokens_that_the_model_no_longer_sees(together):
     """Against a slow decoder that applies the definitions to the whole text, and the model to what it still sees."""
-    context, chain = 16, parse_chain(EVERY_LINK + "greedy")
-    (row,) = Generator(model(), vocab_size=29, context=context).generate([prompt(9)], chain=chain, max_new_tokens=60)
-    read = jax.jit(lambda model, x: model.logits(model.hidden(x)))
-    text, first, whole = prompt(9), 0, model()
-    for token in row.tokens:
-        if len(text) - first == context:
-            first = len(text) - context // 2
-        tokens = np.zeros((1, context), np.int32)
+    read, whole = jax.jit(lambda model, x: model.logits(model.hidden(x))), model()
+    text, first = list(PROMPTS[0]), 0
+    for token in together[0]:
+        if len(text) - first == CONTEXT:
+            first = len(text) - CONTEXT // 2
+        tokens = np.zeros((1, CONTEXT), np.int32)
         tokens[0, : len(text) - first] = text[first:]
         logits_V = np.asarray(read(whole, tokens))[0, len(text) - first - 1, :29]
-        for link in chain.links[:-1]:
-            logits_V = reference(link, text, 9, logits_V)
-        logits_V = logits_V + 1.5 * is_green(7, text[-1], 29, 0.3)
-        assert token == np.argmax(logits_V)
+        for link in CHAINS[0].links[:-1]:
+            logits_V = reference(link, text, len(PROMPTS[0]), logits_V)
+        assert token == np.argmax(logits_V + 1.5 * is_green(7, text[-1], 29, 0.3))
         text.append(token)
 
 
-def test_a_mesh_writes_what_one_device_writes(writer):
-    request = {"chain": parse_chain(EVERY_LINK[:-1]), "max_new_tokens": 12, "seed": 3}
-    prompts = [prompt(9), prompt(2), prompt(14)]
+def test_a_mesh_writes_what_one_device_writes(together):
     with jax.set_mesh(make_mesh({"data": 4, "tensor": 2})):
-        found = Generator(model(), vocab_size=29, context=128).generate(prompts, **request)
-    assert [row.tokens for row in found] == [row.tokens for row in writer.generate(prompts, **request)]
+        found = Generator(model(), vocab_size=29, context=CONTEXT).generate(PROMPTS, chain=CHAINS, max_new_tokens=49)
+    assert [row.tokens for row in found] == together
+
+
+def test_a_text_ends_where_every_token_is_ruled_out_and_says_by_which_link(writer):
+    chain = parse_chain(EVERY_LINK.replace("ngram=4", "ngram=1") + "greedy")
+    (row,) = writer.generate([[0, 1, 2]], chain=chain, max_new_tokens=49)
+    assert sorted([0, 1, 2, *row.tokens]) == list(range(29))
+    assert row.finish_reason == "emptied" and row.emptied_by == "no_repeat_ngram=1"
 
 
 # The watermark
@@ -301,13 +315,9 @@ def test_a_pair_that_comes_again_is_no_new_evidence():
 @given(st.integers(1, 400), st.integers(0, 400), st.sampled_from([0.01, 0.25, 0.5, 0.99]))
 @settings(deadline=None, max_examples=50)
 def test_p_values_are_those_of_the_binomial_distribution(count, green, gamma):
-    from model.decode.links.watermark import binomial_tail
-
-    scipy_stats = pytest.importorskip("scipy.stats")
     green = min(green, count)
-    assert math.isclose(
-        binomial_tail(green, count, gamma), scipy_stats.binom.sf(green - 1, count, gamma), rel_tol=1e-9, abs_tol=1e-300
-    )
+    expected = bdtrc(green - 1, count, gamma) if green else 1.0
+    assert math.isclose(binomial_tail(green, count, gamma), expected, rel_tol=1e-9, abs_tol=1e-300)
 
 
 def test_the_watermark_is_as_strong_as_hugging_faces():
@@ -317,18 +327,18 @@ def test_the_watermark_is_as_strong_as_hugging_faces():
     config = {"greenlist_ratio": 0.25, "bias": 2.0, "hashing_key": 99, "seeding_scheme": "lefthash", "context_width": 1}
     processor = transformers.WatermarkLogitsProcessor(vocab_size=500, device="cpu", **config)
     torch.manual_seed(0)
-    tokens = torch.arange(8)[:, None]
-    for _ in range(150):
-        logits = processor(tokens, torch.zeros(8, 500))
+    tokens = torch.arange(5)[:, None]
+    for _ in range(100):
+        logits = processor(tokens, torch.zeros(5, 500))
         tokens = torch.cat([tokens, torch.multinomial(logits.softmax(-1), 1)], 1)
     detector = transformers.WatermarkDetector(
         transformers.GPT2Config(vocab_size=500), "cpu", config, ignore_repeated_ngrams=True
     )
     theirs = detector(tokens, return_dict=True)
     ours = [
-        detect_watermark(text, 99).z_score for text in watermarked_texts(8, 151, 500, Watermark(99, 0.25, 2.0)).tolist()
+        detect_watermark(text, 99).z_score for text in watermarked_texts(5, 101, 500, Watermark(99, 0.25, 2.0)).tolist()
     ]
-    assert abs(np.mean(theirs.z_score) - np.mean(ours)) < 5 * math.sqrt(2 / 8)
+    assert abs(np.mean(theirs.z_score) - np.mean(ours)) < 5 * math.sqrt(2 / 5)
 
 
 # The door
