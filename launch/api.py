@@ -19,6 +19,7 @@ from launch.inference.checkpoint import LoadedCheckpoint  # noqa: E402
 from launch.inference.export import SHARD_SIZE, export_checkpoint  # noqa: E402
 from launch.inference.scoring import evaluate  # noqa: E402
 from launch.inference.text import TextGenerator  # noqa: E402
+from launch.inference.watermark import find_watermark  # noqa: E402
 from model.decode.generate import PromptError, PromptTooLong  # noqa: E402
 
 
@@ -58,6 +59,11 @@ class LoadedRun(LoadedCheckpoint):
     ) -> dict:
         """Scores of the validation split or of the file `text`, with the keys of `skald evaluate --json`."""
         return evaluate(self, text, window, stride, field)
+
+    def watermark(self, text: str, key: int, gamma: float = 0.25) -> dict:
+        """What a text shows of the watermark that the sampler `watermark(key=…,gamma=…)` leaves: `tokens`,
+        `green_fraction`, `z_score`, `p_value`. Give the text without its prompt. Raises SamplerError, DataError."""
+        return find_watermark(text, self.tokenizer, key, gamma)
 
     def export(self, folder: str, dtype: str | None = None, shard_size: int = SHARD_SIZE) -> dict:
         """Writes the checkpoint as a Hugging Face folder, as `skald export` does; returns the keys of its --json."""

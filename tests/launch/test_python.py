@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from data.errors import DataError
 from launch.api import load
+from model.decode.chain import SamplerError
 from model.decode.generate import PromptError, PromptTooLong
 
 pytestmark = pytest.mark.timeout(300)
@@ -48,3 +50,14 @@ def test_one_stop_text_is_not_its_characters(run):
     assert stopped["text"] == free["text"][: free["text"].index(stop)]
     with pytest.raises(PromptError, match="stop text is empty"):
         run.generate(**options, stop="")
+
+
+def test_a_watermark_is_found_in_the_text_by_its_key_alone(run):
+    (marked,) = run.generate("A", sampler="watermark(key=77,gamma=0.5,delta=6)", max_new_tokens=200, seed=5)
+    found = run.watermark(marked["text"], key=77, gamma=0.5)
+    assert found["z_score"] > 6 and found["p_value"] < 1e-6 and found["green_fraction"] > 0.8
+    assert abs(run.watermark(marked["text"], key=78, gamma=0.5)["z_score"]) < 4
+    with pytest.raises(SamplerError, match="key of watermark is -1"):
+        run.watermark("some text", key=-1)
+    with pytest.raises(DataError, match="the text has 1 tokens"):
+        run.watermark("a", key=1)
