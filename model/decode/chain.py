@@ -1,4 +1,4 @@
-"""The sampler chain: links in the order in which they are applied, then the strategy that chooses a token.
+"""The sampler chain: links in the order in which they are applied, the strategy that chooses a token, and ends.
 
 launch/ parses what people write (notation.py has the forms), draw.py runs the result.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from model.decode import notation
+from model.decode.ends import End, MaxRepeats, Stop, StopTokens
 from model.decode.links.dry import DRY
 from model.decode.links.entropy import Eta, TopH, Typical
 from model.decode.links.link import Link
@@ -22,8 +23,9 @@ from model.decode.links.ngrams import NoRepeatNGram
 from model.decode.links.penalties import FrequencyPenalty, PresencePenalty, RepetitionPenalty
 from model.decode.links.truncation import Epsilon, MinP, Temperature, TopK, TopNSigma, TopP
 from model.decode.links.watermark import Watermark
+from model.decode.links.words import BannedWords, LogitBias, MinLength
 from model.decode.links.xtc import XTC
-from model.decode.parameters import parameters, stack_rows, static_values
+from model.decode.parameters import Biases, Phrases, parameters, stack_rows, static_values
 from model.decode.strategies import Greedy, Sample, Strategy
 
 LINKS: dict[str, type] = {
@@ -34,19 +36,24 @@ LINKS: dict[str, type] = {
     "typical": Typical,
     "epsilon": Epsilon,
     "eta": Eta,
-    "xtc": XTC,
-    "top_nsigma": TopNSigma,
-    "mirostat": Mirostat,
-    "top_h": TopH,
     "repetition_penalty": RepetitionPenalty,
     "presence_penalty": PresencePenalty,
     "frequency_penalty": FrequencyPenalty,
     "no_repeat_ngram": NoRepeatNGram,
+    "logit_bias": LogitBias,
+    "banned_words": BannedWords,
+    "min_length": MinLength,
+    "xtc": XTC,
     "dry": DRY,
+    "top_nsigma": TopNSigma,
     "watermark": Watermark,
+    "mirostat": Mirostat,
+    "top_h": TopH,
 }
-STRATEGIES: dict[str, type] = {"greedy": Greedy}  # the last of a chain; without one, Sample
-NAMES = {kind: name for name, kind in (LINKS | STRATEGIES).items()}
+STRATEGIES: dict[str, type] = {"greedy": Greedy}  # behind the links; without one, Sample
+ENDS: dict[str, type] = {"stop": Stop, "stop_tokens": StopTokens, "max_repeats": MaxRepeats}
+KINDS = LINKS | STRATEGIES | ENDS
+NAMES = {kind: name for name, kind in KINDS.items()}
 
 
 class SamplerError(ValueError):
@@ -56,28 +63,56 @@ class SamplerError(ValueError):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """A sampler chain: links, applied in order, then the strategy that chooses a token.
+    """A sampler chain: links, applied in order, then the strategy that chooses a token; and what ends a text.
 
-    A person's chain holds numbers. A batch's (`stack_chains`) holds arrays with a row for each text, and is a pytree:
-    its links' classes and static parameters are its structure, all else is data of one program.
+    A person's chain holds numbers and words. A batch's (`stack_chains`) holds arrays with a row for each text, and is a
+    pytree: its links' classes and static parameters are its structure, all else is data of one program. It has no ends.
     """
 
     links: tuple[Link, ...] = ()
     strategy: Strategy = dataclasses.field(default_factory=Sample)
+    ends: tuple[End, ...] = ()
 
     @property
     def kinds(self) -> tuple:
         """What is static: chains of equal kinds share a program and may share a batch."""
         return tuple(static_values(part) for part in (*self.links, self.strategy))
 
+    @property
+    def stop_texts(self) -> list[str]:
+        """The texts that end a text, by its ends."""
+        return [text for end in self.ends for text in end.texts]
+
+    @property
+    def stop_tokens(self) -> list[int]:
+        """The ids that end a text, by its ends."""
+        return [token for end in self.ends for token in end.tokens]
+
     def __str__(self) -> str:
         return format_chain(self)
 
 
 def stack_chains(chains: Sequence[Chain]) -> Chain:
-    """The chains of many rows, all of the same kinds, as one of arrays with an axis B in front."""
+    """The chains of many rows, all of the same kinds, as one of arrays with an axis B in front; without their ends.
+
+    Raises SamplerError where words of a chain have no ids yet.
+    """
+    for chain in chains:
+        check_words(chain)
     links = tuple(stack_rows(parts) for parts in zip(*(chain.links for chain in chains), strict=True))
     return Chain(links, stack_rows([chain.strategy for chain in chains]))
+
+
+def check_words(chain: Chain) -> None:
+    """Raises SamplerError where a link has words whose ids no tokenizer gave it yet."""
+    for part in (*chain.links, chain.strategy):
+        for name, kind in parameters(type(part)).items():
+            texts = kind.texts(getattr(part, name)) if isinstance(kind, Biases | Phrases) else []
+            if texts:
+                raise SamplerError(
+                    f"sampler {format_chain(chain)!r}: {NAMES[type(part)]} holds {texts[0]!r}, and the model knows ids "
+                    "alone; give it ids, or have a tokenizer resolve the words first"
+                )
 
 
 def parse_chain(sampler: str) -> Chain:
@@ -86,24 +121,26 @@ def parse_chain(sampler: str) -> Chain:
         items = notation.read(sampler)
     except notation.NotationError as error:
         raise SamplerError(f"sampler {sampler!r}: {error}") from None
-    links, strategy, strategy_name = [], Sample(), None
+    links, strategy, strategy_name, ends = [], Sample(), None, []
     for name, values in items:
-        if strategy_name is not None:
+        if name in ENDS:
+            ends.append(read_part(sampler, name, ENDS[name], values))
+        elif strategy_name is not None:
             raise SamplerError(
                 f"sampler {sampler!r}: {write_part(name, values)!r} after {strategy_name}; "
                 f"{strategy_name} must come last"
             )
-        if name in LINKS:
+        elif name in LINKS:
             links.append(read_part(sampler, name, LINKS[name], values))
         elif name in STRATEGIES:
             strategy, strategy_name = read_part(sampler, name, STRATEGIES[name], values), name
         else:
             raise SamplerError(f"sampler {sampler!r}: {unknown_name_message(name)}")
-    return Chain(tuple(links), strategy)
+    return Chain(tuple(links), strategy, tuple(ends))
 
 
 def read_part(sampler: str, name: str, kind: type, values: dict[str | None, Any]) -> Any:
-    """A link or a strategy of a class, from what a person wrote. Raises SamplerError."""
+    """A link, a strategy or an end of a class, from what a person wrote. Raises SamplerError."""
     kinds = parameters(kind)
     if not kinds and values:
         wrong = next(iter(values.values()))
@@ -135,22 +172,21 @@ def read_parameter(sampler: str, name: str, field: str, kinds: dict, value: Any)
 
 
 def chain_values(part: Any) -> dict[str, Any]:
-    """The parameters of a link or a strategy as JSON values, without those at their defaults."""
+    """The parameters of a link, a strategy or an end as JSON values, without those at their defaults."""
     fields = [field for field in dataclasses.fields(part) if getattr(part, field.name) != field.default]
     return {field.name: field.metadata["parameter"].write(getattr(part, field.name)) for field in fields}
 
 
 def chain_parts(chain: Chain) -> list[tuple[str, dict[str, Any]]]:
-    """The names of a chain with their parameters, in order; without the strategy where it is Sample."""
-    parts = (*chain.links, *([] if type(chain.strategy) is Sample else [chain.strategy]))
+    """The names of a chain with their parameters, in order, its ends last; without the strategy where it is Sample."""
+    parts = (*chain.links, *([] if type(chain.strategy) is Sample else [chain.strategy]), *chain.ends)
     return [(NAMES[type(part)], chain_values(part)) for part in parts]
 
 
 def format_chain(chain: Chain) -> str:
     """The shorthand of a chain, which `parse_chain` reads back as the same chain."""
-    kinds = LINKS | STRATEGIES
     return ",".join(
-        notation.write(name, values, next(iter(parameters(kinds[name])), None)) for name, values in chain_parts(chain)
+        notation.write(name, values, next(iter(parameters(KINDS[name])), None)) for name, values in chain_parts(chain)
     )
 
 
@@ -168,6 +204,6 @@ def write_part(name: str, values: dict[str | None, Any]) -> str:
 
 def unknown_name_message(name: str) -> str:
     """The error message for a word that names no link."""
-    names = [*LINKS, *STRATEGIES]
+    names = list(KINDS)
     close = difflib.get_close_matches(name, names, n=1)
     return f"no link {name!r}; " + (f"did you mean {close[0]!r}?" if close else f"links are {', '.join(names)}")

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.decode.chain import Chain, format_chain, stack_chains
+from model.decode.chain import Chain, check_words, format_chain, stack_chains
 from model.decode.draw import Drawn, Requests, Texts, draw, no_draws, shard_rows, start, take_rows
+from model.decode.ends import LoopDetector
 from model.decode.links.link import History, last_token
 from model.decode.parameters import power_of_two
 from model.decode.sources import Source
@@ -24,6 +25,9 @@ from model.sharding import shard, shard_count
 
 CHUNK = 16  # tokens a dispatch at most: a caller that streams text gets no more than this at once
 SLOT_MULTIPLE = 64  # the number of slots of a cache is a multiple of this
+
+
+FinishReason = Literal["stop", "length", "emptied", "repetition"]
 
 
 class PromptError(ValueError):
@@ -39,6 +43,7 @@ class Completion:
     """The new tokens of one row: all (`generate`), or those since the last time (`stream`). They include no stop id.
 
     The lists beside `tokens` are those of draw.Drawn. `emptied_by`: the link that left no token to draw, if one did.
+    `repetition_start`: the index among the new tokens at which the loop began that ended the row, if one did.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -46,14 +51,21 @@ class Completion:
     chain_log_probabilities: list[float] = field(default_factory=list)
     choice_log_probabilities: list[float] = field(default_factory=list)
     truncated: list[float] = field(default_factory=list)
-    finish_reason: Literal["stop", "length", "emptied"] | None = None  # None: not finished
+    finish_reason: FinishReason | None = None  # None: not finished
     emptied_by: str | None = None
+    repetition_start: int | None = None
 
     def extend(self, piece: Completion) -> None:
         """Adds the tokens of a later piece of the same row."""
         for name in (f.name for f in fields(self)):
-            value = getattr(piece, name)
-            setattr(self, name, getattr(self, name) + value if isinstance(value, list) else value)
+            old, new = getattr(self, name), getattr(piece, name)
+            setattr(self, name, old + new if isinstance(new, list) else old if new is None else new)
+
+    def cut(self, count: int) -> None:
+        """Keeps the first `count` tokens."""
+        for value in (getattr(self, f.name) for f in fields(self)):
+            if isinstance(value, list):
+                del value[count:]
 
 
 class WindowBatch(NamedTuple):
@@ -125,12 +137,34 @@ class SequenceState:
     sample: int
     prompt: int  # number of ids of the prompt
     limit: int  # number of ids at which it is complete
-    finish_reason: Literal["stop", "length", "emptied"] | None = None
+    finish_reason: FinishReason | None = None
     memories: Any = None  # of its chain, once it was decoded
+    detectors: list[LoopDetector] = field(init=False)  # of its chain's ends
+
+    def __post_init__(self):
+        self.detectors = [detector for end in self.chain.ends if (detector := end.detector())]
 
     def window(self, context: int) -> list[int]:
         """The ids to read before the next token: all, or the newest half of the context if all would leave no room."""
         return self.ids if len(self.ids) < context else self.ids[-(context // 2) :]
+
+    def add(self, piece: Completion, stopped: bool) -> None:
+        """Adds what was drawn, which it cuts where the text loops, and decides whether the text ends with it."""
+        loops = [found for detector in self.detectors if (found := detector.push(piece.tokens))]
+        if loops:
+            last, piece.repetition_start = min(loops)
+            piece.cut(last + 1)
+            piece.emptied_by = None
+        self.ids += piece.tokens
+        if loops:
+            self.finish_reason = "repetition"
+        elif piece.emptied_by:
+            self.finish_reason = "emptied"
+        elif len(self.ids) == self.limit:
+            self.finish_reason = "length"
+        elif stopped:
+            self.finish_reason = "stop"
+        piece.finish_reason = self.finish_reason
 
 
 @functools.lru_cache(maxsize=32)
@@ -186,9 +220,11 @@ class Generator:
         """Yields every row's new tokens since the last time, rows in order of prompt, then sample.
 
         Chain and seed are one for all, or one a prompt; all chains are of the same kinds. A row's text depends on its
-        prompt, seed, sample index and chain alone. Raises PromptError, at the call.
+        prompt, seed, sample index and chain alone. Raises PromptError, SamplerError, at the call.
         """
         self.check(prompts, max_new_tokens, samples)
+        for one in [chain] if isinstance(chain, Chain) else chain:
+            check_words(one)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         chains = [chain] * len(prompts) if isinstance(chain, Chain) else list(chain)
         if len({chain.kinds for chain in chains}) > 1:
@@ -213,23 +249,21 @@ class Generator:
         cache = self.prefill(self.leaves, batch.tokens_BT, batch.count_B, slots=batch.slots)
         state = DecodeState(cache, self.texts(rows, batch))
         finished_B, remaining = batch.finished_B, (batch.requests.limit_B - batch.history.length_B).tolist()
-        while not finished_B.all():
-            step = (state, batch.requests, np.int32(self.chunk))
+        while not all(row.finish_reason or finished_B[index] for index, row in enumerate(rows)):
+            ended_B = np.array([bool(row.finish_reason) for row in rows] + [True] * (len(finished_B) - len(rows)))
+            requests = batch.requests._replace(limit_B=np.where(ended_B, 0, batch.requests.limit_B))
+            step = (state, requests, np.int32(self.chunk))
             state, fetched = self.decode(self.leaves, *step, vocab_size=self.vocab_size)
             # Waits for every device: what else may be dispatched in between must not find one still at work.
             finished_before_B, (drawn, finished_B) = finished_B, jax.device_get(jax.block_until_ready(fetched))
             pieces = []
             for index, row in enumerate(rows):
-                piece = Completion() if finished_before_B[index] else completion(drawn, index, row.chain)
-                row.ids += piece.tokens
+                if row.finish_reason or finished_before_B[index]:
+                    pieces.append(Completion(finish_reason=row.finish_reason))
+                    continue
+                piece = completion(drawn, index, row.chain)
                 remaining[index] -= len(piece.tokens)
-                if piece.emptied_by:
-                    row.finish_reason = "emptied"
-                elif len(row.ids) == row.limit:
-                    row.finish_reason = "length"
-                elif finished_B[index] and remaining[index]:
-                    row.finish_reason = "stop"
-                piece.finish_reason = row.finish_reason
+                row.add(piece, stopped=bool(finished_B[index]) and remaining[index] > 0)
                 pieces.append(piece)
             yield pieces
         if jax.tree.leaves(state.texts.memories):
@@ -254,8 +288,10 @@ class Generator:
             tokens_BT[index, : len(window) - 1], count_B[index] = window[:-1], len(window) - 1
             limit_B[index] = len(row.ids) - len(window) + limit
             seed_BW[index], sample_B[index] = divmod(row.seed % 2**64, 2**32), row.sample
-        stop_BE = np.full((size, power_of_two(max(len(stop_ids), 4))), -1, np.int32)
-        stop_BE[:, : len(stop_ids)] = stop_ids
+        stops = [[*stop_ids, *row.chain.stop_tokens] for row in rows]
+        stop_BE = np.full((size, power_of_two(max(4, *map(len, stops)))), -1, np.int32)
+        for index, ids in enumerate(stops):
+            stop_BE[index, : len(ids)] = ids
         chains = [row.chain for row in rows] + [rows[0].chain] * (size - len(rows))
         requests = Requests(seed_BW, sample_B, limit_B, stop_BE, stack_chains(chains))
         history, finished_B = History(history_BS, length_B, prompt_B), np.arange(size) >= len(rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -27,8 +27,8 @@ class Parameter(Protocol):
         """The field's value as a JSON value."""
         ...
 
-    def stack(self, values: Sequence[Any]) -> np.ndarray:
-        """The values of many rows as one array with an axis B in front."""
+    def stack(self, values: Sequence[Any]) -> Any:
+        """The values of many rows as one array, or a pytree of some, with an axis B in front."""
         ...
 
 
@@ -99,14 +99,77 @@ class Phrases:
         return items[0] if len(items) == 1 and isinstance(items[0], str) else items
 
     def stack(self, values: Sequence[tuple[tuple[int, ...], ...]]) -> np.ndarray:
-        """int32 [B, N, L]: N phrases of at most L ids each, padded with -1; N and L are powers of two."""
-        count = power_of_two(max(map(len, values)))
-        length = power_of_two(max((len(phrase) for phrases in values for phrase in phrases), default=1))
-        stacked_BNL = np.full((len(values), count, length), -1, np.int32)
-        for row, phrases in enumerate(values):
-            for index, phrase in enumerate(phrases):
-                stacked_BNL[row, index, : len(phrase)] = phrase
-        return stacked_BNL
+        return stack_phrases(values)
+
+    def texts(self, value: tuple) -> list[str]:
+        """What has no ids yet."""
+        return [phrase for phrase in value if isinstance(phrase, str)]
+
+
+class StackedBiases(NamedTuple):
+    """The amounts of many rows for phrases of ids."""
+
+    phrases_BNL: np.ndarray
+    amounts_BN: np.ndarray
+
+
+@dataclass(frozen=True)
+class Biases:
+    """Amounts from -10000 to 10000 for texts or phrases of ids: pairs. Texts become ids as those of Phrases do.
+
+    A person writes an object, in which a name of digits is an id, or a list of pairs, in which it is a text.
+    """
+
+    expected: str
+
+    def read(self, value: Any) -> tuple[tuple[str | tuple[int, ...], float], ...]:
+        if isinstance(value, dict):
+            pairs = [((int(name),) if is_id(name) else name, amount) for name, amount in value.items()]
+        else:
+            pairs = [((name,) if type(name) is int else name, amount) for name, amount in value]
+        amounts = [float(amount) for _, amount in pairs if not isinstance(amount, bool | str)]
+        if len(amounts) < len(pairs) or not all(abs(amount) <= 1e4 for amount in amounts):
+            raise ValueError
+        phrases = Phrases(self.expected).read([phrase for phrase, _ in pairs])
+        if len(set(phrases)) < len(phrases):
+            raise ValueError
+        return tuple(zip(phrases, amounts, strict=True))
+
+    def write(self, value: tuple) -> Any:
+        """An object where that says it all, else pairs."""
+        amounts = [int(amount) if amount == int(amount) else amount for _, amount in value]
+        phrases = [phrase if isinstance(phrase, str) else list(phrase) for phrase, _ in value]
+        if any(is_id(phrase) if isinstance(phrase, str) else len(phrase) > 1 for phrase in phrases):
+            return [[phrase, amount] for phrase, amount in zip(phrases, amounts, strict=True)]
+        names = [phrase if isinstance(phrase, str) else str(phrase[0]) for phrase in phrases]
+        return dict(zip(names, amounts, strict=True))
+
+    def stack(self, values: Sequence[tuple[tuple[tuple[int, ...], float], ...]]) -> StackedBiases:
+        phrases_BNL = stack_phrases([[phrase for phrase, _ in biases] for biases in values])
+        amounts_BN = np.zeros(phrases_BNL.shape[:2], np.float32)
+        for row, biases in enumerate(values):
+            amounts_BN[row, : len(biases)] = [amount for _, amount in biases]
+        return StackedBiases(phrases_BNL, amounts_BN)
+
+    def texts(self, value: tuple) -> list[str]:
+        """What has no ids yet."""
+        return [phrase for phrase, _ in value if isinstance(phrase, str)]
+
+
+def is_id(name: str) -> bool:
+    """Whether a name of a JSON object is an id in decimal digits."""
+    return name.isascii() and name.isdigit() and str(int(name)) == name
+
+
+def stack_phrases(values: Sequence[Sequence[tuple[int, ...]]]) -> np.ndarray:
+    """int32 [B, N, L]: N phrases of at most L ids for each row, padded with -1; N and L are powers of two."""
+    count = power_of_two(max(map(len, values)))
+    length = power_of_two(max((len(phrase) for phrases in values for phrase in phrases), default=1))
+    stacked_BNL = np.full((len(values), count, length), -1, np.int32)
+    for row, phrases in enumerate(values):
+        for index, phrase in enumerate(phrases):
+            stacked_BNL[row, index, : len(phrase)] = phrase
+    return stacked_BNL
 
 
 def parameter(kind: Parameter, default: Any = dataclasses.MISSING, static: bool = False) -> Any:
