@@ -260,7 +260,7 @@ def test_a_text_that_outgrows_the_context_goes_on_from_its_newest_half(writer):
     short, chain, context = Generator(model(), vocab_size=VOCAB, context=16), parse_chain("top_k=9"), 16
     prompts = [prompt(15), prompt(3), prompt(9)]
     rows = short.generate(prompts, chain=chain, max_new_tokens=30, seed=4)
-    read = jax.jit(lambda model, x: model.logits(model.hidden(x)))
+    whole, read = model(), jax.jit(lambda model, x: model.logits(model.hidden(x)))
     for start, row in zip(prompts, rows, strict=True):
         assert len(row.tokens) == 30 and row.finish_reason == "length"
         text, first = list(start), 0
@@ -269,7 +269,7 @@ def test_a_text_that_outgrows_the_context_goes_on_from_its_newest_half(writer):
                 first = len(text) - context // 2
             tokens = np.zeros((1, context), np.int32)
             tokens[0, : len(text) - first] = text[first:]
-            logits_V = reference(chain.links, np.asarray(read(model(), tokens))[0, len(text) - first - 1, :VOCAB])
+            logits_V = reference(chain.links, np.asarray(read(whole, tokens))[0, len(text) - first - 1, :VOCAB])
             key = jax.random.wrap_key_data(jnp.array([0, 4], jnp.uint32))
             key = jax.random.fold_in(jax.random.fold_in(key, 0), len(text))
             assert token == np.argmax(logits_V + np.asarray(jax.random.gumbel(key, (PADDED,)))[:VOCAB])
