@@ -9,8 +9,9 @@ from pathlib import Path
 
 from data.errors import DataError
 from launch.inference.checkpoint import LoadedCheckpoint
-from launch.inference.text import TextGenerator
+from launch.inference.text import TextGenerator, TextSample
 from model.decode import chain as chains
+from train.run import RunError
 
 
 def main(arguments: Namespace) -> int:
@@ -26,28 +27,45 @@ def main(arguments: Namespace) -> int:
         "stops": arguments.stop,
     }
     generator = TextGenerator(run.model, run.tokenizer, run.trained_length, run.stop_ids)
-    samples = (text.to_json(arguments.logprobs) for p in prompts for text in generator.generate([p], **request))
+    if not arguments.json and not arguments.prompts:
+        check_emptied(print_stream(generator, prompts, request))
+        return 0
+    samples = (sample for prompt in prompts for sample in generator.generate([prompt], **request))
     if arguments.json:
-        print(json.dumps({"step": run.step, "samples": list(samples)}, ensure_ascii=False))
-    elif arguments.prompts:
-        for sample in samples:
-            print(json.dumps(sample, ensure_ascii=False), flush=True)
+        samples = list(samples)
+        shown = [sample.to_json(arguments.logprobs) for sample in samples]
+        print(json.dumps({"step": run.step, "samples": shown}, ensure_ascii=False))
     else:
-        print_stream(generator, prompts, request)
+        for sample in samples:
+            print(json.dumps(sample.to_json(arguments.logprobs), ensure_ascii=False), flush=True)
+    if not arguments.prompts:  # of many prompts each line says how it ended
+        check_emptied(samples)
     return 0
 
 
-def print_stream(generator: TextGenerator, prompts: list[str], request: dict) -> None:
-    """Prints the first sample as it is drawn, then the others."""
+def check_emptied(samples: list[TextSample]) -> None:
+    """Raises RunError for the first sample that ended since its chain left no token."""
+    for sample in samples:
+        if sample.finish_reason == "emptied":
+            raise RunError(sample.emptied_message())
+
+
+def print_stream(generator: TextGenerator, prompts: list[str], request: dict) -> list[TextSample]:
+    """Prints the first sample as it is drawn, then the others; returns them."""
     texts, printed = [], ""
     for texts in generator.stream(prompts, **request):
-        text = texts[0].prompt + texts[0].printable(request["stops"])
+        text = texts[0].prompt + texts[0].printable()
         print(text[len(printed) :], end="", flush=True)
         printed = text
     print()
     for text in texts[1:]:
         print(f"{'─' * 40}\n{text.prompt}{text.text}")
     print(f"[{texts[0].sampler or 'the model as it is'}, seed {texts[0].seed}]", file=sys.stderr)
+    for text in texts:
+        if text.finish_reason == "repetition":
+            start = text.completion.repetition_start
+            print(f"[a loop began at new token {start}, counted from 0: ended]", file=sys.stderr)
+    return texts
 
 
 def read_prompts(file: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Text generation: encodes prompts, decodes tokens as they are drawn, ends a text before a stop text.
+"""Text generation: encodes prompts and words, decodes tokens as they are drawn, ends a text before a stop text.
 
 `skald generate`, launch/api.py and the samples of training call it; model/decode/ draws the tokens.
 """
@@ -8,15 +8,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import jax
 
 from data.errors import DataError
 from data.tokenizers.streaming import IncrementalDecoder
 from launch.inference.checkpoint import NOT_FINITE
+from launch.inference.stop_texts import find_stop, shown_length
+from launch.inference.words import resolve
 from model.decode import chain as chains
-from model.decode.generate import Generator, PromptError, PromptTooLong
+from model.decode.chain import Chain
+from model.decode.generate import Completion, Generator, PromptError, PromptTooLong
 from model.sharding import decoding_mesh
 from train.config import Experiment
 from train.fields import ConfigError
@@ -25,18 +28,29 @@ from train.run import RunError
 
 @dataclass
 class TextSample:
-    """One sample while it is written. `text` holds no half characters; it and `tokens` end before a stop text."""
+    """One sample while it is written. `completion` and `text` end before the first of `stops`, which may begin inside a
+    token and end inside another; `text` holds no half characters.
+
+    `chain`: as a person wrote it, its words no ids.
+    """
 
     prompt: str
-    sampler: str
+    chain: Chain
     seed: int
     decoder: IncrementalDecoder
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    stops: Sequence[str] = ()
+    completion: Completion = field(default_factory=Completion)
     text: str = ""
-    finish_reason: str | None = None
 
-    def extend(self, new, stops: Sequence[str]) -> None:
+    @property
+    def finish_reason(self) -> str | None:
+        return self.completion.finish_reason
+
+    @property
+    def sampler(self) -> str:
+        return str(self.chain)
+
+    def extend(self, new: Completion) -> None:
         """Adds the tokens of one dispatch, and decides whether the text has ended.
 
         Raises RunError where the model gave no probabilities: any token would have been drawn.
@@ -45,34 +59,56 @@ class TextSample:
             return
         if not all(map(math.isfinite, new.log_probabilities)):
             raise RunError(f"the model's probabilities are not numbers; {NOT_FINITE}")
-        self.tokens += new.tokens
-        self.logprobs += new.log_probabilities
+        searched = len(self.text)
+        self.completion.extend(new)
         self.text += self.decoder.push(new.tokens)
         if new.finish_reason:
-            self.text, self.finish_reason = self.text + self.decoder.flush(), new.finish_reason
-        offsets = [offset for stop in stops if (offset := self.text.find(stop)) >= 0]
-        if offsets:
-            self.text, self.finish_reason = self.text[: min(offsets)], "stop"
-            self.drop_tokens_past_text()
+            self.text += self.decoder.flush()
+        offset = find_stop(self.text, self.stops, searched)
+        if offset is not None:
+            self.text = self.text[:offset]
+            self.completion.cut(self.tokens_of_text())
+            self.completion = replace(self.completion, finish_reason="stop", emptied_by=None, repetition_start=None)
 
-    def drop_tokens_past_text(self) -> None:
-        """Drops the tokens behind the text: a dispatch may go on past a stop text."""
-        kept = len(self.tokens)
-        while kept and self.decoder.decode_after_prefix(self.tokens[: kept - 1]).startswith(self.text):
+    def tokens_of_text(self) -> int:
+        """How many tokens make up the text: a dispatch may go on past a stop text."""
+        tokens = self.completion.tokens
+        kept = len(tokens)
+        while kept and self.decoder.decode_after_prefix(tokens[: kept - 1]).startswith(self.text):
             kept -= 1
-        del self.tokens[kept:], self.logprobs[kept:]
+        return kept
 
-    def printable(self, stops: Sequence[str]) -> str:
+    def printable(self) -> str:
         """The text without an end that could still become a stop text."""
-        if self.finish_reason:
-            return self.text
-        overlaps = [n for stop in stops for n in range(1, len(stop)) if self.text.endswith(stop[:n])]
-        return self.text[: len(self.text) - max(overlaps, default=0)]
+        return self.text if self.finish_reason else self.text[: shown_length(self.text, self.stops)]
 
     def to_json(self, logprobs: bool = False) -> dict:
-        """A sample as `skald generate --json` prints it; `logprobs` in nats, the model's own, before the chain."""
-        names = ("prompt", "text", "tokens", "finish_reason", "seed", "sampler", *(["logprobs"] if logprobs else []))
-        return {name: getattr(self, name) for name in names}
+        """A sample as `skald generate --json` prints it.
+
+        `logprobs`: with log-probabilities in nats: the model's own, those after the chain, those of the choice; and the
+        probability, by the model, of all that the chain ruled out.
+        """
+        row = self.completion
+        sample = {"prompt": self.prompt, "text": self.text, "tokens": row.tokens, "finish_reason": row.finish_reason,
+                  "seed": self.seed, "sampler": self.sampler, "chain": chains.chain_to_json(self.chain)}  # fmt: skip
+        why = {"emptied_by": row.emptied_by, "repetition_start": row.repetition_start}
+        sample |= {name: value for name, value in why.items() if value is not None}
+        if logprobs:
+            sample |= {"logprobs": row.log_probabilities, "chain_logprobs": row.chain_log_probabilities,
+                       "choice_logprobs": row.choice_log_probabilities, "truncated": row.truncated}  # fmt: skip
+        return sample
+
+    def emptied_message(self) -> str:
+        """A line that says which link left no token, where, and what would work."""
+        return (
+            f"the prompt {shorten(self.prompt)} with seed {self.seed}: {self.completion.emptied_by} left no token to "
+            f"draw behind {len(self.completion.tokens)} new ones; loosen it, or give --sampler a chain without it"
+        )
+
+
+def shorten(text: str) -> str:
+    """A text as it is shown in an error message."""
+    return repr(text if len(text) <= 40 else f"{text[:40]}…")
 
 
 class TextGenerator:
@@ -93,24 +129,27 @@ class TextGenerator:
         samples: int = 1,
         stops: Sequence[str] = (),
     ) -> Iterator[list[TextSample]]:
-        """All samples after every dispatch, prompt by prompt; the last yield is the result.
+        """All samples after every dispatch, prompt by prompt; the last yield is the result. `stops` end a text as the
+        chain's own stop texts do.
 
         Raises PromptError, SamplerError, DataError (a character the tokenizer does not know).
         """
         chain = chains.parse_chain(sampler)
+        resolved = resolve(chain, self.tokenizer)
         if "" in stops:
             raise PromptError(
                 "a stop text is empty, and would end every text at once; leave it out, or write some text"
             )
+        stops = [*chain.stop_texts, *stops]
         ids = [encode_prompt(prompt, self.tokenizer, self.context) for prompt in prompts]
         texts = [
-            TextSample(prompt, chains.format_chain(chain), seed, IncrementalDecoder(self.tokenizer, prompt_ids))
+            TextSample(prompt, chain, seed, IncrementalDecoder(self.tokenizer, prompt_ids), stops)
             for prompt, prompt_ids in zip(prompts, ids, strict=True)
             for _ in range(samples)
         ]
         dispatches = self.generator.stream(
             ids,
-            chain=chain,
+            chain=resolved,
             max_new_tokens=max_new_tokens,
             seed=seed,
             samples=samples,
@@ -118,7 +157,7 @@ class TextGenerator:
         )
         for pieces in dispatches:
             for text, new in zip(texts, pieces, strict=True):
-                text.extend(new, stops)
+                text.extend(new)
             yield texts
             if all(text.finish_reason for text in texts):
                 return
@@ -161,7 +200,7 @@ def check_samples(experiment: Experiment, tokenizer, context: int) -> None:
     if not evaluation.samples:
         return
     try:
-        chains.parse_chain(evaluation.sampler)
+        resolve(chains.parse_chain(evaluation.sampler), tokenizer)
     except chains.SamplerError as error:
         raise ConfigError(f"evaluation.sampler: {error}") from None
     try:

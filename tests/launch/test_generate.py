@@ -1,5 +1,6 @@
 """`skald generate`: what it prints, in which form, and that its text follows the model's logits."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from data.tokenizers.characters import Characters
 from data.tokenizers.streaming import IncrementalDecoder
 from launch.commands.generate import read_prompts
 from launch.inference.text import TextSample, encode_prompt
+from model.decode.chain import Chain
 from model.decode.generate import Completion, PromptError
 
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]
-KEYS = {"prompt", "text", "tokens", "finish_reason", "seed", "sampler"}
+KEYS = {"prompt", "text", "tokens", "finish_reason", "seed", "sampler", "chain"}
+LOGPROBS = {"logprobs", "chain_logprobs", "choice_logprobs", "truncated"}
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +32,13 @@ def test_json_has_the_keys_of_the_contract(skald, trained_run, characters):
                         "--seed", "7", "--sampler", "top_k=9, temperature=0.80", "--logprobs")  # fmt: skip
     assert result["step"] == 40 and len(result["samples"]) == 3
     for sample in result["samples"]:
-        assert KEYS | {"logprobs"} == sample.keys()
+        assert sample.keys() == KEYS | LOGPROBS
         assert (sample["prompt"], sample["seed"], sample["finish_reason"]) == ("ROMEO:", 7, "length")
         assert sample["sampler"] == "top_k=9,temperature=0.8"
-        assert len(sample["tokens"]) == len(sample["logprobs"]) == len(sample["text"]) == 50
+        assert sample["chain"] == [{"name": "top_k", "k": 9}, {"name": "temperature", "value": 0.8}]
+        assert {len(sample[name]) for name in ("tokens", "text", *LOGPROBS)} == {50}
+        assert sample["chain_logprobs"] == sample["choice_logprobs"]
+        assert all(0 < mass < 1 for mass in sample["truncated"])
         assert sample["text"] == "".join(characters[token] for token in sample["tokens"])
     assert len({sample["text"] for sample in result["samples"]}) == 3
 
@@ -69,11 +75,12 @@ def test_a_stop_text_ends_the_text_before_it(skald, trained_run):
 )
 def test_tokens_end_where_a_stop_text_begins(tokenizer, text, stop, num_kept):
     ids = tokenizer.encode(text)
-    sample = TextSample("", "", 0, IncrementalDecoder(tokenizer))
+    sample = TextSample("", Chain(), 0, IncrementalDecoder(tokenizer), [stop])
     for piece in (ids[:4], ids[4:]):
-        sample.extend(Completion(piece, [-float(i) for i in piece]), [stop])
+        sample.extend(Completion(piece, [-float(i) for i in piece]))
     assert (sample.text, sample.finish_reason) == (text[: text.index(stop)], "stop")
-    assert sample.tokens == ids[:num_kept] and sample.logprobs == [-float(i) for i in ids[:num_kept]]
+    assert sample.completion.tokens == ids[:num_kept]
+    assert sample.completion.log_probabilities == [-float(i) for i in ids[:num_kept]]
 
 
 def test_tokens_keep_the_one_that_a_stop_text_begins_in():
@@ -81,9 +88,70 @@ def test_tokens_keep_the_one_that_a_stop_text_begins_in():
         def decode(self, ids):
             return "".join("abcdefgh"[2 * i : 2 * i + 2] for i in ids)
 
-    sample = TextSample("", "", 0, IncrementalDecoder(Pairs()))
-    sample.extend(Completion([0, 1, 2, 3], [-1.0] * 4), ["de"])
-    assert (sample.text, sample.tokens, len(sample.logprobs)) == ("abc", [0, 1], 2)
+    sample = TextSample("", Chain(), 0, IncrementalDecoder(Pairs()), ["de"])
+    sample.extend(Completion([0, 1, 2, 3], [-1.0] * 4))
+    row = sample.completion
+    assert (sample.text, row.tokens, len(row.log_probabilities)) == ("abc", [0, 1], 2)
+
+
+def test_stop_texts_of_a_chain_end_a_text_as_those_of_the_command_do(skald, trained_run):
+    arguments = ["generate", trained_run, "--prompt", "A", "--max-new-tokens", "60", "--seed", "5"]
+    (free,) = skald.json(*arguments, "--sampler", "temperature=0.8")["samples"]
+    stop = free["text"][30:33]
+    (named,) = skald.json(*arguments, "--sampler", "temperature=0.8", "--stop", stop)["samples"]
+    sampler = f"temperature=0.8,stop={json.dumps(stop, ensure_ascii=False)}"
+    (stopped,) = skald.json(*arguments, "--sampler", sampler)["samples"]
+    assert stopped["text"] == named["text"] == free["text"][: free["text"].index(stop)]
+    assert stopped["tokens"] == named["tokens"] and stopped["finish_reason"] == "stop"
+    assert stopped["sampler"] == sampler and stopped["chain"][1] == {"name": "stop", "texts": stop}
+
+
+def test_a_word_is_banned_as_the_tokenizer_writes_it(skald, trained_run):
+    command = ["generate", trained_run, "--prompt", "A", "--max-new-tokens", "60"]
+    (free,) = skald.json(*command, "--sampler", "greedy")["samples"]
+    word = free["text"][10:12]
+    (sample,) = skald.json(*command, "--sampler", f"banned_words={json.dumps(word)},greedy")["samples"]
+    assert word in free["text"] and word not in sample["text"] and len(sample["text"]) == 60
+    status, out, err = skald(*command, "--sampler", 'banned_words=["yé"]')
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert "banned_words: 'yé': character 'é' (U+00E9) at offset 1 is not among the tokenizer's 65" in err
+    status, out, err = skald(*command, "--sampler", 'logit_bias={"the": 3}')
+    assert (status, out) == (2, "") and "'the' is no token: the tokenizer writes it as 't' (" in err
+    status, out, err = skald(*command, "--sampler", "stop_tokens=65")
+    assert (status, out) == (2, "") and "stop_tokens holds the id 65; ids go from 0 to 64" in err
+
+
+def test_a_chain_that_leaves_no_token_fails_behind_what_was_written(skald, trained_run, characters, tmp_path):
+    """After four letters no token is left: each link but the last only makes the text known."""
+    ids = [characters.index(c) for c in "ABCD"]
+    forced = "".join(f"logit_bias=[[[{a}, {b}], 1000]]," for a, b in itertools.pairwise(ids))
+    banned = f"banned_words={json.dumps([[ids[3], i] for i in range(len(characters))])}".replace(" ", "")
+    command = ["generate", trained_run, "--sampler", f"{forced}{banned},greedy", "--max-new-tokens", "9", "--seed", "4"]
+    status, out, err = skald(*command, "--prompt", "A")
+    assert (status, out) == (1, "ABCD\n")
+    said = err.splitlines()[-1]
+    assert "skald: the prompt 'A' with seed 4: banned_words=[[" in said
+    assert "left no token to draw behind 3 new ones; loosen it" in said
+    status, out, _ = skald(*command, "--prompt", "A", "--json")
+    (sample,) = json.loads(out)["samples"]
+    assert (status, sample["text"], sample["finish_reason"]) == (1, "BCD", "emptied")
+    assert sample["emptied_by"].startswith("banned_words=[[")
+    (tmp_path / "prompts.jsonl").write_text('"A"\n"D"\n"C"\n')
+    status, out, _ = skald(*command, "--prompts", tmp_path / "prompts.jsonl")
+    samples = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and [(s["text"], s["finish_reason"]) for s in samples] == [
+        ("BCD", "emptied"), ("", "emptied"), ("D", "emptied"),
+    ]  # fmt: skip
+
+
+def test_a_loop_ends_a_text_and_its_beginning_is_said(skald, trained_run, characters):
+    letter = characters.index("o")
+    sampler = f'logit_bias={{"{letter}": 1000}},max_repeats(repeats=5,min_tokens=9),greedy'
+    command = ["generate", trained_run, "--prompt", "A", "--max-new-tokens", "40", "--sampler", sampler]
+    (sample,) = skald.json(*command)["samples"]
+    assert (sample["text"], sample["finish_reason"], sample["repetition_start"]) == ("o" * 9, "repetition", 0)
+    status, out, err = skald(*command)
+    assert (status, out) == (0, "A" + "o" * 9 + "\n") and "a loop began at new token 0" in err
 
 
 def test_prompts_from_a_file_are_answered_line_by_line_as_alone(skald, trained_run, tmp_path):
