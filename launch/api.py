@@ -36,17 +36,19 @@ class LoadedRun(LoadedCheckpoint):
         self,
         prompt: str,
         sampler: str | None = None,
-        max_new_tokens: int = 300,
+        max_new_tokens: int | None = None,
         seed: int = 0,
         num_samples: int = 1,
         stop: str | Sequence[str] = (),
     ) -> list[dict]:
-        """Samples of text, with the keys of `skald generate --json`. `sampler`: None is the checkpoint's own default.
+        """Samples of text, with the keys of `skald generate --json --logprobs`. `sampler` and `max_new_tokens`: None is
+        the checkpoint's own default. A chain that left no token ends a sample with the reason `emptied`.
 
         Raises PromptError, SamplerError, DataError.
         """
         sampler = self.sampler if sampler is None else sampler
-        texts = self.generator.generate([prompt], sampler=sampler, max_new_tokens=max_new_tokens, seed=seed,
+        count = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        texts = self.generator.generate([prompt], sampler=sampler, max_new_tokens=count, seed=seed,
                                   samples=num_samples, stops=[stop] if isinstance(stop, str) else stop)  # fmt: skip
         return [text.to_json(logprobs=True) for text in texts]
 

@@ -103,13 +103,14 @@ def generate_arguments(command: argparse.ArgumentParser) -> None:
     source = command.add_mutually_exclusive_group()
     source.add_argument("--prompt", default="\n", metavar="TEXT", help="the text to go on from")
     source.add_argument("--prompts", metavar="FILE", help='JSON lines in ({"prompt": …}), JSON lines out')
-    sampler = "an ordered chain, or greedy (default: that of an imported generation_config.json, else temperature=0.8,"
-    command.add_argument("--sampler", metavar="CHAIN", help=f"{sampler} top_p=0.95)")
-    command.add_argument("--max-new-tokens", type=positive, default=300)
+    sampler = "an ordered chain, or greedy (default: the run's evaluation.sampler, an import's generation_config.json)"
+    command.add_argument("--sampler", metavar="CHAIN", help=sampler)
+    tokens = "default: an import's generation_config.json, else 300"
+    command.add_argument("--max-new-tokens", type=positive, metavar="N", help=tokens)
     command.add_argument("--num-samples", type=positive, default=1)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
-    command.add_argument("--logprobs", action="store_true", help="with --json: each token's log-probability, in nats")
+    command.add_argument("--logprobs", action="store_true", help="with --json: each token's log-probabilities, in nats")
 
 
 def evaluate_arguments(command: argparse.ArgumentParser) -> None:

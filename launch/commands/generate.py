@@ -21,7 +21,7 @@ def main(arguments: Namespace) -> int:
     run = LoadedCheckpoint(arguments.run, arguments.weights)
     request = {
         "sampler": run.sampler if arguments.sampler is None else arguments.sampler,
-        "max_new_tokens": arguments.max_new_tokens,
+        "max_new_tokens": arguments.max_new_tokens or run.max_new_tokens,
         "seed": arguments.seed,
         "samples": arguments.num_samples,
         "stops": arguments.stop,

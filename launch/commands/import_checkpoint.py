@@ -80,7 +80,7 @@ def describe(checkpoint: HuggingFaceCheckpoint) -> tuple[dict, Tokenizer]:
     generation = read_json(file) if (file := folder / "generation_config.json").is_file() else None
     ends = generation_config.end_ids(generation, checkpoint.config, tokenizer.vocab_size)
     if generation is not None:
-        say(generation_config.describe(generation, ends))
+        say(generation_config.describe(generation, ends, tokenizer.vocab_size))
     metadata = {
         "version": VERSION,
         "model": fields.to_json(checkpoint.model),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 
 from data.tokenizers.tokenizer import Tokenizer, tokenizer_from_json
@@ -13,9 +15,9 @@ from train import fields
 from train.base import read_model
 from train.checkpoint import model_config
 from train.checkpoint_folder import find_checkpoint
-from train.config import AUTO_EXECUTION, Experiment
+from train.config import AUTO_EXECUTION, Evaluation, Experiment
 
-SAMPLER = "temperature=0.8,top_p=0.95"  # where neither a person nor an imported checkpoint names one
+MAX_NEW_TOKENS = 300  # where neither a person nor an imported checkpoint says how many
 NOT_FINITE = "some of its weights are no finite numbers; take another checkpoint"  # the end of an error message
 
 
@@ -24,8 +26,8 @@ class LoadedCheckpoint:
 
     `config`: the Experiment; None for an imported checkpoint, which no experiment made. `metadata`: all that the
     checkpoint says of itself. `trained_length`: tokens of the longest rows that the weights were trained on, in this
-    run or before it. `sampler`: the default chain. `stop_ids`: the ids that end a text. `weights`: `average` or
-    `plain`; None: the average where one was kept. Raises CheckpointError.
+    run or before it. `sampler`: the default chain; `max_new_tokens`: of a text, by default. `stop_ids`: the ids that
+    end a text. `weights`: `average` or `plain`; None: the average where one was kept. Raises CheckpointError.
     """
 
     def __init__(self, name: str, weights: str | None = None):
@@ -36,7 +38,11 @@ class LoadedCheckpoint:
         self.model_config: Model = model_config(checkpoint)
         self.tokenizer = tokenizer_from_json(self.metadata["tokenizer"])
         self.trained_length: int = self.metadata["trained_length"]
-        self.sampler, self.stop_ids = generation_defaults(self.metadata, self.tokenizer)
+        huggingface = self.metadata["huggingface"]
+        self.stop_ids = end_ids(self.config, huggingface, self.tokenizer)
+        self.sampler = default_sampler(self.config, huggingface, self.stop_ids, self.tokenizer.vocab_size)
+        generation = huggingface and huggingface["generation_config"]
+        self.max_new_tokens = (generation and generation_config.max_new_tokens(generation)) or MAX_NEW_TOKENS
         execution = decoding_execution(self.config.execution if self.config else AUTO_EXECUTION)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = abstract_model(self.model_config, execution)
@@ -53,17 +59,25 @@ class LoadedCheckpoint:
         )
 
 
-def generation_defaults(metadata: dict, tokenizer: Tokenizer) -> tuple[str, list[int]]:
-    """The default sampler chain, and the ids that end a text, of a checkpoint's metadata.
+def end_ids(experiment: Experiment | None, huggingface: dict | None, tokenizer: Tokenizer) -> list[int]:
+    """The ids that end a text.
 
     An import ends texts where its files say, and if they name no id, where its tokenizer does; once it is trained here,
     where either does: the tokenizer's end token stood behind every document."""
-    huggingface = metadata["huggingface"]
     own_end = [i for i in (tokenizer.end_id,) if i is not None]
     if huggingface is None:
-        return SAMPLER, own_end
-    config = huggingface["generation_config"]
-    ends = generation_config.end_ids(config, huggingface["config"], tokenizer.vocab_size)
-    if metadata["config"] is not None or not ends:
-        ends = list(dict.fromkeys([*ends, *own_end]))
-    return SAMPLER if config is None else generation_config.sampler(config), ends
+        return own_end
+    ends = generation_config.end_ids(huggingface["generation_config"], huggingface["config"], tokenizer.vocab_size)
+    return ends if ends and experiment is None else list(dict.fromkeys([*ends, *own_end]))
+
+
+def default_sampler(
+    experiment: Experiment | None, huggingface: dict | None, ends: Sequence[int], vocab_size: int
+) -> str:
+    """The chain of a checkpoint for who names none: its run's own (`evaluation.sampler`); of an import, and of a run
+    from one whose config says no other, that of its generation_config.json."""
+    own = Evaluation.sampler if experiment is None else experiment.evaluation.sampler
+    config = huggingface and huggingface["generation_config"]
+    if config is None or own != Evaluation.sampler:
+        return own
+    return generation_config.sampler(config, ends, vocab_size)

@@ -101,14 +101,14 @@ class TextSample:
     def emptied_message(self) -> str:
         """A line that says which link left no token, where, and what would work."""
         return (
-            f"the prompt {shorten(self.prompt)} with seed {self.seed}: {self.completion.emptied_by} left no token to "
-            f"draw behind {len(self.completion.tokens)} new ones; loosen it, or give --sampler a chain without it"
+            f"the prompt {shorten(self.prompt)!r} with seed {self.seed}: {shorten(self.completion.emptied_by)} left no "
+            f"token to draw behind {len(self.completion.tokens)} new ones; loosen it, or give a chain without it"
         )
 
 
 def shorten(text: str) -> str:
     """A text as it is shown in an error message."""
-    return repr(text if len(text) <= 40 else f"{text[:40]}…")
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 class TextGenerator:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tokenizers
 
+from configs import shakespeare
 from data.tokenizers.tokenizer import build_tokenizer
-from launch.inference import generation_config
-from launch.inference.checkpoint import LoadedCheckpoint, generation_defaults
-from model.hf.config_reader import HuggingFaceError
+from launch.inference.checkpoint import LoadedCheckpoint, end_ids
+from model.decode.chain import LINKS
 from train.checkpoint_folder import find_checkpoint
 from train.huggingface.reading import import_mesh, load_weights, open_checkpoint
 from train.huggingface.tokenizers import find_tokenizer
@@ -138,34 +138,28 @@ def test_without_a_tokenizer_prompts_and_texts_are_ids(skald, folder, imported, 
     assert (status, out) == (1, "") and "'five' at offset 0 is no id from 0 to 299" in err
 
 
-@pytest.mark.parametrize(
-    "config, sampler",
-    [
-        ({}, "greedy"),
-        ({"do_sample": False, "temperature": 0.5}, "greedy"),
-        ({"do_sample": True}, "top_k=50"),
-        ({"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": None}, "temperature=0.6,top_k=50,top_p=0.9"),
-        ({"do_sample": True, "temperature": 1.0, "top_k": 0}, ""),
-    ],
-)
-def test_generation_configs_become_chains(config, sampler):
-    assert generation_config.sampler(config) == sampler
-
-
-def test_what_is_applied_of_a_generation_config_is_said():
-    config = {"temperature": 0.5, "eos_token_id": [3, 4], "num_beams": 4, "transformers_version": "5", "top_p": None}
-    assert generation_config.describe(config, [3, 4]) == (
-        "generation_config.json: text is drawn with greedy by default; applied: eos_token_id=[3, 4]; "
-        "without effect, as do_sample is not true: temperature=0.5; not applied: num_beams=4"
-    )
-
-
-@pytest.mark.parametrize(
-    "config", [{"do_sample": 1}, {"do_sample": True, "top_p": "much"}, {"do_sample": True, "top_k": -1}]
-)
-def test_a_generation_config_that_makes_no_sense_is_refused(config):
-    with pytest.raises(HuggingFaceError, match=r"^generation_config\.json: "):
-        generation_config.sampler(config)
+def test_a_generation_config_decides_as_it_does_in_transformers(skald, folder, tmp_path):
+    """Greedy text with what changes logits in every mode, as far as there are links for it."""
+    config = {
+        "eos_token_id": 0,
+        "max_new_tokens": 24,
+        "min_new_tokens": 20,
+        "sequence_bias": [[[30], 4.0], [[30, 31], 6.0], [[31, 30], -9.0]],
+        "bad_words_ids": [[31, 31], [40], [0]],
+        "suppress_tokens": [41, 42],
+    } | ({"repetition_penalty": 1.3} if "repetition_penalty" in LINKS else {})
+    other = with_files(folder, tmp_path / "other", generation_config=config)
+    status, _, err = skald("import", other, tmp_path / "run")
+    assert status == 0 and "not applied" not in err
+    model = transformers.AutoModelForCausalLM.from_pretrained(other)
+    assert model.generation_config.min_new_tokens == 20
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    for prompt in PROMPTS[:2]:
+        (sample,) = skald.json("generate", tmp_path / "run", "--prompt", prompt)["samples"]
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        written = model.generate(ids, pad_token_id=0)[0, ids.shape[1] :].tolist()
+        assert sample["tokens"] == written[: written.index(0) if 0 in written else None]
+        assert 20 <= len(sample["tokens"]) <= 24 and 30 in sample["tokens"]
 
 
 def test_each_end_token_of_a_generation_config_ends_a_text(skald, folder, imported, tmp_path):
@@ -180,12 +174,11 @@ def test_each_end_token_of_a_generation_config_ends_a_text(skald, folder, import
 def test_a_text_goes_on_behind_an_end_token_that_the_files_do_not_name(folder):
     """As in transformers, which reads no tokenizer for that; once the weights are trained here, it ends texts too."""
     own, config = find_tokenizer(folder, {}, 300), {"eos_token_id": 299}
-    tokenizer = build_tokenizer(own, ())
-    imported = {"config": None, "huggingface": {"generation_config": {"eos_token_id": [7, 299]}, "config": config}}
-    assert tokenizer.end_id == 0 and generation_defaults(imported, tokenizer)[1] == [7]
-    assert generation_defaults(imported | {"config": {}}, tokenizer)[1] == [7, 0]
-    silent = imported | {"huggingface": {"generation_config": None, "config": config}}
-    assert generation_defaults(silent, tokenizer)[1] == [0]
+    tokenizer, experiment = build_tokenizer(own, ()), shakespeare.default()
+    named = {"generation_config": {"eos_token_id": [7, 299]}, "config": config}
+    assert tokenizer.end_id == 0 and end_ids(None, named, tokenizer) == [7]
+    assert end_ids(experiment, named, tokenizer) == [7, 0]
+    assert end_ids(None, {"generation_config": None, "config": config}, tokenizer) == [0]
 
 
 # --- trained further --------------------------------------------------------------------------------------------------
