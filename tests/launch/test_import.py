@@ -139,21 +139,24 @@ def test_without_a_tokenizer_prompts_and_texts_are_ids(skald, folder, imported, 
 
 
 def test_a_generation_config_decides_as_it_does_in_transformers(skald, folder, tmp_path):
-    """Greedy text with what changes logits in every mode, as far as there are links for it."""
+    """Greedy text with what changes logits in every mode, as far as there are links for it.
+
+    Ids that the model has and its tokenizer does not are suppressed, since transformers would write them.
+    """
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     config = {
         "eos_token_id": 0,
         "max_new_tokens": 24,
         "min_new_tokens": 20,
         "sequence_bias": [[[30], 4.0], [[30, 31], 6.0], [[31, 30], -9.0]],
         "bad_words_ids": [[31, 31], [40], [0]],
-        "suppress_tokens": [41, 42],
+        "suppress_tokens": [41, 42, *range(len(tokenizer), 300)],
     } | ({"repetition_penalty": 1.3} if "repetition_penalty" in LINKS else {})
     other = with_files(folder, tmp_path / "other", generation_config=config)
     status, _, err = skald("import", other, tmp_path / "run")
     assert status == 0 and "not applied" not in err
     model = transformers.AutoModelForCausalLM.from_pretrained(other)
     assert model.generation_config.min_new_tokens == 20
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     for prompt in PROMPTS[:2]:
         (sample,) = skald.json("generate", tmp_path / "run", "--prompt", prompt)["samples"]
         ids = tokenizer(prompt, return_tensors="pt").input_ids
