@@ -1,4 +1,5 @@
-"""The sampler chain: links in the order in which they are applied, the strategy that chooses a token, and ends.
+"""The sampler chain: where its logits come from, links in the order in which they are applied, the strategy that
+chooses a token, and ends.
 
 launch/ parses what people write (notation.py has the forms), draw.py runs the result.
 """
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 
 from model.decode import notation
+from model.decode.compositions import Alone, Contrast, Guidance
 from model.decode.ends import End, MaxRepeats, Stop, StopTokens
 from model.decode.links.dry import DRY
 from model.decode.links.entropy import Eta, TopH, Typical
@@ -26,8 +28,10 @@ from model.decode.links.watermark import Watermark
 from model.decode.links.words import BannedWords, LogitBias, MinLength
 from model.decode.links.xtc import XTC
 from model.decode.parameters import Biases, Phrases, parameters, stack_rows, static_values
+from model.decode.sources import Composition
 from model.decode.strategies import Greedy, Sample, Strategy
 
+SOURCES: dict[str, type] = {"guidance": Guidance, "contrast": Contrast}  # the first of a chain; without one, Alone
 LINKS: dict[str, type] = {
     "temperature": Temperature,
     "top_k": TopK,
@@ -52,7 +56,7 @@ LINKS: dict[str, type] = {
 }
 STRATEGIES: dict[str, type] = {"greedy": Greedy}  # behind the links; without one, Sample
 ENDS: dict[str, type] = {"stop": Stop, "stop_tokens": StopTokens, "max_repeats": MaxRepeats}
-KINDS = LINKS | STRATEGIES | ENDS
+KINDS = SOURCES | LINKS | STRATEGIES | ENDS
 NAMES = {kind: name for name, kind in KINDS.items()}
 
 
@@ -63,7 +67,8 @@ class SamplerError(ValueError):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """A sampler chain: links, applied in order, then the strategy that chooses a token; and what ends a text.
+    """A sampler chain: where its logits come from, links, applied in order, the strategy that chooses a token; and what
+    ends a text.
 
     A person's chain holds numbers and words. A batch's (`stack_chains`) holds arrays with a row for each text, and is a
     pytree: its links' classes and static parameters are its structure, all else is data of one program. It has no ends.
@@ -72,11 +77,12 @@ class Chain:
     links: tuple[Link, ...] = ()
     strategy: Strategy = dataclasses.field(default_factory=Sample)
     ends: tuple[End, ...] = ()
+    source: Composition = dataclasses.field(default_factory=Alone)
 
     @property
     def kinds(self) -> tuple:
         """What is static: chains of equal kinds share a program and may share a batch."""
-        return tuple(static_values(part) for part in (*self.links, self.strategy))
+        return tuple(static_values(part) for part in (self.source, *self.links, self.strategy))
 
     @property
     def stop_texts(self) -> list[str]:
@@ -100,12 +106,13 @@ def stack_chains(chains: Sequence[Chain]) -> Chain:
     for chain in chains:
         check_words(chain)
     links = tuple(stack_rows(parts) for parts in zip(*(chain.links for chain in chains), strict=True))
-    return Chain(links, stack_rows([chain.strategy for chain in chains]))
+    strategy, source = (stack_rows([getattr(chain, name) for chain in chains]) for name in ("strategy", "source"))
+    return Chain(links, strategy, source=source)
 
 
 def check_words(chain: Chain) -> None:
     """Raises SamplerError where a link has words whose ids no tokenizer gave it yet."""
-    for part in (*chain.links, chain.strategy):
+    for part in (chain.source, *chain.links, chain.strategy):
         for name, kind in parameters(type(part)).items():
             texts = kind.texts(getattr(part, name)) if isinstance(kind, Biases | Phrases) else []
             if texts:
@@ -121,6 +128,7 @@ def parse_chain(sampler: str) -> Chain:
         items = notation.read(sampler)
     except notation.NotationError as error:
         raise SamplerError(f"sampler {sampler!r}: {error}") from None
+    source, items = read_source(sampler, items)
     links, strategy, strategy_name, ends = [], Sample(), None, []
     for name, values in items:
         if name in ENDS:
@@ -130,13 +138,23 @@ def parse_chain(sampler: str) -> Chain:
                 f"sampler {sampler!r}: {write_part(name, values)!r} after {strategy_name}; "
                 f"{strategy_name} must come last"
             )
+        elif name in SOURCES:
+            raise SamplerError(f"sampler {sampler!r}: {name} must come first, and only one of {', '.join(SOURCES)} may")
         elif name in LINKS:
             links.append(read_part(sampler, name, LINKS[name], values))
         elif name in STRATEGIES:
             strategy, strategy_name = read_part(sampler, name, STRATEGIES[name], values), name
         else:
             raise SamplerError(f"sampler {sampler!r}: {unknown_name_message(name)}")
-    return Chain(tuple(links), strategy, tuple(ends))
+    return Chain(tuple(links), strategy, tuple(ends), source)
+
+
+def read_source(sampler: str, items: list) -> tuple[Composition, list]:
+    """The source that a chain begins with, if it names one, and the other parts. Raises SamplerError."""
+    if not items or items[0][0] not in SOURCES:
+        return Alone(), items
+    (name, values), *rest = items
+    return read_part(sampler, name, SOURCES[name], values), rest
 
 
 def read_part(sampler: str, name: str, kind: type, values: dict[str | None, Any]) -> Any:
@@ -178,8 +196,9 @@ def chain_values(part: Any) -> dict[str, Any]:
 
 
 def chain_parts(chain: Chain) -> list[tuple[str, dict[str, Any]]]:
-    """The names of a chain with their parameters, in order, its ends last; without the strategy where it is Sample."""
-    parts = (*chain.links, *([] if type(chain.strategy) is Sample else [chain.strategy]), *chain.ends)
+    """The names of a chain with their parameters, in order, its ends last; without a source and a strategy that need no
+    name."""
+    parts = [part for part in (chain.source, *chain.links, chain.strategy, *chain.ends) if type(part) in NAMES]
     return [(NAMES[type(part)], chain_values(part)) for part in parts]
 
 

@@ -20,7 +20,7 @@ from model.decode.draw import Drawn, Requests, Texts, draw, no_draws, shard_rows
 from model.decode.ends import LoopDetector
 from model.decode.links.link import History, last_token
 from model.decode.parameters import power_of_two
-from model.decode.sources import Source
+from model.decode.sources import Source, branch_caches, compose
 from model.sharding import shard, shard_count
 
 CHUNK = 16  # tokens a dispatch at most: a caller that streams text gets no more than this at once
@@ -68,18 +68,25 @@ class Completion:
                 del value[count:]
 
 
-class WindowBatch(NamedTuple):
-    """Rows of text as arrays [B, …] of NumPy, to be decoded in one window of the context.
+class Windows(NamedTuple):
+    """What prefill reads of one branch, all of each row's window but its last token, as arrays [B, …] of NumPy.
 
-    `tokens_BT`, `count_B`: what prefill reads, all of a row's window but its last token. `slots`: of the cache.
+    `last_B`: those last tokens. `slots`: of the branch's cache.
     """
 
     tokens_BT: np.ndarray
     count_B: np.ndarray
+    last_B: np.ndarray
+    slots: int
+
+
+class WindowBatch(NamedTuple):
+    """Rows of text as arrays [B, …] of NumPy, to be decoded in one window of the context; `branches`: of the source."""
+
+    branches: tuple[Windows, ...]
     history: History
     finished_B: np.ndarray
     requests: Requests
-    slots: int
 
 
 class DecodeState(NamedTuple):
@@ -144,9 +151,10 @@ class SequenceState:
     def __post_init__(self):
         self.detectors = [detector for end in self.chain.ends if (detector := end.detector())]
 
-    def window(self, context: int) -> list[int]:
-        """The ids to read before the next token: all, or the newest half of the context if all would leave no room."""
-        return self.ids if len(self.ids) < context else self.ids[-(context // 2) :]
+    def windows(self, contexts: Sequence[int]) -> list[list[int]]:
+        """The ids that each branch of the source reads before the next token, of its own text."""
+        texts = self.chain.source.texts(self.ids, self.prompt)
+        return [text[window_start(len(text), context) :] for text, context in zip(texts, contexts, strict=True)]
 
     def add(self, piece: Completion, stopped: bool) -> None:
         """Adds what was drawn, which it cuts where the text loops, and decides whether the text ends with it."""
@@ -167,36 +175,61 @@ class SequenceState:
         piece.finish_reason = self.finish_reason
 
 
+def window_start(length: int, context: int) -> int:
+    """The first token of a text that a model still sees: a text that fills the context goes on from its newest half."""
+    step = context - context // 2
+    return 0 if length < context else step * ((length - context) // step + 1)
+
+
 @functools.lru_cache(maxsize=32)
-def jitted_programs(structure):
-    """Jitted `prefill` and `decode` of the leaves of sources with this tree structure: modules flatten more slowly."""
+def jitted_prefill(structure):
+    """Jitted `prefill` of the leaves of a model with this tree structure: modules flatten more slowly."""
 
     def prefill_leaves(leaves, *arguments, **static):
         return prefill(structure.unflatten(leaves), *arguments, **static)
 
-    def decode_leaves(leaves, *arguments, **static):
-        return decode(structure.unflatten(leaves), *arguments, **static)
+    return jax.jit(prefill_leaves, static_argnames="slots")
 
-    return (
-        jax.jit(prefill_leaves, static_argnames="slots"),
-        jax.jit(decode_leaves, static_argnames="vocab_size", donate_argnums=1),
-    )
+
+@functools.lru_cache(maxsize=32)
+def jitted_decode(structures):
+    """Jitted `decode` of the leaves of all models of a chain's source, which have these tree structures."""
+
+    def decode_leaves(leaves, state, requests, steps, vocab_size):
+        models = tuple(structure.unflatten(own) for structure, own in zip(structures, leaves, strict=True))
+        source = compose(requests.chain.source, models, vocab_size)
+        cache = tuple(branch._replace(first_B=shard_rows(branch.first_B)) for branch in state.cache)
+        return decode(source, state._replace(cache=cache), requests, steps, vocab_size)
+
+    return jax.jit(decode_leaves, static_argnames="vocab_size", donate_argnums=1)
+
+
+class DecodingModel:
+    """A model whose weights are prepared for decoding once (Transformer.for_decoding). `context`: tokens it can see."""
+
+    def __init__(self, model, context: int):
+        self.context = context
+        self.leaves, self.structure = jax.tree.flatten(jax.jit(type(model).for_decoding)(model))
+
+    def prefill(self, windows: Windows):
+        """The cache of a branch that has read these windows."""
+        return jitted_prefill(self.structure)(self.leaves, windows.tokens_BT, windows.count_B, slots=windows.slots)
 
 
 start_texts = jax.jit(start, static_argnames="vocab_size")
 
 
 class Generator:
-    """Generates text with a model, whose weights it prepares for decoding once (Transformer.for_decoding).
+    """Generates text with a model.
 
     `vocab_size`: ids from this one on are padding of the vocabulary, never drawn. `context`: tokens the model can see;
     a text that outgrows it goes on from its newest half, read anew. With a mesh set, the batch is split over it.
+    `models`: by the names that chains have for them; "" is this one, the caller adds those of other runs.
     """
 
     def __init__(self, model, *, vocab_size: int, context: int, chunk: int = CHUNK):
         self.vocab_size, self.context, self.chunk = vocab_size, context, min(chunk, CHUNK)
-        self.leaves, structure = jax.tree.flatten(jax.jit(type(model).for_decoding)(model))
-        self.prefill, self.decode = jitted_programs(structure)
+        self.models = {"": DecodingModel(model, context)}
 
     def generate(self, prompts: Sequence[Sequence[int]], **request) -> list[Completion]:
         """All that `stream` yields, as one Completion a row."""
@@ -227,8 +260,7 @@ class Generator:
             check_words(one)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         chains = [chain] * len(prompts) if isinstance(chain, Chain) else list(chain)
-        if len({chain.kinds for chain in chains}) > 1:
-            raise PromptError("the chains of one batch differ in their links; ask for those of each kind apart")
+        self.check_chains(chains)
         rows = [
             SequenceState(list(prompt), chain, seed, sample, len(prompt), len(prompt) + max_new_tokens)
             for prompt, chain, seed in zip(prompts, chains, seeds, strict=True)
@@ -245,15 +277,17 @@ class Generator:
 
     def stream_window(self, rows: list[SequenceState], stop_ids: list[int]) -> Iterator[list[Completion]]:
         """Runs prefill, then decode until all rows are finished or have filled their window."""
-        batch = self.batch(rows, stop_ids)
-        cache = self.prefill(self.leaves, batch.tokens_BT, batch.count_B, slots=batch.slots)
-        state = DecodeState(cache, self.texts(rows, batch))
+        batch, runs = self.batch(rows, stop_ids), rows[0].chain.source.runs
+        caches = [self.models[run].prefill(branch) for run, branch in zip(runs, batch.branches, strict=True)]
+        cache = branch_caches(caches, [branch.last_B for branch in batch.branches])
+        state, models = DecodeState(cache, self.texts(rows, batch)), [self.models[run] for run in dict.fromkeys(runs)]
+        decode, leaves = jitted_decode(tuple(m.structure for m in models)), [model.leaves for model in models]
         finished_B, remaining = batch.finished_B, (batch.requests.limit_B - batch.history.length_B).tolist()
         while not all(row.finish_reason or finished_B[index] for index, row in enumerate(rows)):
             ended_B = np.array([bool(row.finish_reason) for row in rows] + [True] * (len(finished_B) - len(rows)))
             requests = batch.requests._replace(limit_B=np.where(ended_B, 0, batch.requests.limit_B))
             step = (state, requests, np.int32(self.chunk))
-            state, fetched = self.decode(self.leaves, *step, vocab_size=self.vocab_size)
+            state, fetched = decode(leaves, *step, vocab_size=self.vocab_size)
             # Waits for every device: what else may be dispatched in between must not find one still at work.
             finished_before_B, (drawn, finished_B) = finished_B, jax.device_get(jax.block_until_ready(fetched))
             pieces = []
@@ -272,21 +306,28 @@ class Generator:
                 row.memories = take_rows(memories, np.array([index]))
 
     def batch(self, rows: list[SequenceState], stop_ids: list[int]) -> WindowBatch:
-        """The rows as arrays of few shapes: rows and windows padded to powers of two, slots to SLOT_MULTIPLE."""
+        """The rows as arrays of few shapes: the number of rows is padded to a power of two.
+
+        A row's limit is its request's, or where its first branch fills its context.
+        """
         size = math.lcm(power_of_two(len(rows)), shard_count("batch"))
-        windows = [row.window(self.context) for row in rows]
-        longest = max(map(len, windows))
-        length = min(max(power_of_two(longest - 1), 16), self.context) if longest > 1 else 0
-        limits = [min(self.context, len(w) + row.limit - len(row.ids)) for row, w in zip(rows, windows, strict=True)]
-        slots = min(round_up(max(*limits, length), SLOT_MULTIPLE), self.context)
-        history_BS = np.zeros((size, max(slots, round_up(max(row.limit for row in rows), SLOT_MULTIPLE))), np.int32)
-        tokens_BT, count_B = np.zeros((size, length), np.int32), np.zeros(size, np.int32)
+        contexts = [self.models[run].context for run in rows[0].chain.source.runs]
+        windows = [row.windows(contexts) for row in rows]
+        room = [
+            min(row.limit - len(row.ids), *(context - len(w) for context, w in zip(contexts, own, strict=True)))
+            for row, own in zip(rows, windows, strict=True)
+        ]
+        branches = tuple(
+            pad_windows([own[branch] for own in windows], room, context, size)
+            for branch, context in enumerate(contexts)
+        )
+        capacity = max(branches[0].slots, round_up(max(row.limit for row in rows), SLOT_MULTIPLE))
+        history_BS = np.zeros((size, capacity), np.int32)
         length_B, prompt_B, limit_B = np.ones(size, np.int32), np.ones(size, np.int32), np.ones(size, np.int32)
         seed_BW, sample_B = np.zeros((size, 2), np.uint32), np.zeros(size, np.int32)
-        for index, (row, window, limit) in enumerate(zip(rows, windows, limits, strict=True)):
+        for index, row in enumerate(rows):
             history_BS[index, : len(row.ids)], length_B[index], prompt_B[index] = row.ids, len(row.ids), row.prompt
-            tokens_BT[index, : len(window) - 1], count_B[index] = window[:-1], len(window) - 1
-            limit_B[index] = len(row.ids) - len(window) + limit
+            limit_B[index] = len(row.ids) + room[index]
             seed_BW[index], sample_B[index] = divmod(row.seed % 2**64, 2**32), row.sample
         stops = [[*stop_ids, *row.chain.stop_tokens] for row in rows]
         stop_BE = np.full((size, power_of_two(max(4, *map(len, stops)))), -1, np.int32)
@@ -295,7 +336,7 @@ class Generator:
         chains = [row.chain for row in rows] + [rows[0].chain] * (size - len(rows))
         requests = Requests(seed_BW, sample_B, limit_B, stop_BE, stack_chains(chains))
         history, finished_B = History(history_BS, length_B, prompt_B), np.arange(size) >= len(rows)
-        return WindowBatch(tokens_BT, count_B, history, finished_B, requests, slots)
+        return WindowBatch(branches, history, finished_B, requests)
 
     def texts(self, rows: list[SequenceState], batch: WindowBatch) -> Texts:
         """The texts of a batch: with new memories, or with those that the rows have from the window before."""
@@ -313,16 +354,46 @@ class Generator:
             values = f"{len(prompts)} prompts, max_new_tokens {max_new_tokens}, samples {samples}"
             raise PromptError(f"{values}: each must be at least 1")
         for index, prompt in enumerate(prompts):
-            if not len(prompt):
-                raise PromptError(f"prompt {index} is empty; it needs one token at least, such as the end-of-text id")
-            if not 0 <= min(prompt) <= max(prompt) < self.vocab_size:
-                invalid = next(token for token in prompt if not 0 <= token < self.vocab_size)
-                raise PromptError(f"prompt {index} holds the id {invalid}; ids go from 0 to {self.vocab_size - 1}")
-            if len(prompt) >= self.context:
-                raise PromptTooLong(
-                    f"prompt {index} has {len(prompt)} tokens and the model's context is {self.context}: "
-                    f"{self.context - 1} at most leave room to write; shorten it"
-                )
+            self.check_ids(f"prompt {index}", prompt)
+
+    def check_chains(self, chains: Sequence[Chain]):
+        """Raises PromptError for chains that one batch can't have, or whose source can't be made here."""
+        if len({chain.kinds for chain in chains}) > 1:
+            raise PromptError("the chains of one batch differ in their links; ask for those of each kind apart")
+        for chain in chains:
+            if missing := [run for run in chain.source.runs if run not in self.models]:
+                raise PromptError(f"{format_chain(chain)}: the model of {missing[0]} is not loaded")
+            for own in filter(None, chain.source.texts([], 0)):
+                self.check_ids(f"the prompt in {format_chain(chain)}", own)
+
+    def check_ids(self, what: str, ids: Sequence[int]):
+        """Raises PromptError where these are no ids that the model can read and then write behind."""
+        if not len(ids):
+            raise PromptError(f"{what} is empty; it needs one token at least, such as the end-of-text id")
+        if isinstance(ids[0], str):
+            raise PromptError(f"{what} is text; the decoder reads ids")
+        if not 0 <= min(ids) <= max(ids) < self.vocab_size:
+            invalid = next(token for token in ids if not 0 <= token < self.vocab_size)
+            raise PromptError(f"{what} holds the id {invalid}; ids go from 0 to {self.vocab_size - 1}")
+        if len(ids) >= self.context:
+            raise PromptTooLong(
+                f"{what} has {len(ids)} tokens and the model's context is {self.context}: "
+                f"{self.context - 1} at most leave room to write; shorten it"
+            )
+
+
+def pad_windows(windows: Sequence[list[int]], room: Sequence[int], context: int, size: int) -> Windows:
+    """The windows of one branch in few shapes: their length padded to a power of two, slots to SLOT_MULTIPLE.
+
+    `room`: the new tokens that each row may add. `size`: rows to pad to.
+    """
+    longest = max(map(len, windows))
+    length = min(max(power_of_two(longest - 1), 16), context) if longest > 1 else 0
+    filled = max(len(window) + new for window, new in zip(windows, room, strict=True))
+    tokens_BT, count_B, last_B = np.zeros((size, length), np.int32), np.zeros(size, np.int32), np.zeros(size, np.int32)
+    for index, window in enumerate(windows):
+        tokens_BT[index, : len(window) - 1], count_B[index], last_B[index] = window[:-1], len(window) - 1, window[-1]
+    return Windows(tokens_BT, count_B, last_B, slots=min(round_up(max(filled, length), SLOT_MULTIPLE), context))
 
 
 def completion(drawn: Drawn, row: int, chain: Chain) -> Completion:

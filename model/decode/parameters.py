@@ -172,6 +172,43 @@ def stack_phrases(values: Sequence[Sequence[tuple[int, ...]]]) -> np.ndarray:
     return stacked_BNL
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """A text, or a list of ids, that a source reads before the first new token. Only prefill reads it, from the row's
+    own chain: a text becomes ids before, since that takes a tokenizer."""
+
+    expected: str
+
+    def read(self, value: Any) -> str | tuple[int, ...]:
+        if isinstance(value, list | tuple) and value and all(type(i) is int and 0 <= i < 2**31 for i in value):
+            return tuple(value)
+        if not isinstance(value, str) or not value:
+            raise ValueError
+        return value
+
+    def write(self, value: str | tuple[int, ...]) -> Any:
+        return value if isinstance(value, str) else list(value)
+
+    def stack(self, values: Sequence[str | tuple[int, ...]]) -> np.ndarray:
+        """int32 [B, 0]: prompts of other lengths need no other program to draw."""
+        return np.zeros((len(values), 0), np.int32)
+
+
+@dataclass(frozen=True)
+class Name:
+    """The name of what a program is made for, such as a run. Such a parameter is static, and so no rows are stacked."""
+
+    expected: str
+
+    def read(self, value: Any) -> str:
+        if not isinstance(value, str) or not value:
+            raise ValueError
+        return value
+
+    def write(self, value: str) -> str:
+        return value
+
+
 def parameter(kind: Parameter, default: Any = dataclasses.MISSING, static: bool = False) -> Any:
     """A field of a link or a strategy. A `static` one is a part of the compiled program: a size, never an amount."""
     return dataclasses.field(default=default, metadata={"parameter": kind, "static": static})

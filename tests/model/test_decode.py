@@ -16,6 +16,7 @@ from model.decode.chain import Chain, SamplerError, chain_to_json, format_chain,
 from model.decode.generate import Generator, PromptError, PromptTooLong
 from model.decode.links.link import History, LinkState
 from model.decode.links.truncation import Temperature, TopK, TopP
+from model.decode.sources import branch_caches
 from model.decode.strategies import Greedy, Sample, row_keys
 from model.sharding import make_mesh
 from model.transformer import Transformer
@@ -324,16 +325,20 @@ def test_a_decoding_step_copies_no_weight_and_a_batch_no_memory(rows, transposed
     writer = Generator(made, vocab_size=160, context=512)
     texts = [generate.SequenceState([1, 2, 3], GREEDY, seed=0, sample=0, prompt=3, limit=253) for _ in range(rows)]
     batch = writer.batch(texts, [])
-    cache = writer.prefill(writer.leaves, batch.tokens_BT, batch.count_B, slots=batch.slots)
+    prepared = writer.models[""]
+    cache = branch_caches([prepared.prefill(batch.branches[0])], [batch.branches[0].last_B])
     state = generate.DecodeState(cache, writer.texts(texts, batch))
-    step = (writer.leaves, state, batch.requests, np.int32(4))
-    program = writer.decode.lower(*step, vocab_size=160).compile().as_text()
+    decode, step = (
+        generate.jitted_decode((prepared.structure,)),
+        ([prepared.leaves], state, batch.requests, np.int32(4)),
+    )
+    program = decode.lower(*step, vocab_size=160).compile().as_text()
     weights = {96 * 96, 96 * 200, 160 * 96}
     memory = {rows * 4 * 256 * 24} if rows > 1 else set()  # one row's memory is copied: XLA's own choice of layout
     for shape in re.findall(r"= f32\[([\d,]+)\]\S* (?:copy|transpose)\(", program):
         assert np.prod([int(size) for size in shape.split(",")]) not in weights | memory, shape
     given = jax.tree.leaves(state.cache)
-    jax.block_until_ready(writer.decode(*step, vocab_size=160))
+    jax.block_until_ready(decode(*step, vocab_size=160))
     assert all(array.is_deleted() for array in given), "the memory is donated"
 
 
