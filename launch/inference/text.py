@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,12 +13,15 @@ import jax
 
 from data.errors import DataError
 from data.tokenizers.streaming import IncrementalDecoder
+from launch.inference.amateur import load_amateur
 from launch.inference.checkpoint import NOT_FINITE
+from launch.inference.prompts import encode_guidance, encode_prompt
 from launch.inference.stop_texts import find_stop, shown_length
 from launch.inference.words import resolve
 from model.decode import chain as chains
 from model.decode.chain import Chain
-from model.decode.generate import Completion, Generator, PromptError, PromptTooLong
+from model.decode.compositions import Contrast
+from model.decode.generate import Completion, Generator, PromptError
 from model.sharding import decoding_mesh
 from train.config import Experiment
 from train.fields import ConfigError
@@ -132,7 +134,8 @@ class TextGenerator:
         """All samples after every dispatch, prompt by prompt; the last yield is the result. `stops` end a text as the
         chain's own stop texts do.
 
-        Raises PromptError, SamplerError, DataError (a character the tokenizer does not know).
+        Raises PromptError, SamplerError, CheckpointError (the run of a contrast), DataError (a character the tokenizer
+        does not know).
         """
         chain = chains.parse_chain(sampler)
         resolved = resolve(chain, self.tokenizer)
@@ -141,6 +144,7 @@ class TextGenerator:
                 "a stop text is empty, and would end every text at once; leave it out, or write some text"
             )
         stops = [*chain.stop_texts, *stops]
+        self.load_models(chain)
         ids = [encode_prompt(prompt, self.tokenizer, self.context) for prompt in prompts]
         texts = [
             TextSample(prompt, chain, seed, IncrementalDecoder(self.tokenizer, prompt_ids), stops)
@@ -149,7 +153,7 @@ class TextGenerator:
         ]
         dispatches = self.generator.stream(
             ids,
-            chain=resolved,
+            chain=encode_guidance(resolved, self.tokenizer, self.context),
             max_new_tokens=max_new_tokens,
             seed=seed,
             samples=samples,
@@ -162,32 +166,16 @@ class TextGenerator:
             if all(text.finish_reason for text in texts):
                 return
 
+    def load_models(self, chain: chains.Chain) -> None:
+        """Loads the models of other runs that a chain names, each once. Raises CheckpointError, SamplerError."""
+        for run in chain.source.runs:
+            if run not in self.generator.models:
+                self.generator.models[run] = load_amateur(run, self.tokenizer)
+
     def generate(self, prompts: Sequence[str], **request) -> list[TextSample]:
         """All samples once they are finished: the last yield of `stream`, whose arguments it takes."""
         *_, texts = self.stream(prompts, **request)
         return texts
-
-
-def encode_prompt(prompt: str, tokenizer, context: int) -> list[int]:
-    """The ids of a prompt, behind the start token where the tokenizer says so. An empty prompt is that token alone.
-
-    Raises PromptError, PromptTooLong, DataError.
-    """
-    if half := re.search("[\ud800-\udfff]", prompt):  # from bytes that are not UTF-8, or half a pair of JSON escapes
-        raise PromptError(
-            f"{half[0]!r} at offset {half.start()} of the prompt is no character; write the text as UTF-8"
-        )
-    ids, start = tokenizer.encode(prompt), tokenizer.start_id
-    if start is not None and ids[:1] != [start] and (tokenizer.start_prompts or not ids):
-        ids = [start, *ids]
-    if not ids:
-        raise PromptError("the prompt is empty, and the tokenizer has no token that begins a text; write one")
-    if len(ids) >= context:
-        raise PromptTooLong(
-            f"the prompt has {len(ids)} tokens and the model was trained on {context} at a time: "
-            f"{context - 1} at most leave room to write; shorten it"
-        )
-    return ids
 
 
 def check_samples(experiment: Experiment, tokenizer, context: int) -> None:
@@ -200,9 +188,12 @@ def check_samples(experiment: Experiment, tokenizer, context: int) -> None:
     if not evaluation.samples:
         return
     try:
-        resolve(chains.parse_chain(evaluation.sampler), tokenizer)
-    except chains.SamplerError as error:
+        chain = chains.parse_chain(evaluation.sampler)
+        encode_guidance(resolve(chain, tokenizer), tokenizer, context)
+    except (chains.SamplerError, PromptError, DataError) as error:
         raise ConfigError(f"evaluation.sampler: {error}") from None
+    if isinstance(chain.source, Contrast):
+        raise ConfigError("evaluation.sampler: training holds one model, and contrast needs another; leave it out")
     try:
         encode_prompt(evaluation.prompt, tokenizer, context)
     except (PromptError, DataError) as error:

@@ -40,12 +40,12 @@ class Texts(NamedTuple):
 class Drawn(NamedTuple):
     """What one draw, or several, of a row came to. A draw's arrays are [B]; those of a dispatch [B, C].
 
-    Logarithms are natural. `truncated`: the probability, by the model itself, of all tokens that the chain ruled out.
+    Logarithms are natural. `truncated`: the probability, by the source, of all tokens that the chain's links ruled out.
     `emptied`: the index of the link that left no token, -1 where each left one.
     """
 
     token: jax.Array  # -1 where the row drew none, or ended with a stop id
-    log_probability: jax.Array  # by the model itself
+    log_probability: jax.Array  # by the source: the model itself, or what guidance or contrast make of it
     chain_log_probability: jax.Array  # after the chain
     choice_log_probability: jax.Array  # as the strategy chose: 0 where it had no choice
     truncated: jax.Array
