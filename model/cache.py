@@ -60,10 +60,6 @@ class Cache(NamedTuple):
     pages_Bn: jax.Array | None = None
 
 
-class Shared:
-    """A part of a memory that is no row's own: forward passes over some of the rows get all of it."""
-
-
 def open_rows(layers: tuple[LayerCache, ...], row_B, length_B, pages_Bn) -> Cache:
     """The cache of a forward pass over some of the rows of a paged memory: row_B[b] is the memory's row of row b.
 
@@ -88,7 +84,8 @@ def close_rows(layers: tuple[LayerCache, ...], cache: Cache, row_B) -> tuple[Lay
 
 
 def is_shared(memory: Any) -> bool:
-    return isinstance(memory, Shared)
+    """Whether a part of a memory is no row's own: forward passes over some of the rows get all of it."""
+    return getattr(memory, "is_shared", False)
 
 
 def last_input(x_BTD: jax.Array, previous_B1D: jax.Array, count_B: jax.Array) -> jax.Array:

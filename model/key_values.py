@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from model import kernels
-from model.cache import FilledSlots, PageLayout, Shared
+from model.cache import FilledSlots, PageLayout
 from model.kernels import AttentionMask
 from model.sharding import shard
 
@@ -58,9 +58,7 @@ class AttendedPages(NamedTuple):
         )
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class KeyValues:
+class KeyValues(NamedTuple):
     """Keys and values of all slots [B, K, S, H], as arrays or Int8. No query may see the slots past a row's length.
 
     Heads come before slots, as kernels read them: otherwise every token would copy the whole cache.
@@ -125,8 +123,10 @@ class RingKeyValues(KeyValues):
         return jnp.where(is_kept_BT, (slots.start_B[:, None] + step_T) % size, size)
 
 
-class PagedKeyValues(KeyValues, Shared):
+class PagedKeyValues(KeyValues):
     """Keys and values of all rows in pages of C slots [P, K, C, H]. Page 0 is no row's: what is not real goes there."""
+
+    is_shared = True
 
     def append(self, key_BKTH, value_BKTH, slots: FilledSlots, mask: AttentionMask) -> tuple[PagedKeyValues, Attended]:
         """The memory with new keys and values in it, and those of these rows' pages [B, K, S, H]."""
@@ -145,12 +145,11 @@ class PagedKeyValues(KeyValues, Shared):
         return new, Attended(*seen, mask)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class InterleavedPages(Shared):
+class InterleavedPages(NamedTuple):
     """Keys and values in pages as the TPU's kernel reads them [P, C, 2 K, H]: keys of head k at 2 k, values behind."""
 
     pages: jax.Array
+    is_shared = True
 
     def append(self, key_BKTH, value_BKTH, slots: FilledSlots, mask: AttentionMask):
         """The memory with new keys and values in it, and the pages that these tokens' queries see."""
@@ -160,10 +159,6 @@ class InterleavedPages(Shared):
         new_BTKH = jnp.moveaxis(pairs_BK2TH.reshape(rows, 2 * heads, length, width), 1, 2)
         new = InterleavedPages(self.pages.at[page_BT, offset_BT].set(new_BTKH.astype(self.pages.dtype)))
         return new, AttendedPages(new.pages, slots, mask.window)
-
-
-for kind in (RingKeyValues, PagedKeyValues):
-    jax.tree_util.register_dataclass(kind, data_fields=["key", "value"], meta_fields=[])
 
 
 def empty_key_values(
