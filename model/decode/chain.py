@@ -19,6 +19,7 @@ from model.decode.compositions import Alone, Contrast, Guidance
 from model.decode.ends import End, MaxRepeats, Stop, StopTokens
 from model.decode.links.dry import DRY
 from model.decode.links.entropy import Eta, TopH, Typical
+from model.decode.links.constraint import Json, JsonSchema, Regex
 from model.decode.links.link import Link
 from model.decode.links.mirostat import Mirostat
 from model.decode.links.ngrams import NoRepeatNGram
@@ -50,6 +51,9 @@ LINKS: dict[str, type] = {
     "xtc": XTC,
     "dry": DRY,
     "top_nsigma": TopNSigma,
+    "regex": Regex,
+    "json_schema": JsonSchema,
+    "json": Json,
     "watermark": Watermark,
     "mirostat": Mirostat,
     "top_h": TopH,

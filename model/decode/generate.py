@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.decode.chain import Chain, check_words, format_chain, stack_chains
+from model.decode.constraint import Matcher, MatcherMaker, find_grammar, with_mask, with_masks
 from model.decode.draw import Drawn, Requests, Texts, draw, no_draws, shard_rows, start, take_rows
 from model.decode.ends import LoopDetector
 from model.decode.links.link import History, last_token
@@ -146,6 +147,7 @@ class SequenceState:
     limit: int  # number of ids at which it is complete
     finish_reason: FinishReason | None = None
     memories: Any = None  # of its chain, once it was decoded
+    matcher: Matcher | None = None  # of its chain's grammar
     detectors: list[LoopDetector] = field(init=False)  # of its chain's ends
 
     def __post_init__(self):
@@ -164,15 +166,23 @@ class SequenceState:
             piece.cut(last + 1)
             piece.emptied_by = None
         self.ids += piece.tokens
+        for token in piece.tokens if self.matcher else ():
+            self.matcher.accept(token)
         if loops:
             self.finish_reason = "repetition"
         elif piece.emptied_by:
             self.finish_reason = "emptied"
+        elif self.matcher and self.matcher.finished:
+            self.finish_reason = "stop"
         elif len(self.ids) == self.limit:
             self.finish_reason = "length"
         elif stopped:
             self.finish_reason = "stop"
         piece.finish_reason = self.finish_reason
+
+    def mask(self) -> np.ndarray:
+        """What its grammar allows next, uint32 [W]; nothing where it is finished."""
+        return self.matcher.mask() & np.uint32(0 if self.finish_reason else 2**32 - 1)
 
 
 def window_start(length: int, context: int) -> int:
@@ -224,12 +234,16 @@ class Generator:
 
     `vocab_size`: ids from this one on are padding of the vocabulary, never drawn. `context`: tokens the model can see;
     a text that outgrows it goes on from its newest half, read anew. With a mesh set, the batch is split over it.
-    `models`: by the names that chains have for them; "" is this one, the caller adds those of other runs.
+    `models`: by the names that chains have for them; "" is this one, the caller adds those of other runs. `matcher_maker`: for chains
+    with a grammar.
     """
 
-    def __init__(self, model, *, vocab_size: int, context: int, chunk: int = CHUNK):
+    def __init__(
+        self, model, *, vocab_size: int, context: int, chunk: int = CHUNK, matcher_maker: MatcherMaker | None = None
+    ):
         self.vocab_size, self.context, self.chunk = vocab_size, context, min(chunk, CHUNK)
         self.models = {"": DecodingModel(model, context)}
+        self.matcher_maker = matcher_maker
 
     def generate(self, prompts: Sequence[Sequence[int]], **request) -> list[Completion]:
         """All that `stream` yields, as one Completion a row."""
@@ -266,7 +280,18 @@ class Generator:
             for prompt, chain, seed in zip(prompts, chains, seeds, strict=True)
             for sample in range(samples)
         ]
+        for row in rows:
+            row.matcher = self.matcher(row.chain, row.ids, stop_ids)
         return self.stream_windows(rows, list(stop_ids))
+
+    def matcher(self, chain: Chain, prompt: Sequence[int], stop_ids: Sequence[int]) -> Matcher | None:
+        """A new matcher of the chain's grammar, if it has one. Raises SamplerError, PromptError."""
+        grammar = find_grammar(chain)
+        if grammar is None:
+            return None
+        if self.matcher_maker is None:
+            raise PromptError(f"{format_chain(Chain((grammar,)))}: a grammar needs a tokenizer, and here is none")
+        return self.matcher_maker(grammar, prompt, stop_ids)
 
     def stream_windows(self, rows: list[SequenceState], stop_ids: list[int]) -> Iterator[list[Completion]]:
         """Generates until every row is finished: one window of the context after another, each row at its own pace."""
@@ -286,7 +311,7 @@ class Generator:
         while not all(row.finish_reason or finished_B[index] for index, row in enumerate(rows)):
             ended_B = np.array([bool(row.finish_reason) for row in rows] + [True] * (len(finished_B) - len(rows)))
             requests = batch.requests._replace(limit_B=np.where(ended_B, 0, batch.requests.limit_B))
-            step = (state, requests, np.int32(self.chunk))
+            step = (state, *self.next_draws(rows, requests))
             state, fetched = decode(leaves, *step, vocab_size=self.vocab_size)
             # Waits for every device: what else may be dispatched in between must not find one still at work.
             finished_before_B, (drawn, finished_B) = finished_B, jax.device_get(jax.block_until_ready(fetched))
@@ -304,6 +329,15 @@ class Generator:
             memories = jax.device_get(jax.tree.map(lambda x: shard(x, *[None] * x.ndim), state.texts.memories))
             for index, row in enumerate(rows):
                 row.memories = take_rows(memories, np.array([index]))
+
+    def next_draws(self, rows: list[SequenceState], requests: Requests) -> tuple[Requests, np.int32]:
+        """The requests for the next dispatch, and its number of tokens: one where grammars must see each before the
+        next."""
+        if rows[0].matcher is None:
+            return requests, np.int32(self.chunk)
+        masks = [row.mask() for row in rows]
+        masks += [np.zeros_like(masks[0])] * (len(requests.limit_B) - len(rows))
+        return requests._replace(chain=with_masks(requests.chain, np.stack(masks))), np.int32(1)
 
     def batch(self, rows: list[SequenceState], stop_ids: list[int]) -> WindowBatch:
         """The rows as arrays of few shapes: the number of rows is padded to a power of two.
@@ -333,7 +367,8 @@ class Generator:
         stop_BE = np.full((size, power_of_two(max(4, *map(len, stops)))), -1, np.int32)
         for index, ids in enumerate(stops):
             stop_BE[index, : len(ids)] = ids
-        chains = [row.chain for row in rows] + [rows[0].chain] * (size - len(rows))
+        chains = [with_mask(row.chain, row.mask()) if row.matcher else row.chain for row in rows]
+        chains += [chains[0]] * (size - len(rows))
         requests = Requests(seed_BW, sample_B, limit_B, stop_BE, stack_chains(chains))
         history, finished_B = History(history_BS, length_B, prompt_B), np.arange(size) >= len(rows)
         return WindowBatch(branches, history, finished_B, requests)

@@ -6,6 +6,7 @@ A field of a link is declared with `parameter(Number(…))`. chain.py reads and 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -207,6 +208,54 @@ class Name:
 
     def write(self, value: str) -> str:
         return value
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that is no number and no phrase: it is compiled on the host, and never stacked."""
+
+    expected: str
+
+    def read(self, value: Any) -> str:
+        if not isinstance(value, str) or not value:
+            raise ValueError
+        return value
+
+    def write(self, value: str) -> str:
+        return value
+
+    def stack(self, values: Sequence[str]) -> np.ndarray:
+        raise TypeError("a grammar is no array; constraint.with_mask puts one in its place")
+
+
+@dataclass(frozen=True)
+class Schema(Text):
+    """A JSON schema as JSON, or the name of a file with one."""
+
+    def read(self, value: Any) -> dict | bool | str:
+        if isinstance(value, dict | bool):
+            return value
+        text = super().read(value)
+        return json.loads(text) if text.startswith("{") else text
+
+    def write(self, value: dict | bool | str) -> dict | bool | str:
+        return value
+
+
+@dataclass(frozen=True)
+class TokenMask:
+    """A set of tokens as words of bits, uint32 [W]. A program makes it, not a person."""
+
+    expected: str
+
+    def read(self, value: Any) -> np.ndarray:
+        raise ValueError
+
+    def write(self, value: np.ndarray) -> list[int]:
+        return value.tolist()
+
+    def stack(self, values: Sequence[np.ndarray]) -> np.ndarray:
+        return np.stack(values)
 
 
 def parameter(kind: Parameter, default: Any = dataclasses.MISSING, static: bool = False) -> Any:
