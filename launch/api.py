@@ -17,6 +17,7 @@ import numpy as np  # noqa: E402
 
 from launch.inference.checkpoint import LoadedCheckpoint  # noqa: E402
 from launch.inference.export import SHARD_SIZE, export_checkpoint  # noqa: E402
+from launch.inference.json_schema import read_schema_files  # noqa: E402
 from launch.inference.scoring import evaluate  # noqa: E402
 from launch.inference.text import TextGenerator  # noqa: E402
 from launch.inference.watermark import find_watermark  # noqa: E402
@@ -46,7 +47,7 @@ class LoadedRun(LoadedCheckpoint):
 
         Raises PromptError, SamplerError, DataError.
         """
-        sampler = self.sampler if sampler is None else sampler
+        sampler = self.sampler if sampler is None else read_schema_files(sampler)
         count = self.max_new_tokens if max_new_tokens is None else max_new_tokens
         texts = self.generator.generate([prompt], sampler=sampler, max_new_tokens=count, seed=seed,
                                   samples=num_samples, stops=[stop] if isinstance(stop, str) else stop)  # fmt: skip

@@ -30,6 +30,9 @@ class Bytes:
     def first_token_bytes(self, text: str) -> int:
         return min(1, len(text))
 
+    def token_bytes(self) -> list[bytes | None]:
+        return [bytes([byte]) for byte in range(self.vocab_size)]
+
     def to_json(self) -> dict:
         return {"kind": "bytes"}
 

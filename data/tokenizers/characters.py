@@ -58,6 +58,9 @@ class Characters:
     def first_token_bytes(self, text: str) -> int:
         return len(text[:1].encode("utf-8"))
 
+    def token_bytes(self) -> list[bytes | None]:
+        return [character.encode("utf-8", "surrogatepass") for character in self.alphabet]
+
     def to_json(self) -> dict:
         return {"kind": "characters", "alphabet": self.alphabet}
 

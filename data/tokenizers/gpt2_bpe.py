@@ -68,6 +68,10 @@ class GPT2:
     def first_token_bytes(self, text: str) -> int:
         return len(self.encoding.decode_single_token_bytes(self.encode(text)[0])) if text else 0
 
+    def token_bytes(self) -> list[bytes | None]:
+        token_of = {rank: token for token, rank in self.ranks.items()}
+        return [token_of.get(id_) for id_ in range(self.vocab_size)]
+
     def to_json(self) -> dict:
         """Everything that builds it again; `tokens` by id, None where an id has no token."""
         tokens: list[str | None] = [None] * (max(self.ranks.values()) + 1)

@@ -13,6 +13,7 @@ from data.errors import DataError
 from data.sources.files import expand_home
 from data.tokenizers.cut_points import last_border
 from data.tokenizers.json_cut_points import is_lossless, prepends, provable_borders, steps
+from data.tokenizers.json_token_bytes import token_bytes
 from data.tokenizers.special_tokens import SpecialTokens, missing_end_notice, resolve_special_tokens
 
 BOUNDARY_PAIRS = {  # the usual names of the tokens before and behind a document
@@ -104,6 +105,9 @@ class HuggingFace:
         (_, stop), *others = self.tokenizer.encode(text, add_special_tokens=False).offsets or [(0, 0)]
         stop = min([stop, *(start for start, _ in others[:1])])  # a character of several tokens belongs to the last
         return len(text[:stop].encode("utf-8"))
+
+    def token_bytes(self) -> list[bytes | None]:
+        return token_bytes(json.loads(self.content), self.tokenizer)
 
     def to_json(self) -> dict:
         return {"kind": "json", "content": self.content, **self.tokens._asdict()}

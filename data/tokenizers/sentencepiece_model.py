@@ -76,6 +76,16 @@ class SentencePiece:
         pieces = self.processor.encode(text, out_type="proto").pieces
         return pieces[0].end if pieces else 0
 
+    def token_bytes(self) -> list[bytes | None]:
+        return [self.piece_bytes(id_) for id_ in range(self.vocab_size)]
+
+    def piece_bytes(self, id_: int) -> bytes | None:
+        processor = self.processor
+        if processor.is_control(id_) or processor.is_unknown(id_) or processor.is_unused(id_):
+            return None
+        piece = processor.id_to_piece(id_)
+        return bytes([int(piece[3:5], 16)]) if processor.is_byte(id_) else piece.replace(SPACE_SYMBOL, " ").encode()
+
     def to_json(self) -> dict:
         return {"kind": "sentencepiece", "model": base64.b64encode(self.model).decode(), **self.tokens._asdict()}
 

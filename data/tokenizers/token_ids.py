@@ -50,6 +50,9 @@ class TokenIds:
     def first_token_bytes(self, text: str) -> int:
         return re.match(r"\s*\S*", text).end()
 
+    def token_bytes(self) -> list[bytes | None]:
+        return [None] * self.vocab_size  # only the other tokenizer knows them
+
     def to_json(self) -> dict:
         return {"kind": "ids", "vocab_size": self.vocab_size, **self.tokens._asdict()}
 

@@ -64,6 +64,10 @@ class Tokenizer(Protocol):
         """Bytes of UTF-8 that a text's first token stands for; a character of several tokens belongs to the last."""
         ...
 
+    def token_bytes(self) -> list[bytes | None]:
+        """The bytes of UTF-8 that each id adds to a text; None: no text is written with it, as with special tokens."""
+        ...
+
     def to_json(self) -> dict:
         """Everything that is needed to build the tokenizer again, with its `kind`."""
         ...

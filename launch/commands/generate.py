@@ -9,18 +9,18 @@ from pathlib import Path
 
 from data.errors import DataError
 from launch.inference.checkpoint import LoadedCheckpoint
+from launch.inference.json_schema import read_schema_files
 from launch.inference.text import TextGenerator, TextSample
-from model.decode import chain as chains
 from train.run import RunError
 
 
 def main(arguments: Namespace) -> int:
-    if arguments.sampler is not None:
-        chains.parse_chain(arguments.sampler)  # a wrong sampler is reported before a checkpoint is read
+    # A wrong sampler is reported before a checkpoint is read.
+    sampler = None if arguments.sampler is None else read_schema_files(arguments.sampler)
     prompts = read_prompts(Path(arguments.prompts)) if arguments.prompts else [arguments.prompt]
     run = LoadedCheckpoint(arguments.run, arguments.weights)
     request = {
-        "sampler": run.sampler if arguments.sampler is None else arguments.sampler,
+        "sampler": run.sampler if sampler is None else sampler,
         "max_new_tokens": arguments.max_new_tokens or run.max_new_tokens,
         "seed": arguments.seed,
         "samples": arguments.num_samples,

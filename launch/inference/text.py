@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from data.errors import DataError
 from data.tokenizers.streaming import IncrementalDecoder
 from launch.inference.amateur import load_amateur
 from launch.inference.checkpoint import NOT_FINITE
+from launch.inference.grammar import check_grammar, new_matcher
 from launch.inference.prompts import encode_guidance, encode_prompt
 from launch.inference.stop_texts import find_stop, shown_length
 from launch.inference.words import resolve
@@ -120,7 +122,12 @@ class TextGenerator:
     def __init__(self, model, tokenizer, context: int, stop_ids: Sequence[int] | None = None):
         self.tokenizer, self.context = tokenizer, context
         self.stop_ids = [i for i in (tokenizer.end_id,) if i is not None] if stop_ids is None else stop_ids
-        self.generator = Generator(model, vocab_size=tokenizer.vocab_size, context=self.context)
+        self.generator = Generator(
+            model,
+            vocab_size=tokenizer.vocab_size,
+            context=self.context,
+            matcher_maker=functools.partial(new_matcher, tokenizer),
+        )
 
     def stream(
         self,
@@ -189,6 +196,7 @@ def check_samples(experiment: Experiment, tokenizer, context: int) -> None:
         return
     try:
         chain = chains.parse_chain(evaluation.sampler)
+        check_grammar(tokenizer, chain)
         encode_guidance(resolve(chain, tokenizer), tokenizer, context)
     except (chains.SamplerError, PromptError, DataError) as error:
         raise ConfigError(f"evaluation.sampler: {error}") from None

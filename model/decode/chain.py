@@ -17,9 +17,9 @@ import jax
 from model.decode import notation
 from model.decode.compositions import Alone, Contrast, Guidance
 from model.decode.ends import End, MaxRepeats, Stop, StopTokens
+from model.decode.links.constraint import Json, JsonSchema, Regex
 from model.decode.links.dry import DRY
 from model.decode.links.entropy import Eta, TopH, Typical
-from model.decode.links.constraint import Json, JsonSchema, Regex
 from model.decode.links.link import Link
 from model.decode.links.mirostat import Mirostat
 from model.decode.links.ngrams import NoRepeatNGram

@@ -234,8 +234,8 @@ class Generator:
 
     `vocab_size`: ids from this one on are padding of the vocabulary, never drawn. `context`: tokens the model can see;
     a text that outgrows it goes on from its newest half, read anew. With a mesh set, the batch is split over it.
-    `models`: by the names that chains have for them; "" is this one, the caller adds those of other runs. `matcher_maker`: for chains
-    with a grammar.
+    `models`: by the names that chains have for them; "" is this one, the caller adds those of other runs.
+    `matcher_maker`: for chains with a grammar.
     """
 
     def __init__(
