@@ -23,8 +23,9 @@ from train.run import RunError
 
 # Forced text may be written in any tokens, not in the tokenizer's own alone: what is drawn follows the model.
 HEADER = '%llguidance {"no_forcing": true}\n'
-# No \u in strings: a name written with it would pass as another name. Bounded white space: models dwell on it.
-JSON_OPTIONS = {"json_allowed_escapes": 'nrbtf\\"', "whitespace_pattern": r"[ \t\n\r]{1,16}"}
+# No \u in strings: a name written with it would pass as another name. White space is a space, or a line break with
+# what indents the next line: models dwell on more.
+JSON_OPTIONS = {"json_allowed_escapes": 'nrbtf\\"', "whitespace_pattern": r" |\n(?: {0,16}|\t{0,8})"}
 
 
 class TokenBytes:

@@ -282,7 +282,7 @@ def test_the_days_of_a_date_are_those_of_the_calendar():
         ({"type": "object", "properties": {"a": {"type": "integer"}}}, r'{"\u0061":"x"}'),
         ({"type": "number", "exclusiveMaximum": 1}, "0.99999999999999999999"),
         ({"type": "number", "exclusiveMinimum": 0}, "0." + "0" * 400 + "1"),
-        ({"type": "array"}, "[" + " " * 17 + "1]"),
+        ({"type": "array"}, "[  1]"),
         ({"type": "string"}, r'"\ud83d"'),
     ],
 )
@@ -308,7 +308,7 @@ def test_a_random_model_writes_json_in_batches_as_alone_and_past_its_context(bui
     """Its context is 16 tokens: most texts outgrow it."""
     tokenizer, schema = built["json"], {**PERSON, "required": ["name", "born", "pets"]}
     schema["properties"] = {name: schema["properties"][name] for name in schema["required"]}  # numbers may be long
-    generator, sampler = writer(tokenizer, context=16), f"json_schema={json.dumps(schema)},temperature=0.9"
+    generator, sampler = writer(tokenizer, context=16), f"json_schema={json.dumps(schema)},temperature=3"
     request = {"max_new_tokens": 150, "seed": 3}
     free = [text.text for text in generator.generate(["ROMEO:"], sampler="temperature=0.9", **request)]
     texts = generator.generate(["ROMEO:", "Exit, pur"], sampler=sampler, samples=2, **request)
