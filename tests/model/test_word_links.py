@@ -69,8 +69,8 @@ def test_links_follow_their_definitions_over_texts_of_any_length(link, texts, se
 
 def test_each_row_of_a_batch_has_its_own_words_and_amounts():
     logits_BV = np.zeros((3, VOCAB), np.float32)
-    banned = [BannedWords(((1,),)), BannedWords(((0, 2), (5,), (3,))), BannedWords(((1, 2, 3, 4),))]
-    texts = [[0], [1, 0], [1, 2, 3]]
+    banned = [BannedWords(((1,), (0, 0, 4))), BannedWords(((0, 2), (5,), (3,))), BannedWords(((1, 2, 3, 4),))]
+    texts = [[0], [1, 0], [1, 2, 3]]  # the first is shorter than one of its phrases
     out = np.isneginf(applied(banned, texts, logits_BV))
     assert [np.flatnonzero(row).tolist() for row in out] == [[1], [2, 3, 5], [4]]
     biases = [LogitBias((((1,), 2.0),)), LogitBias((((0, 2), 1.5), ((2,), 1.0))), LogitBias((((5,), -7.0),))]
