@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from model.decode import notation
+from model.decode.beam import Beam
 from model.decode.compositions import Alone, Contrast, Guidance
 from model.decode.ends import End, MaxRepeats, Stop, StopTokens
 from model.decode.links.constraint import Json, JsonSchema, Regex
@@ -30,7 +31,7 @@ from model.decode.links.words import BannedWords, LogitBias, MinLength
 from model.decode.links.xtc import XTC
 from model.decode.parameters import Biases, Phrases, parameters, stack_rows, static_values
 from model.decode.sources import Composition
-from model.decode.strategies import Greedy, Sample, Strategy
+from model.decode.strategies import BestOf, Greedy, Sample, Strategy
 
 SOURCES: dict[str, type] = {"guidance": Guidance, "contrast": Contrast}  # the first of a chain; without one, Alone
 LINKS: dict[str, type] = {
@@ -58,7 +59,7 @@ LINKS: dict[str, type] = {
     "mirostat": Mirostat,
     "top_h": TopH,
 }
-STRATEGIES: dict[str, type] = {"greedy": Greedy}  # behind the links; without one, Sample
+STRATEGIES: dict[str, type] = {"greedy": Greedy, "best_of": BestOf, "beam": Beam}  # behind the links; else Sample
 ENDS: dict[str, type] = {"stop": Stop, "stop_tokens": StopTokens, "max_repeats": MaxRepeats}
 KINDS = SOURCES | LINKS | STRATEGIES | ENDS
 NAMES = {kind: name for name, kind in KINDS.items()}
@@ -180,7 +181,10 @@ def read_part(sampler: str, name: str, kind: type, values: dict[str | None, Any]
         elif field.default is dataclasses.MISSING:
             read_parameter(sampler, name, field.name, kinds, "")  # raises: what is missing is nothing
             raise SamplerError(f"sampler {sampler!r}: {name} lacks {field.name}; {kinds[field.name].expected}")
-    return kind(**fields)
+    try:
+        return kind(**fields)
+    except ValueError as error:  # parameters that do not fit each other
+        raise SamplerError(f"sampler {sampler!r}: {name}: {error}") from None
 
 
 def read_parameter(sampler: str, name: str, field: str, kinds: dict, value: Any) -> Any:

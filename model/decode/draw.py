@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from model.decode.chain import Chain
 from model.decode.links.link import History, LinkState
 from model.decode.strategies import log_probability, row_keys
+from model.decode.text_rows import join_texts, place_in_text, split_texts
 from model.sharding import shard
 
 
@@ -24,7 +25,8 @@ class Requests(NamedTuple):
 
     seed_BW: jax.Array  # uint32, two words
     sample_B: jax.Array
-    limit_B: jax.Array  # tokens of the row, prompt included, at which it ends
+    limit_B: jax.Array  # tokens of the row, prompt included, at which it ends, or its window of the context does
+    text_limit_B: jax.Array  # tokens at which it is complete, in whichever window
     stop_BE: jax.Array  # ids that end the row; -1 is none
     chain: Chain
 
@@ -41,7 +43,8 @@ class Drawn(NamedTuple):
     """What one draw, or several, of a row came to. A draw's arrays are [B]; those of a dispatch [B, C].
 
     Logarithms are natural. `truncated`: the probability, by the source, of all tokens that the chain's links ruled out.
-    `emptied`: the index of the link that left no token, -1 where each left one.
+    `emptied`: the index of the link that left no token, -1 where each left one. `parent`: Choice.parent_B of a strategy
+    that searches.
     """
 
     token: jax.Array  # -1 where the row drew none, or ended with a stop id
@@ -50,12 +53,13 @@ class Drawn(NamedTuple):
     choice_log_probability: jax.Array  # as the strategy chose: 0 where it had no choice
     truncated: jax.Array
     emptied: jax.Array
+    parent: jax.Array | None = None
 
 
-def no_draws(rows: int, draws: int) -> Drawn:
+def no_draws(rows: int, draws: int, searches: bool) -> Drawn:
     """Room for so many draws of each row."""
     zeros, nothing = jnp.zeros((rows, draws)), jnp.full((rows, draws), -1, jnp.int32)
-    return Drawn(nothing, zeros, zeros, zeros, zeros, nothing)
+    return Drawn(nothing, zeros, zeros, zeros, zeros, nothing, nothing if searches else None)
 
 
 def start(history: History, chain: Chain, finished_B: jax.Array, vocab_size: int) -> Texts:
@@ -65,26 +69,27 @@ def start(history: History, chain: Chain, finished_B: jax.Array, vocab_size: int
     return Texts(history, (*memories, chain.strategy.start(history)), finished_B)
 
 
-def draw(texts: Texts, requests: Requests, logits_BV: jax.Array) -> tuple[Texts, Drawn, jax.Array | None]:
+def draw(texts: Texts, requests: Requests, logits_BV: jax.Array) -> tuple[Texts, Drawn]:
     """Draws one token for every unfinished row from the model's logits, float32 [B, V].
 
-    Returns the texts with it, what was drawn, and the rows that these continue (Choice.parent_B).
+    Returns the texts with it, and what was drawn; the caller gives each row the cache of its `parent`.
     """
-    history, active_B = texts.history, ~texts.finished_B
-    key_B = row_keys(requests.seed_BW, requests.sample_B, history.length_B)
+    key_B = row_keys(requests.seed_BW, requests.sample_B, texts.history.length_B)
     memories, chain_logits_BV, emptied_B = apply_links(texts, requests, logits_BV, key_B)
-    state = LinkState(history, requests.stop_BE, texts.memories[-1])
+    state = LinkState(texts.history, requests.stop_BE, texts.memories[-1], requests.text_limit_B)
     choice = requests.chain.strategy(chain_logits_BV, state, key_B)
-    memories, parent_B = (*memories, choice.memory), choice.parent_B
-    old_memories = texts.memories
+    parent_B, has_logits_B = choice.parent_B, jnp.isfinite(logits_BV).any(-1)
+    emptied_B = jnp.where(has_logits_B, emptied_B, -1)  # a model without probabilities: not its doing
     if parent_B is not None:
-        history, memories, old_memories = take_rows((history, memories, old_memories), parent_B)
-        logits_BV, chain_logits_BV = take_rows((logits_BV, chain_logits_BV), parent_B)
-    token_B = choice.token_B
-    stopped_B = (token_B[:, None] == requests.stop_BE).any(-1) if choice.finished_B is None else choice.finished_B
-    emptied_B = jnp.where(
-        jnp.isfinite(logits_BV).any(-1), emptied_B, -1
-    )  # a model without probabilities: not its doing
+        rows = requests.chain.strategy.rows
+        parent_B = jnp.where(texts.finished_B, place_in_text(parent_B, rows), parent_B)
+        moved = (texts, memories, logits_BV, chain_logits_BV, emptied_B)
+        texts, memories, logits_BV, chain_logits_BV, emptied_B = take_parents(moved, parent_B, rows)
+    active_B, token_B = ~texts.finished_B, choice.token_B
+    if choice.finished_B is None:
+        stopped_B = (token_B[:, None] == requests.stop_BE).any(-1)
+    else:  # a search goes on while any of its rows has tokens left
+        stopped_B, emptied_B = choice.finished_B, jnp.where(choice.finished_B, emptied_B, -1)
     drawn = Drawn(
         jnp.where(active_B & ~stopped_B & (emptied_B < 0), token_B, -1),
         log_probability(logits_BV, token_B),
@@ -92,11 +97,12 @@ def draw(texts: Texts, requests: Requests, logits_BV: jax.Array) -> tuple[Texts,
         choice.log_probability_B,
         truncated_mass(logits_BV, chain_logits_BV),
         jnp.where(active_B, emptied_B, -1),
+        parent_B,
     )
-    history = append_token(history, token_B, active_B)
-    memories = jax.tree.map(lambda new, old: jnp.where(expand(active_B, new), new, old), memories, old_memories)
+    history, memories = append_token(texts.history, token_B, active_B), (*memories, choice.memory)
+    memories = jax.tree.map(lambda new, old: jnp.where(expand(active_B, new), new, old), memories, texts.memories)
     finished_B = texts.finished_B | stopped_B | (emptied_B >= 0) | (history.length_B >= requests.limit_B)
-    return Texts(history, memories, finished_B), drawn, parent_B
+    return Texts(history, memories, finished_B), drawn
 
 
 def apply_links(texts: Texts, requests: Requests, logits_BV, key_B):
@@ -104,7 +110,7 @@ def apply_links(texts: Texts, requests: Requests, logits_BV, key_B):
     memories, emptied_B = [], jnp.full_like(requests.limit_B, -1)
     for index, link in enumerate(requests.chain.links):
         link_key_B = jax.vmap(lambda key, index=index: jax.random.fold_in(key, index))(key_B)
-        state = LinkState(texts.history, requests.stop_BE, texts.memories[index])
+        state = LinkState(texts.history, requests.stop_BE, texts.memories[index], requests.text_limit_B)
         memory, logits_BV = link(state, logits_BV, link_key_B)
         memories.append(memory)
         empty_B = ~(logits_BV > -jnp.inf).any(-1)
@@ -130,9 +136,15 @@ def shard_rows(tree: Any) -> Any:
     return jax.tree.map(lambda x: shard(x, "batch", *[None] * (x.ndim - 1)), tree)
 
 
-def take_rows(tree: Any, row_B: jax.Array) -> Any:
-    """A pytree of arrays with an axis B in front, each with row row_B[b] as its row b."""
-    return jax.tree.map(lambda x: x[row_B], tree)
+def take_parents(tree: Any, parent_B: jax.Array, rows: int) -> Any:
+    """A pytree of arrays with an axis B in front, in which each row is that of its text (of `rows` rows) that
+    `parent_B` names. A text's rows are on one device, so that nothing moves between devices."""
+
+    def take(x):
+        return join_texts(jax.vmap(lambda x, parent: x[parent])(split_texts(x, rows), parent_NR))
+
+    parent_NR = split_texts(parent_B, rows)
+    return jax.tree.map(take, tree)
 
 
 def expand(x_B: jax.Array, like: jax.Array) -> jax.Array:

@@ -9,7 +9,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,16 @@ import numpy as np
 
 from model.decode.chain import Chain, check_words, format_chain, stack_chains
 from model.decode.constraint import Matcher, MatcherMaker, find_grammar, with_mask, with_masks
-from model.decode.draw import Drawn, Requests, Texts, draw, no_draws, shard_rows, start, take_rows
+from model.decode.draw import Drawn, Requests, Texts, draw, no_draws, shard_rows, start, take_parents
 from model.decode.ends import LoopDetector
 from model.decode.links.link import History, last_token
 from model.decode.parameters import power_of_two
 from model.decode.sources import Source, branch_caches, compose
+from model.decode.trellis import FinishReason, Path, Trellis, join_draws
 from model.sharding import shard, shard_count
 
 CHUNK = 16  # tokens a dispatch at most: a caller that streams text gets no more than this at once
 SLOT_MULTIPLE = 64  # the number of slots of a cache is a multiple of this
-
-
-FinishReason = Literal["stop", "length", "emptied", "repetition"]
 
 
 class PromptError(ValueError):
@@ -113,7 +111,8 @@ def decode(source: Source, state: DecodeState, requests: Requests, steps, vocab_
     """
     state, requests = state._replace(texts=shard_rows(state.texts)), shard_rows(requests)
     rows = requests.limit_B.shape[0]
-    drawn = jax.tree.map(lambda x: shard(x, "batch", None), no_draws(rows, CHUNK))
+    strategy = requests.chain.strategy
+    drawn = jax.tree.map(lambda x: shard(x, "batch", None), no_draws(rows, CHUNK, strategy.searches))
 
     def unfinished(carry):
         step, state, _ = carry
@@ -124,15 +123,15 @@ def decode(source: Source, state: DecodeState, requests: Requests, steps, vocab_
         logits_BTV, cache = source(last_token(texts.history)[:, None], cache, (~texts.finished_B).astype(jnp.int32))
         logits_BV = shard(logits_BTV[:, 0].astype(jnp.float32), "batch", None)
         logits_BV = jnp.where(jnp.arange(logits_BV.shape[1]) < vocab_size, logits_BV, -jnp.inf)
-        texts, new, parent_B = draw(texts, requests, logits_BV)
-        cache = cache if parent_B is None else take_rows(cache, parent_B)
+        texts, new = draw(texts, requests, logits_BV)
+        cache = take_parents(cache, new.parent, strategy.rows) if strategy.searches else cache
         mask_C = jnp.arange(CHUNK) == step
-        drawn = Drawn(*(jnp.where(mask_C, new[:, None], old) for new, old in zip(new, drawn, strict=True)))
+        drawn = jax.tree.map(lambda new, old: jnp.where(mask_C, new[:, None], old), new, drawn)
         return step + 1, DecodeState(cache, texts), drawn
 
     _, state, drawn = jax.lax.while_loop(unfinished, step_rows, (jnp.int32(0), state, drawn))
     finished_B = shard(state.texts.finished_B, None)
-    return state, (Drawn(*(shard(x, None, None) for x in drawn)), finished_B)  # whole: every process reads it
+    return state, (jax.tree.map(lambda x: shard(x, None, None), drawn), finished_B)  # whole: every process reads it
 
 
 @dataclass
@@ -149,6 +148,9 @@ class SequenceState:
     memories: Any = None  # of its chain, once it was decoded
     matcher: Matcher | None = None  # of its chain's grammar
     detectors: list[LoopDetector] = field(init=False)  # of its chain's ends
+    draws: list[Drawn] = field(default_factory=list)  # of each dispatch [steps], where `rank` needs them;
+    # with the stop id's at the end, if one ended it
+    emptied_by: str | None = None
 
     def __post_init__(self):
         self.detectors = [detector for end in self.chain.ends if (detector := end.detector())]
@@ -158,8 +160,9 @@ class SequenceState:
         texts = self.chain.source.texts(self.ids, self.prompt)
         return [text[window_start(len(text), context) :] for text, context in zip(texts, contexts, strict=True)]
 
-    def add(self, piece: Completion, stopped: bool) -> None:
-        """Adds what was drawn, which it cuts where the text loops, and decides whether the text ends with it."""
+    def add(self, draws: Drawn, finished: bool, window_limit: int) -> Completion:
+        """Adds what a dispatch drew, arrays [C], cut where the text loops; decides whether the text ends with it."""
+        piece = completion(draws, self.chain)
         loops = [found for detector in self.detectors if (found := detector.push(piece.tokens))]
         if loops:
             last, piece.repetition_start = min(loops)
@@ -176,9 +179,13 @@ class SequenceState:
             self.finish_reason = "stop"
         elif len(self.ids) == self.limit:
             self.finish_reason = "length"
-        elif stopped:
+        elif finished and len(self.ids) < window_limit:
             self.finish_reason = "stop"
-        piece.finish_reason = self.finish_reason
+        piece.finish_reason, self.emptied_by = self.finish_reason, piece.emptied_by
+        if not self.chain.strategy.streams:
+            count = len(piece.tokens) + (self.finish_reason in ("stop", "emptied"))
+            self.draws.append(jax.tree.map(lambda x: x[:count], draws))
+        return piece
 
     def mask(self) -> np.ndarray:
         """What its grammar allows next, uint32 [W]; nothing where it is finished."""
@@ -267,22 +274,26 @@ class Generator:
         """Yields every row's new tokens since the last time, rows in order of prompt, then sample.
 
         Chain and seed are one for all, or one a prompt; all chains are of the same kinds. A row's text depends on its
-        prompt, seed, sample index and chain alone. Raises PromptError, SamplerError, at the call.
+        prompt, seed, sample index and chain alone; where several rows write it, all of it comes last. The samples of a
+        search are the best texts that it finds, whatever the seed. Raises PromptError, SamplerError, at the call.
         """
         self.check(prompts, max_new_tokens, samples)
         for one in [chain] if isinstance(chain, Chain) else chain:
             check_words(one)
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         chains = [chain] * len(prompts) if isinstance(chain, Chain) else list(chain)
-        self.check_chains(chains)
+        self.check_chains(chains, samples)
+        strategy = chains[0].strategy
+        searches = 1 if strategy.searches else samples
         rows = [
             SequenceState(list(prompt), chain, seed, sample, len(prompt), len(prompt) + max_new_tokens)
             for prompt, chain, seed in zip(prompts, chains, seeds, strict=True)
-            for sample in range(samples)
+            for sample in range(searches * strategy.rows)
         ]
         for row in rows:
             row.matcher = self.matcher(row.chain, row.ids, stop_ids)
-        return self.stream_windows(rows, list(stop_ids))
+        pieces = self.stream_windows(rows, list(dict.fromkeys(stop_ids)))
+        return pieces if strategy.streams else stream_ranked(pieces, rows, samples if strategy.searches else 1)
 
     def matcher(self, chain: Chain, prompt: Sequence[int], stop_ids: Sequence[int]) -> Matcher | None:
         """A new matcher of the chain's grammar, if it has one. Raises SamplerError, PromptError."""
@@ -307,10 +318,10 @@ class Generator:
         cache = branch_caches(caches, [branch.last_B for branch in batch.branches])
         state, models = DecodeState(cache, self.texts(rows, batch)), [self.models[run] for run in dict.fromkeys(runs)]
         decode, leaves = jitted_decode(tuple(m.structure for m in models)), [model.leaves for model in models]
-        finished_B, remaining = batch.finished_B, (batch.requests.limit_B - batch.history.length_B).tolist()
+        finished_B, limits = batch.finished_B, batch.requests.limit_B
         while not all(row.finish_reason or finished_B[index] for index, row in enumerate(rows)):
             ended_B = np.array([bool(row.finish_reason) for row in rows] + [True] * (len(finished_B) - len(rows)))
-            requests = batch.requests._replace(limit_B=np.where(ended_B, 0, batch.requests.limit_B))
+            requests = batch.requests._replace(limit_B=np.where(ended_B, 0, limits))
             step = (state, *self.next_draws(rows, requests))
             state, fetched = decode(leaves, *step, vocab_size=self.vocab_size)
             # Waits for every device: what else may be dispatched in between must not find one still at work.
@@ -319,16 +330,16 @@ class Generator:
             for index, row in enumerate(rows):
                 if row.finish_reason or finished_before_B[index]:
                     pieces.append(Completion(finish_reason=row.finish_reason))
-                    continue
-                piece = completion(drawn, index, row.chain)
-                remaining[index] -= len(piece.tokens)
-                row.add(piece, stopped=bool(finished_B[index]) and remaining[index] > 0)
-                pieces.append(piece)
+                else:
+                    draws = jax.tree.map(lambda x, index=index: x[index], drawn)
+                    pieces.append(row.add(draws, finished_B[index], limits[index]))
             yield pieces
         if jax.tree.leaves(state.texts.memories):
             memories = jax.device_get(jax.tree.map(lambda x: shard(x, *[None] * x.ndim), state.texts.memories))
             for index, row in enumerate(rows):
-                row.memories = take_rows(memories, np.array([index]))
+                row.memories = jax.tree.map(lambda x, index=index: x[index : index + 1], memories)
+        if rows[0].chain.strategy.searches:
+            reorder_ids(rows)
 
     def next_draws(self, rows: list[SequenceState], requests: Requests) -> tuple[Requests, np.int32]:
         """The requests for the next dispatch, and its number of tokens: one where grammars must see each before the
@@ -340,11 +351,14 @@ class Generator:
         return requests._replace(chain=with_masks(requests.chain, np.stack(masks))), np.int32(1)
 
     def batch(self, rows: list[SequenceState], stop_ids: list[int]) -> WindowBatch:
-        """The rows as arrays of few shapes: the number of rows is padded to a power of two.
+        """The rows as arrays of few shapes: the number of texts is padded to a power of two.
 
-        A row's limit is its request's, or where its first branch fills its context.
+        A row's limit is its request's, or where its first branch fills its context. The rows of a search stay together,
+        on one shard of the mesh.
         """
-        size = math.lcm(power_of_two(len(rows)), shard_count("batch"))
+        strategy = rows[0].chain.strategy
+        together = strategy.rows if strategy.searches else 1
+        size = together * math.lcm(power_of_two(len(rows) // together), shard_count("batch"))
         contexts = [self.models[run].context for run in rows[0].chain.source.runs]
         windows = [row.windows(contexts) for row in rows]
         room = [
@@ -357,19 +371,19 @@ class Generator:
         )
         capacity = max(branches[0].slots, round_up(max(row.limit for row in rows), SLOT_MULTIPLE))
         history_BS = np.zeros((size, capacity), np.int32)
-        length_B, prompt_B, limit_B = np.ones(size, np.int32), np.ones(size, np.int32), np.ones(size, np.int32)
+        length_B, prompt_B, limit_B, text_limit_B = (np.ones(size, np.int32) for _ in range(4))
         seed_BW, sample_B = np.zeros((size, 2), np.uint32), np.zeros(size, np.int32)
         for index, row in enumerate(rows):
             history_BS[index, : len(row.ids)], length_B[index], prompt_B[index] = row.ids, len(row.ids), row.prompt
-            limit_B[index] = len(row.ids) + room[index]
+            limit_B[index], text_limit_B[index] = len(row.ids) + room[index], row.limit
             seed_BW[index], sample_B[index] = divmod(row.seed % 2**64, 2**32), row.sample
-        stops = [[*stop_ids, *row.chain.stop_tokens] for row in rows]
+        stops = [list(dict.fromkeys([*stop_ids, *row.chain.stop_tokens])) for row in rows]
         stop_BE = np.full((size, power_of_two(max(4, *map(len, stops)))), -1, np.int32)
         for index, ids in enumerate(stops):
             stop_BE[index, : len(ids)] = ids
         chains = [with_mask(row.chain, row.mask()) if row.matcher else row.chain for row in rows]
         chains += [chains[0]] * (size - len(rows))
-        requests = Requests(seed_BW, sample_B, limit_B, stop_BE, stack_chains(chains))
+        requests = Requests(seed_BW, sample_B, limit_B, text_limit_B, stop_BE, stack_chains(chains))
         history, finished_B = History(history_BS, length_B, prompt_B), np.arange(size) >= len(rows)
         return WindowBatch(branches, history, finished_B, requests)
 
@@ -391,11 +405,19 @@ class Generator:
         for index, prompt in enumerate(prompts):
             self.check_ids(f"prompt {index}", prompt)
 
-    def check_chains(self, chains: Sequence[Chain]):
+    def check_chains(self, chains: Sequence[Chain], samples: int):
         """Raises PromptError for chains that one batch can't have, or whose source can't be made here."""
+        strategy = chains[0].strategy
+        if strategy.searches and samples > strategy.rows:
+            raise PromptError(
+                f"{samples} samples of a search in {strategy.rows} rows, which finds as many texts; "
+                f"ask for {strategy.rows} at most, or search in more rows"
+            )
         if len({chain.kinds for chain in chains}) > 1:
             raise PromptError("the chains of one batch differ in their links; ask for those of each kind apart")
         for chain in chains:
+            if strategy.searches and any(end.detector() for end in chain.ends):
+                raise PromptError(f"{format_chain(chain)}: max_repeats follows one text, and a search writes many")
             if missing := [run for run in chain.source.runs if run not in self.models]:
                 raise PromptError(f"{format_chain(chain)}: the model of {missing[0]} is not loaded")
             for own in filter(None, chain.source.texts([], 0)):
@@ -431,14 +453,58 @@ def pad_windows(windows: Sequence[list[int]], room: Sequence[int], context: int,
     return Windows(tokens_BT, count_B, last_B, slots=min(round_up(max(filled, length), SLOT_MULTIPLE), context))
 
 
-def completion(drawn: Drawn, row: int, chain: Chain) -> Completion:
-    """What one row drew in a dispatch, whose arrays are [B, C]."""
-    count = int((drawn.token[row] >= 0).sum())
-    emptied = int(drawn.emptied[row].max())
-    columns = [column[row, :count].tolist() for column in drawn[:-1]]
+def completion(draws: Drawn, chain: Chain) -> Completion:
+    """What one row drew in a dispatch, whose arrays are [C]."""
+    count = int((draws.token >= 0).sum())
+    emptied = int(draws.emptied.max(initial=-1))
+    columns = (draws.token, draws.log_probability, draws.chain_log_probability, draws.choice_log_probability)
     return Completion(
-        *columns, emptied_by=format_chain(Chain(chain.links[emptied : emptied + 1])) if emptied >= 0 else None
+        *(column[:count].tolist() for column in (*columns, draws.truncated)),
+        emptied_by=format_chain(Chain(chain.links[emptied : emptied + 1])) if emptied >= 0 else None,
     )
+
+
+def rows_of_texts(rows: list[SequenceState]) -> list[list[SequenceState]]:
+    """The rows of each text."""
+    count = rows[0].chain.strategy.rows
+    return [rows[first : first + count] for first in range(0, len(rows), count)]
+
+
+def trellis(rows: list[SequenceState]) -> Trellis:
+    """What the rows of one text have drawn."""
+    reasons = [row.finish_reason for row in rows]
+    return Trellis(join_draws([row.draws for row in rows]), reasons, rows[0].limit - rows[0].prompt)
+
+
+def reorder_ids(rows: list[SequenceState]) -> None:
+    """Gives every row of a search the ids of the text that it goes on with."""
+    for text in rows_of_texts(rows):
+        drawn = trellis(text)
+        for index, row in enumerate(text):
+            path = Path(index, len(row.ids) - row.prompt, row.finish_reason)
+            row.ids = [*row.ids[: row.prompt], *drawn.columns(path).token.tolist()]
+
+
+def stream_ranked(pieces: Iterator[list[Completion]], rows: list[SequenceState], samples: int):
+    """Yields nothing new of any text, as often as rows have new pieces, then each text's best samples."""
+    texts = rows_of_texts(rows)
+    for _ in pieces:
+        yield [Completion() for _ in range(len(texts) * samples)]
+    yield [completion for text in texts for completion in ranked(text, samples)]
+
+
+def ranked(rows: list[SequenceState], samples: int) -> list[Completion]:
+    """The best texts that finished rows of one text have written; empty ones where the chain leaves no more."""
+    chain, drawn = rows[0].chain, trellis(rows)
+    memories = [() if row.memories is None else row.memories[-1] for row in rows]
+    paths = chain.strategy.rank(drawn, jax.tree.map(lambda *x: np.concatenate(x), *memories))[:samples]
+    found = [completion(drawn.columns(path), chain) for path in paths]
+    for path, text in zip(paths, found, strict=True):
+        text.finish_reason = path.finish_reason
+        text.emptied_by = rows[path.row].emptied_by if path.finish_reason == "emptied" else None
+    emptied_by = rows[0].emptied_by or format_chain(Chain((), chain.strategy))
+    missing = samples - len(found)
+    return found + [Completion(finish_reason="emptied", emptied_by=emptied_by) for _ in range(missing)]
 
 
 def round_up(count: int, multiple: int) -> int:

@@ -93,4 +93,4 @@ def write(name: str, values: dict[str, Any], first: str | None) -> str:
 def write_value(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
-    return json.dumps(value, ensure_ascii=False) if not isinstance(value, int) else str(value)
+    return json.dumps(value, ensure_ascii=False)

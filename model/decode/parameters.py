@@ -81,6 +81,26 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Word:
+    """One of a few words; true and false are words, too. Rows' words are stacked as their places in `words`."""
+
+    expected: str
+    words: tuple[str | bool, ...]
+
+    def read(self, value: Any) -> str | bool:
+        for word in self.words:
+            if str(value).lower() == str(word).lower():
+                return word
+        raise ValueError
+
+    def write(self, value: str | bool) -> str | bool:
+        return value
+
+    def stack(self, values: Sequence[str | bool]) -> np.ndarray:
+        return np.array([self.words.index(value) for value in values], np.int32)
+
+
+@dataclass(frozen=True)
 class Phrases:
     """Texts, or lists of ids. Texts become ids before rows are stacked, since that takes a tokenizer."""
 

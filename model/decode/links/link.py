@@ -30,12 +30,13 @@ def last_token(history: History) -> jax.Array:
 
 
 class LinkState(NamedTuple):
-    """What a link, or a strategy, sees besides the logits: the history, the ids that end each row (-1 is none), and the
-    memory that it returned at the token before."""
+    """What a link, or a strategy, sees besides the logits: the history, the ids that end each row (-1 is none), the
+    memory that it returned at the token before, and the number of tokens at which each row's text is complete."""
 
     history: History
     stop_BE: jax.Array
     memory: Any = ()
+    text_limit_B: jax.Array | None = None
 
 
 class Link(Protocol):
