@@ -88,6 +88,11 @@ def is_shared(memory: Any) -> bool:
     return getattr(memory, "is_shared", False)
 
 
+def lies_in_pages(layers: tuple[LayerCache, ...]) -> bool:
+    """Whether all of a paged memory lies in pages, so that rows can share them and go back (`open_rows`)."""
+    return all(is_shared(leaf) for leaf in jax.tree.leaves(layers, is_leaf=is_shared))
+
+
 def last_input(x_BTD: jax.Array, previous_B1D: jax.Array, count_B: jax.Array) -> jax.Array:
     """Each row's last real input [B, 1, D]: entry count - 1 of x, or the previous one if the row has no new token."""
     inputs = jnp.concatenate([previous_B1D.astype(x_BTD.dtype), x_BTD], axis=1)

@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from model import config as c
 from model import kernels, schedule
 from model.attention import Attention
-from model.cache import Cache, FilledSlots, LayerCache, PageLayout, close_rows, last_input, open_rows
+from model.cache import Cache, FilledSlots, LayerCache, PageLayout, close_rows, last_input, lies_in_pages, open_rows
 from model.forward_pass import ForwardPass, ResidualStream
 from model.layers import (
     Embedding,
@@ -230,6 +230,7 @@ class Transformer(nnx.Module):
         return self.empty_layers(rows, self.config.context, pages)
 
     open_rows, close_rows = staticmethod(open_rows), staticmethod(close_rows)
+    lies_in_pages = staticmethod(lies_in_pages)
 
     def empty_layers(self, rows: int, slots: int, pages: PageLayout | None = None) -> tuple[LayerCache, ...]:
         dtype = jnp.dtype(self.execution.dtype)

@@ -8,63 +8,25 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from model.decode.chain import Chain, check_words, format_chain, stack_chains
-from model.decode.constraint import Matcher, MatcherMaker, find_grammar, with_mask, with_masks
-from model.decode.draw import Drawn, Requests, Texts, draw, no_draws, shard_rows, start, take_parents
-from model.decode.ends import LoopDetector
-from model.decode.links.link import History, last_token
+from model.decode.chain import Chain, check_words, format_chain
+from model.decode.completion import Completion
+from model.decode.constraint import Matcher, MatcherMaker, find_grammar, with_masks
+from model.decode.draw import Requests, Texts, shard_rows, start
+from model.decode.links.link import History
+from model.decode.loop import CHUNK, DecodeState, decode
 from model.decode.parameters import power_of_two
+from model.decode.prompts import PromptError, check_prompt
+from model.decode.ranking import reorder_ids, stream_ranked
+from model.decode.sequence import SequenceState, stack_requests
 from model.decode.sources import Source, branch_caches, compose
-from model.decode.trellis import FinishReason, Path, Trellis, join_draws
 from model.sharding import shard, shard_count
 
-CHUNK = 16  # tokens a dispatch at most: a caller that streams text gets no more than this at once
 SLOT_MULTIPLE = 64  # the number of slots of a cache is a multiple of this
-
-
-class PromptError(ValueError):
-    """A request can't be served; the message is one line with the prompt, what is wrong and what works."""
-
-
-class PromptTooLong(PromptError):
-    """A prompt leaves no room in the context for a new token."""
-
-
-@dataclass
-class Completion:
-    """The new tokens of one row: all (`generate`), or those since the last time (`stream`). They include no stop id.
-
-    The lists beside `tokens` are those of draw.Drawn. `emptied_by`: the link that left no token to draw, if one did.
-    `repetition_start`: the index among the new tokens at which the loop began that ended the row, if one did.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    log_probabilities: list[float] = field(default_factory=list)
-    chain_log_probabilities: list[float] = field(default_factory=list)
-    choice_log_probabilities: list[float] = field(default_factory=list)
-    truncated: list[float] = field(default_factory=list)
-    finish_reason: FinishReason | None = None  # None: not finished
-    emptied_by: str | None = None
-    repetition_start: int | None = None
-
-    def extend(self, piece: Completion) -> None:
-        """Adds the tokens of a later piece of the same row."""
-        for name in (f.name for f in fields(self)):
-            old, new = getattr(self, name), getattr(piece, name)
-            setattr(self, name, old + new if isinstance(new, list) else old if new is None else new)
-
-    def cut(self, count: int) -> None:
-        """Keeps the first `count` tokens."""
-        for value in (getattr(self, f.name) for f in fields(self)):
-            if isinstance(value, list):
-                del value[count:]
 
 
 class Windows(NamedTuple):
@@ -88,13 +50,6 @@ class WindowBatch(NamedTuple):
     requests: Requests
 
 
-class DecodeState(NamedTuple):
-    """A batch during decoding. The cache holds each row's tokens but the last, which the next step reads."""
-
-    cache: Any
-    texts: Texts
-
-
 def prefill(source: Source, tokens_BT, count_B, slots: int):
     """Reads a batch of texts up to their last tokens: the first `count_B` of tokens [B, T], padded on the right."""
     tokens_BT = shard(tokens_BT, "batch", None)
@@ -102,100 +57,6 @@ def prefill(source: Source, tokens_BT, count_B, slots: int):
     if not tokens_BT.shape[1]:  # texts of one token leave nothing to read
         return cache
     return source(tokens_BT, cache, shard(count_B, "batch"))[1]
-
-
-def decode(source: Source, state: DecodeState, requests: Requests, steps, vocab_size: int):
-    """Draws up to `steps` <= CHUNK tokens for every row, fewer when all are finished.
-
-    Returns the state after them, and what the caller is to fetch: (Drawn [B, CHUNK], finished [B]).
-    """
-    state, requests = state._replace(texts=shard_rows(state.texts)), shard_rows(requests)
-    rows = requests.limit_B.shape[0]
-    strategy = requests.chain.strategy
-    drawn = jax.tree.map(lambda x: shard(x, "batch", None), no_draws(rows, CHUNK, strategy.searches))
-
-    def unfinished(carry):
-        step, state, _ = carry
-        return (step < steps) & ~state.texts.finished_B.all()
-
-    def step_rows(carry):
-        step, (cache, texts), drawn = carry
-        logits_BTV, cache = source(last_token(texts.history)[:, None], cache, (~texts.finished_B).astype(jnp.int32))
-        logits_BV = shard(logits_BTV[:, 0].astype(jnp.float32), "batch", None)
-        logits_BV = jnp.where(jnp.arange(logits_BV.shape[1]) < vocab_size, logits_BV, -jnp.inf)
-        texts, new = draw(texts, requests, logits_BV)
-        cache = take_parents(cache, new.parent, strategy.rows) if strategy.searches else cache
-        mask_C = jnp.arange(CHUNK) == step
-        drawn = jax.tree.map(lambda new, old: jnp.where(mask_C, new[:, None], old), new, drawn)
-        return step + 1, DecodeState(cache, texts), drawn
-
-    _, state, drawn = jax.lax.while_loop(unfinished, step_rows, (jnp.int32(0), state, drawn))
-    finished_B = shard(state.texts.finished_B, None)
-    return state, (jax.tree.map(lambda x: shard(x, None, None), drawn), finished_B)  # whole: every process reads it
-
-
-@dataclass
-class SequenceState:
-    """A sequence while it is generated: its ids, prompt first, and whether it is finished."""
-
-    ids: list[int]
-    chain: Chain
-    seed: int
-    sample: int
-    prompt: int  # number of ids of the prompt
-    limit: int  # number of ids at which it is complete
-    finish_reason: FinishReason | None = None
-    memories: Any = None  # of its chain, once it was decoded
-    matcher: Matcher | None = None  # of its chain's grammar
-    detectors: list[LoopDetector] = field(init=False)  # of its chain's ends
-    draws: list[Drawn] = field(default_factory=list)  # of each dispatch [steps], where `rank` needs them;
-    # with the stop id's at the end, if one ended it
-    emptied_by: str | None = None
-
-    def __post_init__(self):
-        self.detectors = [detector for end in self.chain.ends if (detector := end.detector())]
-
-    def windows(self, contexts: Sequence[int]) -> list[list[int]]:
-        """The ids that each branch of the source reads before the next token, of its own text."""
-        texts = self.chain.source.texts(self.ids, self.prompt)
-        return [text[window_start(len(text), context) :] for text, context in zip(texts, contexts, strict=True)]
-
-    def add(self, draws: Drawn, finished: bool, window_limit: int) -> Completion:
-        """Adds what a dispatch drew, arrays [C], cut where the text loops; decides whether the text ends with it."""
-        piece = completion(draws, self.chain)
-        loops = [found for detector in self.detectors if (found := detector.push(piece.tokens))]
-        if loops:
-            last, piece.repetition_start = min(loops)
-            piece.cut(last + 1)
-            piece.emptied_by = None
-        self.ids += piece.tokens
-        for token in piece.tokens if self.matcher else ():
-            self.matcher.accept(token)
-        if loops:
-            self.finish_reason = "repetition"
-        elif piece.emptied_by:
-            self.finish_reason = "emptied"
-        elif self.matcher and self.matcher.finished:
-            self.finish_reason = "stop"
-        elif len(self.ids) == self.limit:
-            self.finish_reason = "length"
-        elif finished and len(self.ids) < window_limit:
-            self.finish_reason = "stop"
-        piece.finish_reason, self.emptied_by = self.finish_reason, piece.emptied_by
-        if not self.chain.strategy.streams:
-            count = len(piece.tokens) + (self.finish_reason in ("stop", "emptied"))
-            self.draws.append(jax.tree.map(lambda x: x[:count], draws))
-        return piece
-
-    def mask(self) -> np.ndarray:
-        """What its grammar allows next, uint32 [W]; nothing where it is finished."""
-        return self.matcher.mask() & np.uint32(0 if self.finish_reason else 2**32 - 1)
-
-
-def window_start(length: int, context: int) -> int:
-    """The first token of a text that a model still sees: a text that fills the context goes on from its newest half."""
-    step = context - context // 2
-    return 0 if length < context else step * ((length - context) // step + 1)
 
 
 @functools.lru_cache(maxsize=32)
@@ -371,19 +232,11 @@ class Generator:
         )
         capacity = max(branches[0].slots, round_up(max(row.limit for row in rows), SLOT_MULTIPLE))
         history_BS = np.zeros((size, capacity), np.int32)
-        length_B, prompt_B, limit_B, text_limit_B = (np.ones(size, np.int32) for _ in range(4))
-        seed_BW, sample_B = np.zeros((size, 2), np.uint32), np.zeros(size, np.int32)
+        length_B, prompt_B, limit_B = (np.ones(size, np.int32) for _ in range(3))
         for index, row in enumerate(rows):
             history_BS[index, : len(row.ids)], length_B[index], prompt_B[index] = row.ids, len(row.ids), row.prompt
-            limit_B[index], text_limit_B[index] = len(row.ids) + room[index], row.limit
-            seed_BW[index], sample_B[index] = divmod(row.seed % 2**64, 2**32), row.sample
-        stops = [list(dict.fromkeys([*stop_ids, *row.chain.stop_tokens])) for row in rows]
-        stop_BE = np.full((size, power_of_two(max(4, *map(len, stops)))), -1, np.int32)
-        for index, ids in enumerate(stops):
-            stop_BE[index, : len(ids)] = ids
-        chains = [with_mask(row.chain, row.mask()) if row.matcher else row.chain for row in rows]
-        chains += [chains[0]] * (size - len(rows))
-        requests = Requests(seed_BW, sample_B, limit_B, text_limit_B, stop_BE, stack_chains(chains))
+            limit_B[index] = len(row.ids) + room[index]
+        requests = stack_requests(rows, limit_B, [stop_ids] * len(rows))
         history, finished_B = History(history_BS, length_B, prompt_B), np.arange(size) >= len(rows)
         return WindowBatch(branches, history, finished_B, requests)
 
@@ -403,7 +256,7 @@ class Generator:
             values = f"{len(prompts)} prompts, max_new_tokens {max_new_tokens}, samples {samples}"
             raise PromptError(f"{values}: each must be at least 1")
         for index, prompt in enumerate(prompts):
-            self.check_ids(f"prompt {index}", prompt)
+            check_prompt(f"prompt {index}", prompt, self.vocab_size, self.context)
 
     def check_chains(self, chains: Sequence[Chain], samples: int):
         """Raises PromptError for chains that one batch can't have, or whose source can't be made here."""
@@ -421,22 +274,7 @@ class Generator:
             if missing := [run for run in chain.source.runs if run not in self.models]:
                 raise PromptError(f"{format_chain(chain)}: the model of {missing[0]} is not loaded")
             for own in filter(None, chain.source.texts([], 0)):
-                self.check_ids(f"the prompt in {format_chain(chain)}", own)
-
-    def check_ids(self, what: str, ids: Sequence[int]):
-        """Raises PromptError where these are no ids that the model can read and then write behind."""
-        if not len(ids):
-            raise PromptError(f"{what} is empty; it needs one token at least, such as the end-of-text id")
-        if isinstance(ids[0], str):
-            raise PromptError(f"{what} is text; the decoder reads ids")
-        if not 0 <= min(ids) <= max(ids) < self.vocab_size:
-            invalid = next(token for token in ids if not 0 <= token < self.vocab_size)
-            raise PromptError(f"{what} holds the id {invalid}; ids go from 0 to {self.vocab_size - 1}")
-        if len(ids) >= self.context:
-            raise PromptTooLong(
-                f"{what} has {len(ids)} tokens and the model's context is {self.context}: "
-                f"{self.context - 1} at most leave room to write; shorten it"
-            )
+                check_prompt(f"the prompt in {format_chain(chain)}", own, self.vocab_size, self.context)
 
 
 def pad_windows(windows: Sequence[list[int]], room: Sequence[int], context: int, size: int) -> Windows:
@@ -451,60 +289,6 @@ def pad_windows(windows: Sequence[list[int]], room: Sequence[int], context: int,
     for index, window in enumerate(windows):
         tokens_BT[index, : len(window) - 1], count_B[index], last_B[index] = window[:-1], len(window) - 1, window[-1]
     return Windows(tokens_BT, count_B, last_B, slots=min(round_up(max(filled, length), SLOT_MULTIPLE), context))
-
-
-def completion(draws: Drawn, chain: Chain) -> Completion:
-    """What one row drew in a dispatch, whose arrays are [C]."""
-    count = int((draws.token >= 0).sum())
-    emptied = int(draws.emptied.max(initial=-1))
-    columns = (draws.token, draws.log_probability, draws.chain_log_probability, draws.choice_log_probability)
-    return Completion(
-        *(column[:count].tolist() for column in (*columns, draws.truncated)),
-        emptied_by=format_chain(Chain(chain.links[emptied : emptied + 1])) if emptied >= 0 else None,
-    )
-
-
-def rows_of_texts(rows: list[SequenceState]) -> list[list[SequenceState]]:
-    """The rows of each text."""
-    count = rows[0].chain.strategy.rows
-    return [rows[first : first + count] for first in range(0, len(rows), count)]
-
-
-def trellis(rows: list[SequenceState]) -> Trellis:
-    """What the rows of one text have drawn."""
-    reasons = [row.finish_reason for row in rows]
-    return Trellis(join_draws([row.draws for row in rows]), reasons, rows[0].limit - rows[0].prompt)
-
-
-def reorder_ids(rows: list[SequenceState]) -> None:
-    """Gives every row of a search the ids of the text that it goes on with."""
-    for text in rows_of_texts(rows):
-        drawn = trellis(text)
-        for index, row in enumerate(text):
-            path = Path(index, len(row.ids) - row.prompt, row.finish_reason)
-            row.ids = [*row.ids[: row.prompt], *drawn.columns(path).token.tolist()]
-
-
-def stream_ranked(pieces: Iterator[list[Completion]], rows: list[SequenceState], samples: int):
-    """Yields nothing new of any text, as often as rows have new pieces, then each text's best samples."""
-    texts = rows_of_texts(rows)
-    for _ in pieces:
-        yield [Completion() for _ in range(len(texts) * samples)]
-    yield [completion for text in texts for completion in ranked(text, samples)]
-
-
-def ranked(rows: list[SequenceState], samples: int) -> list[Completion]:
-    """The best texts that finished rows of one text have written; empty ones where the chain leaves no more."""
-    chain, drawn = rows[0].chain, trellis(rows)
-    memories = [() if row.memories is None else row.memories[-1] for row in rows]
-    paths = chain.strategy.rank(drawn, jax.tree.map(lambda *x: np.concatenate(x), *memories))[:samples]
-    found = [completion(drawn.columns(path), chain) for path in paths]
-    for path, text in zip(paths, found, strict=True):
-        text.finish_reason = path.finish_reason
-        text.emptied_by = rows[path.row].emptied_by if path.finish_reason == "emptied" else None
-    emptied_by = rows[0].emptied_by or format_chain(Chain((), chain.strategy))
-    missing = samples - len(found)
-    return found + [Completion(finish_reason="emptied", emptied_by=emptied_by) for _ in range(missing)]
 
 
 def round_up(count: int, multiple: int) -> int:

@@ -43,6 +43,10 @@ class PagedSource(Source, Protocol):
         """The memory after the cache has been used. Every row stands in `row_B` once at most, but for one to waste."""
         ...
 
+    def lies_in_pages(self, memory: Any) -> bool:
+        """Whether all of a memory lies in pages, so that rows can share them and go back."""
+        ...
+
 
 class Composition(Protocol):
     """How the logits of one text come from several branches: models that each read a text of their own.

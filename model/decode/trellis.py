@@ -5,12 +5,12 @@ with several rows rank the paths, generate.py turns them into completions. All o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-FinishReason = Literal["stop", "length", "emptied", "repetition"]
+from model.decode.completion import FinishReason
 
 
 class Path(NamedTuple):

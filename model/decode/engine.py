@@ -1,0 +1,272 @@
+"""Continuous batching: many requests at once, each of its own prompt, chain, seed and length (Yu et al. 2022, "Orca").
+
+A caller submits requests and calls `step` again and again; launch/ does, for `--prompts`. A step reads a piece of the
+prompts and draws some tokens of every text that is read. scheduler.py decides which, programs.py are what devices run.
+A request's text is what Generator writes for it alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from model.cache import PageLayout
+from model.decode.chain import Chain
+from model.decode.draw import stack_requests, start, take_rows
+from model.decode.generate import Completion, PromptError, SequenceState, check_prompt, completion
+from model.decode.links.link import History
+from model.decode.loop import CHUNK
+from model.decode.pages import PagePool
+from model.decode.parameters import power_of_two
+from model.decode.programs import Batch, Places, jitted_programs
+from model.decode.scheduler import Row, Scheduler
+from model.sharding import ShardingError, shard_count
+
+LEAST_PIECE = 16  # tokens of a row in a dispatch that reads: fewer cost about as much
+LEAST_SLOTS = 64  # of a row in a dispatch
+MEMORY_BYTES = 2 << 30  # of pages, where their number is not given
+
+
+@dataclass(frozen=True)
+class Request:
+    """A text to be written. It depends on these values and on the model alone."""
+
+    prompt: Sequence[int]
+    chain: Chain
+    max_new_tokens: int
+    seed: int = 0
+    sample: int = 0
+    stop_ids: Sequence[int] = ()
+
+
+class Engine:
+    """Writes the texts of many requests at once with a model, whose weights it prepares for decoding once.
+
+    `vocab_size`, `context`: as Generator's. `slots`: texts at once; `waiting`: texts in the queue at most. `page_size`:
+    tokens of a page; `pages`: how many all texts share, page 0 included (default: what the slots can need, if that fits
+    MEMORY_BYTES). `prefill_chunk`: tokens that a step reads at most, of all texts together; `chunk`: tokens that it
+    draws of each text at most.
+
+    On a mesh the heads are split over `tensor`; raises ShardingError where an axis would split rows.
+    """
+
+    def __init__(
+        self,
+        model,
+        *,
+        vocab_size: int,
+        context: int,
+        slots: int = 64,
+        page_size: int = 16,
+        pages: int | None = None,
+        prefill_chunk: int = 256,
+        waiting: int = 1024,
+        chunk: int = CHUNK,
+    ):
+        if not hasattr(model, "init_pages"):
+            raise PromptError(f"{type(model).__name__} has no memory in pages, which an engine needs; use Generator")
+        if shard_count("batch") > 1:
+            raise ShardingError(
+                f"mesh: {shard_count('batch')} devices split the rows, which an engine's pages can't follow; "
+                "give these devices to mesh.tensor, or run an engine for each of them"
+            )
+        self.vocab_size, self.context, self.chunk = vocab_size, context, min(chunk, CHUNK)
+        self.slots, self.prefill_chunk = slots, max(power_of_two(prefill_chunk + 1) // 2, LEAST_PIECE)
+        self.leaves, self.structure = jax.tree.flatten(jax.jit(type(model).for_decoding)(model))
+        self.read_program, self.decode_program = jitted_programs(self.structure)
+        pages = pages or self.default_pages(page_size)
+        self.memory = jax.jit(lambda: self.source.init_pages(slots + 1, PageLayout(pages, page_size)))()
+        shares = self.source.lies_in_pages(self.memory)
+        self.scheduler = Scheduler(slots, PagePool(pages, page_size), context, waiting, shares)
+        self.numbers = itertools.count()
+        self.rows: dict[int, Row] = {}  # not finished
+        self.cancelled: list[int] = []
+        self.shapes: set = set()  # of the arguments of all dispatches
+        self.tokens_read = 0
+
+    @property
+    def source(self):
+        return self.structure.unflatten(self.leaves)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step has anything to do."""
+        return bool(self.rows or self.cancelled)
+
+    @property
+    def programs(self) -> int:
+        """How many programs the dispatches so far needed. Sizes are powers of two: it grows with their logarithms."""
+        return len(self.shapes)
+
+    @property
+    def tokens_found(self) -> int:
+        """Tokens of prompts that lay in pages already, and were not read again."""
+        return self.scheduler.tokens_found
+
+    def submit(self, request: Request) -> int:
+        """Puts a request into the queue: its number, by which `step` names it. Raises PromptError, QueueFull."""
+        self.check(request)
+        prompt, r = list(request.prompt), request
+        text = SequenceState(prompt, r.chain, r.seed, r.sample, len(prompt), len(prompt) + r.max_new_tokens)
+        row = Row(next(self.numbers), text, tuple(r.stop_ids))
+        self.scheduler.submit(row)
+        self.rows[row.number] = row
+        return row.number
+
+    def cancel(self, number: int) -> bool:
+        """Ends a request; the next step says so. False if it is finished already."""
+        row = self.rows.pop(number, None)
+        if row is None:
+            return False
+        self.scheduler.cancel(row)
+        self.cancelled.append(number)
+        return True
+
+    def step(self) -> list[tuple[int, Completion]]:
+        """Goes on with all texts that have a place: (number, its new tokens and how it ended, if it did) of each."""
+        events = [(number, Completion(finish_reason="cancelled")) for number in self.cancelled]
+        self.cancelled.clear()
+        self.scheduler.admit()
+        self.read()
+        for rows in self.groups():
+            events += self.decode(rows)
+        jax.block_until_ready(self.memory)  # what else may be dispatched in between must find no device at work
+        return events
+
+    def run(self, requests: Iterable[Request]) -> Iterator[tuple[int, Completion]]:
+        """Writes the texts of all requests, and yields what `step` does, by the index of the request."""
+        requests, index_of = enumerate(requests), {}
+        while True:
+            while not self.scheduler.full and (item := next(requests, None)):
+                index_of[self.submit(item[1])] = item[0]
+            if not self.busy:
+                return
+            for number, piece in self.step():
+                yield index_of[number], piece
+
+    def check(self, request: Request) -> None:
+        """Raises PromptError for a request that can't be served."""
+        if request.max_new_tokens < 1:
+            raise PromptError(f"max_new_tokens {request.max_new_tokens}: it must be at least 1")
+        check_prompt("the prompt", request.prompt, self.vocab_size, self.context)
+        if request.chain.strategy.rows > 1:
+            raise PromptError(
+                f"{request.chain} writes a text in {request.chain.strategy.rows} rows, and an engine has one for each; "
+                "use Generator"
+            )
+        tokens = min(self.context, len(request.prompt) + request.max_new_tokens)
+        pool = self.scheduler.pool
+        if pool.pages_for(tokens - 1) > pool.count - 1:
+            raise PromptError(
+                f"a text of {tokens} tokens needs {pool.pages_for(tokens - 1)} pages of {pool.size} and the engine has "
+                f"{pool.count - 1}: {(pool.count - 1) * pool.size + 1} tokens at most fit, prompt and new ones together"
+            )
+
+    def read(self) -> None:
+        """Reads a piece of the oldest texts that are not read to their ends."""
+        limit = max(self.prefill_chunk // (2 * LEAST_PIECE), 1)
+        rows = self.scheduler.rows_to_read(limit, self.prefill_chunk)
+        if not rows:
+            return
+        size = power_of_two(len(rows))
+        length = min(max(power_of_two(max(row.unread for row in rows)), LEAST_PIECE), self.prefill_chunk // size)
+        tokens_BT, count_B = np.zeros((size, length), np.int32), np.zeros(size, np.int32)
+        for index, row in enumerate(rows):
+            count_B[index] = min(row.unread, length)
+            first = row.start + row.read
+            tokens_BT[index, : count_B[index]] = row.text.ids[first : first + count_B[index]]
+        places = self.places(rows, size, max(row.read for row in rows) + length)
+        self.memory = self.dispatch(self.read_program, places, tokens_BT, count_B)
+        for row, count in zip(rows, count_B.tolist()[: len(rows)], strict=True):
+            row.read += count
+            self.tokens_read += count
+            self.scheduler.advance(row)
+
+    def groups(self) -> list[list[Row]]:
+        """The texts that can be drawn from, those of one program together: chains of the same kinds."""
+        rows_of_kinds: dict[tuple, list[Row]] = {}
+        for row in self.scheduler.rows_to_decode(self.chunk):
+            rows_of_kinds.setdefault(row.text.chain.kinds, []).append(row)
+        return list(rows_of_kinds.values())
+
+    def decode(self, rows: list[Row]) -> list[tuple[int, Completion]]:
+        """Draws tokens of texts whose chains are of the same kinds."""
+        size = power_of_two(len(rows))
+        places = self.places(rows, size, max(len(row.pages) for row in rows) * self.scheduler.pool.size)
+        batch = self.batch(rows, size, places)
+        self.memory, fetched = self.dispatch(
+            self.decode_program, places, batch, np.int32(self.chunk), vocab_size=self.vocab_size
+        )
+        memories, drawn, finished_B = jax.device_get(jax.block_until_ready(fetched))
+        events = []
+        for index, row in enumerate(rows):
+            piece = completion(drawn, index, row.text.chain)
+            ended = bool(finished_B[index]) and row.length + len(piece.tokens) < row.end(self.context) - row.start
+            row.text.add(piece, stopped=ended)
+            row.text.memories = take_rows(memories, np.array([index]))
+            row.read = row.length - 1
+            self.tokens_read += len(piece.tokens)
+            if row.text.finish_reason:
+                del self.rows[row.number]
+            self.scheduler.advance(row)
+            events.append((row.number, piece))
+        return events
+
+    def places(self, rows: list[Row], size: int, slots: int) -> Places:
+        """Where so many rows lie, padded by waste; pages for `slots` of each."""
+        pool = self.scheduler.pool
+        count = power_of_two(pool.pages_for(max(slots, LEAST_SLOTS)))
+        row_B, length_B = np.full(size, self.slots, np.int32), np.zeros(size, np.int32)
+        pages_Bn = np.zeros((size, count), np.int32)
+        for index, row in enumerate(rows):
+            row_B[index], length_B[index] = row.slot, row.read
+            pages_Bn[index, : len(row.pages)] = row.pages[:count]
+        return Places(row_B, length_B, pages_Bn)
+
+    def batch(self, rows: list[Row], size: int, places: Places) -> Batch:
+        """What a dispatch needs to draw tokens of some texts."""
+        slots = places.pages_Bn.shape[1] * self.scheduler.pool.size
+        longest = max(len(row.text.ids) for row in rows) + self.chunk
+        history_BS = np.zeros((size, max(slots, power_of_two(longest))), np.int32)
+        length_B, prompt_B, limit_B = np.ones(size, np.int32), np.ones(size, np.int32), np.ones(size, np.int32)
+        for index, row in enumerate(rows):
+            ids = row.text.ids
+            history_BS[index, : len(ids)], length_B[index], prompt_B[index] = ids, len(ids), row.text.prompt
+            limit_B[index] = row.end(self.context)
+        texts = [row.text for row in rows]
+        requests = stack_requests(
+            [text.seed for text in texts],
+            [text.sample for text in texts],
+            limit_B,
+            [row.stop_ids for row in rows],
+            [text.chain for text in texts],
+        )
+        history, finished_B = History(history_BS, length_B, prompt_B), np.arange(size) >= len(rows)
+        new_B = np.array([text.memories is None for text in texts] + [True] * (size - len(rows)))
+        shapes = jax.eval_shape(lambda: start(history, requests.chain, finished_B, self.vocab_size).memories)
+        memories = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+        for index, text in enumerate(texts):
+            if text.memories is not None:
+                jax.tree.map(lambda x, kept, b=index: x.__setitem__(b, kept[0]), memories, text.memories)
+        return Batch(history, requests, finished_B, new_B, memories)
+
+    def dispatch(self, program, *arguments, **static):
+        """Runs a program on the memory, and counts it if its arguments have new shapes."""
+        leaves, structure = jax.tree.flatten(arguments)
+        self.shapes.add((program, structure, tuple((x.shape, str(x.dtype)) for x in leaves)))
+        return program(self.leaves, self.memory, *arguments, **static)
+
+    def default_pages(self, page_size: int) -> int:
+        """Pages for whole contexts in all slots, or as many as MEMORY_BYTES hold, but for one context at least."""
+
+        def size(pages: int) -> int:
+            shapes = jax.eval_shape(lambda: self.source.init_pages(1, PageLayout(pages, page_size)))
+            return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+
+        context = -(-self.context // page_size)
+        fitting = MEMORY_BYTES // max(size(2) - size(1), 1)
+        return 1 + max(context, min(self.slots * context, fitting))
