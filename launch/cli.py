@@ -46,7 +46,7 @@ BENCH_DEFAULTS = {  # what `bench` measures by default
 # Errors by class name, since their modules import JAX. Wrong arguments or config: exit status 2; failed work: 1.
 WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError")
 WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError", "FieldError", "HuggingFaceError", "AdapterError")
-EXPECTED = (*WRONG_INPUT, "ExportError", "DataError", "RunError", "PeerError", "UnreadableProgram")
+EXPECTED = (*WRONG_INPUT, "QueueFull", "ExportError", "DataError", "RunError", "PeerError", "UnreadableProgram")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -191,7 +191,9 @@ def bench_arguments(command: argparse.ArgumentParser) -> None:
         choices=["hf", "grain"],
         help="run a peer in turn with ours: Hugging Face on PyTorch, for data Grain",
     )
-    command.add_argument("--runs", type=positive, default=5, help="counted runs of each side")
+    command.add_argument("--runs", type=positive, help="counted runs of each side (default 5; 1 with --engine)")
+    engine = "decode: 64 requests of mixed lengths at once, and the same one after another"
+    command.add_argument("--engine", action="store_true", help=engine)
     command.add_argument(
         "--batch", type=positive, action="append", help="decode, data: rows at a time (default 1, 8; 256)"
     )

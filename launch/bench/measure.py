@@ -17,7 +17,7 @@ def measure(bench, experiment, case: dict, arguments: Namespace) -> dict:
         ours = bench.task(experiment, **case)
         ours(), peer and peer()  # compilation and first touches, not counted
         runs, peer_runs = [], []
-        for number in range(arguments.runs):
+        for number in range(arguments.runs or 5):
             runs.append(ours())
             if peer:
                 peer_runs.append(peer())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
-from launch.bench import decoding, feeding, training, waiting
+from launch.bench import batching, decoding, feeding, training, waiting
 from launch.bench.measure import measure
 from train.check import check_vocabulary_stated
 from train.fields import ConfigError
@@ -19,6 +19,8 @@ def main(arguments: Namespace) -> int:
         raise ConfigError(f"--against {arguments.against}: the peer of {arguments.what} is {' or '.join(peers)}")
     if arguments.what != "data":
         check_vocabulary_stated(arguments.experiment)
+    if arguments.engine:
+        return main_engine(arguments)
     bench = {"train": training, "decode": decoding, "data": feeding}[arguments.what]
     results = []
     for case in bench.cases(arguments):
@@ -29,6 +31,24 @@ def main(arguments: Namespace) -> int:
             print(summary(results[-1]), flush=True)
     if arguments.json:
         print(json.dumps({**results[0], "cases": results}))
+    return 0
+
+
+def main_engine(arguments: Namespace) -> int:
+    """`skald bench decode --engine`: many requests at once against one after another."""
+    if arguments.what != "decode" or arguments.against or arguments.batch:
+        raise ConfigError("--engine: it goes with decode alone, without --against and --batch; it brings its own peer")
+    result = batching.measure(arguments.experiment, arguments)
+    if arguments.json:
+        print(json.dumps(result))
+        return 0
+    first, again = result["first_token_seconds"], result["again"]
+    print(
+        f"decode {result['config']}, {result['batch']} requests at once: {result['tokens_per_second']:,.0f} tokens/s; "
+        f"one after another {result['against']['tokens_per_second']:,.0f}; ratio {result['ratio']:.2f}; first token "
+        f"after {first['50']:.2f} s (median), {first['99']:.2f} s (99th percentile); {result['programs']} programs; "
+        f"asked again, {again['tokens_found']:,} tokens are found and {again['tokens_read']:,} read"
+    )
     return 0
 
 

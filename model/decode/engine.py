@@ -28,6 +28,7 @@ from model.sharding import ShardingError, shard_count
 
 LEAST_PIECE = 16  # tokens of a row in a dispatch that reads: fewer cost about as much
 LEAST_SLOTS = 64  # of a row in a dispatch
+DRAWS_WHILE_READING = 4  # tokens of a text in a step that also reads: those who wait for their first wait no longer
 MEMORY_BYTES = 2 << 30  # of pages, where their number is not given
 
 
@@ -131,14 +132,18 @@ class Engine:
         events = [(number, Completion(finish_reason="cancelled")) for number in self.cancelled]
         self.cancelled.clear()
         self.scheduler.admit()
-        self.read()
-        for rows in self.groups():
-            events += self.decode(rows)
+        steps = min(self.chunk, DRAWS_WHILE_READING) if self.read() else self.chunk
+        for rows in self.groups(steps):
+            events += self.decode(rows, steps)
         jax.block_until_ready(self.memory)  # what else may be dispatched in between must find no device at work
         return events
 
     def run(self, requests: Iterable[Request]) -> Iterator[tuple[int, Completion]]:
-        """Writes the texts of all requests, and yields what `step` does, by the index of the request."""
+        """Writes the texts of all requests, and yields what `step` does, by the index of the request.
+
+        The engine must not be busy: what it says of other texts would be lost. Raises RuntimeError, PromptError."""
+        if self.busy:
+            raise RuntimeError(f"{len(self.rows)} requests are not finished; call step until the engine is not busy")
         requests, index_of = enumerate(requests), {}
         while True:
             while not self.scheduler.full and (item := next(requests, None)):
@@ -166,12 +171,12 @@ class Engine:
                 f"{pool.count - 1}: {(pool.count - 1) * pool.size + 1} tokens at most fit, prompt and new ones together"
             )
 
-    def read(self) -> None:
-        """Reads a piece of the oldest texts that are not read to their ends."""
+    def read(self) -> bool:
+        """Reads a piece of the oldest texts that are not read to their ends. False if there are none."""
         limit = max(self.prefill_chunk // (2 * LEAST_PIECE), 1)
         rows = self.scheduler.rows_to_read(limit, self.prefill_chunk)
         if not rows:
-            return
+            return False
         size = power_of_two(len(rows))
         length = min(max(power_of_two(max(row.unread for row in rows)), LEAST_PIECE), self.prefill_chunk // size)
         tokens_BT, count_B = np.zeros((size, length), np.int32), np.zeros(size, np.int32)
@@ -185,21 +190,22 @@ class Engine:
             row.read += count
             self.tokens_read += count
             self.scheduler.advance(row)
+        return True
 
-    def groups(self) -> list[list[Row]]:
+    def groups(self, steps: int) -> list[list[Row]]:
         """The texts that can be drawn from, those of one program together: chains of the same kinds."""
         rows_of_kinds: dict[tuple, list[Row]] = {}
-        for row in self.scheduler.rows_to_decode(self.chunk):
+        for row in self.scheduler.rows_to_decode(steps):
             rows_of_kinds.setdefault(row.text.chain.kinds, []).append(row)
         return list(rows_of_kinds.values())
 
-    def decode(self, rows: list[Row]) -> list[tuple[int, Completion]]:
-        """Draws tokens of texts whose chains are of the same kinds."""
+    def decode(self, rows: list[Row], steps: int) -> list[tuple[int, Completion]]:
+        """Draws up to so many tokens of texts whose chains are of the same kinds."""
         size = power_of_two(len(rows))
         places = self.places(rows, size, max(len(row.pages) for row in rows) * self.scheduler.pool.size)
         batch = self.batch(rows, size, places)
         self.memory, fetched = self.dispatch(
-            self.decode_program, places, batch, np.int32(self.chunk), vocab_size=self.vocab_size
+            self.decode_program, places, batch, np.int32(steps), vocab_size=self.vocab_size
         )
         memories, drawn, finished_B = jax.device_get(jax.block_until_ready(fetched))
         events = []
