@@ -123,6 +123,12 @@ def truncated_mass(logits_BV, chain_logits_BV) -> jax.Array:
     return jnp.where(chain_logits_BV > -jnp.inf, 0, jax.nn.softmax(logits_BV)).sum(-1)
 
 
+def vocabulary_logits(logits_BV: jax.Array, vocab_size: int) -> jax.Array:
+    """A model's logits [B, V] in float32, -inf for the padding of its vocabulary."""
+    logits_BV = shard(logits_BV.astype(jnp.float32), "batch", None)
+    return jnp.where(jnp.arange(logits_BV.shape[1]) < vocab_size, logits_BV, -jnp.inf)
+
+
 def append_token(history: History, token_B, active_B) -> History:
     """The history with one more token in each active row."""
     next_BS = (jnp.arange(history.tokens_BS.shape[1]) == history.length_B[:, None]) & active_B[:, None]
