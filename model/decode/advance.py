@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from model.cache import PagedKeyValues, PageLayout
 from model.decode.draw import Drawn, Requests, Texts, draw, no_draws, vocabulary_logits
 from model.decode.sources import PagedSource
 
@@ -68,22 +67,15 @@ def draw_along(
         column_B = jnp.minimum(tokens.known_B - 1 + step, length - 1)
         logits_BV = jnp.take_along_axis(logits_BTV, column_B[:, None, None], axis=1)[:, 0]
         given = texts._replace(finished_B=~active_B)
-        after, new, _ = draw(given, requests, vocabulary_logits(logits_BV, vocab_size))
+        after, new = draw(given, requests, vocabulary_logits(logits_BV, vocab_size))
         texts = after._replace(finished_B=texts.finished_B | (active_B & after.finished_B))
         drawn_BT = active_B[:, None] & (columns_T == step)
-        drawn = Drawn(*(jnp.where(drawn_BT, x[:, None], old) for x, old in zip(new, drawn, strict=True)))
+        drawn = jax.tree.map(lambda x, old: jnp.where(drawn_BT, x[:, None], old), new, drawn)
         draft_B = jnp.take_along_axis(tokens.tokens_BT, jnp.minimum(column_B + 1, length - 1)[:, None], axis=1)[:, 0]
         accepted_B = (column_B + 1 < tokens.count_B) & (draft_B == new.token)
         return step + 1, active_B & ~texts.finished_B & accepted_B, texts, drawn
 
     active_B = tokens.complete_B & ~texts.finished_B
-    carry = (jnp.int32(0), active_B, texts, no_draws(rows, length))
+    carry = (jnp.int32(0), active_B, texts, no_draws(rows, length, searches=False))
     _, _, texts, drawn = jax.lax.while_loop(goes_on, draw_once, carry)
     return texts, drawn
-
-
-def can_go_back(source: PagedSource) -> bool:
-    """Whether a row of the source's memory can forget its newest tokens: all that it remembers lies in pages."""
-    memory = jax.eval_shape(lambda: source.init_pages(1, PageLayout(2, 1)))
-    parts = jax.tree.leaves(memory, is_leaf=lambda x: isinstance(x, PagedKeyValues))
-    return all(isinstance(part, PagedKeyValues) for part in parts)

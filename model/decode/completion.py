@@ -27,6 +27,8 @@ class Completion:
     finish_reason: FinishReason | None = None  # None: not finished
     emptied_by: str | None = None
     repetition_start: int | None = None
+    drafted: int = 0
+    accepted: int = 0
 
     def extend(self, piece: Completion) -> None:
         """Adds the tokens of a later piece of the same row."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from model.decode.chain import Chain, SamplerError, format_chain
 from model.decode.links.constraint import AllowedTokens, Grammar
+from model.decode.prompts import PromptError
 
 
 class Matcher(Protocol):
@@ -49,6 +50,18 @@ def find_grammar(chain: Chain) -> Grammar | None:
             f"sampler {format_chain(chain)!r}: {strategy} can't follow a grammar; draw or write greedy instead"
         )
     return grammars[0] if grammars else None
+
+
+def new_matcher(
+    maker: MatcherMaker | None, chain: Chain, prompt: Sequence[int], stop_ids: Sequence[int]
+) -> Matcher | None:
+    """A matcher of the chain's grammar, if it has one. Raises SamplerError, PromptError."""
+    grammar = find_grammar(chain)
+    if grammar is None:
+        return None
+    if maker is None:
+        raise PromptError(f"{format_chain(Chain((grammar,)))}: a grammar needs a tokenizer, and here is none")
+    return maker(grammar, prompt, stop_ids)
 
 
 def with_mask(chain: Chain, mask: np.ndarray) -> Chain:

@@ -15,18 +15,22 @@ import jax
 import numpy as np
 
 from model.cache import PageLayout
-from model.decode.chain import Chain
-from model.decode.draw import stack_requests, start, take_rows
-from model.decode.generate import Completion, PromptError, SequenceState, check_prompt, completion
-from model.decode.links.link import History
+from model.decode.chain import Chain, check_words
+from model.decode.completion import Completion
+from model.decode.compositions import Alone
+from model.decode.constraint import MatcherMaker, new_matcher
+from model.decode.decoding import LEAST_PIECE, Chunks, InvariantTiles, Speculation
+from model.decode.invariance import TILES
 from model.decode.loop import CHUNK
 from model.decode.pages import PagePool
 from model.decode.parameters import power_of_two
-from model.decode.programs import Batch, Places, jitted_programs
+from model.decode.programs import Places, jitted_programs
+from model.decode.prompts import PromptError, check_prompt
 from model.decode.scheduler import Row, Scheduler
+from model.decode.sequence import SequenceState
+from model.decode.speculation import Drafter
 from model.sharding import ShardingError, shard_count
 
-LEAST_PIECE = 16  # tokens of a row in a dispatch that reads: fewer cost about as much
 LEAST_SLOTS = 64  # of a row in a dispatch
 DRAWS_WHILE_READING = 4  # tokens of a text in a step that also reads: those who wait for their first wait no longer
 MEMORY_BYTES = 2 << 30  # of pages, where their number is not given
@@ -67,6 +71,10 @@ class Engine:
         prefill_chunk: int = 256,
         waiting: int = 1024,
         chunk: int = CHUNK,
+        draft: Drafter | None = None,
+        drafts: int = 7,
+        invariant: bool = False,
+        matcher_maker: MatcherMaker | None = None,
     ):
         if not hasattr(model, "init_pages"):
             raise PromptError(f"{type(model).__name__} has no memory in pages, which an engine needs; use Generator")
@@ -75,10 +83,11 @@ class Engine:
                 f"mesh: {shard_count('batch')} devices split the rows, which an engine's pages can't follow; "
                 "give these devices to mesh.tensor, or run an engine for each of them"
             )
+        self.matcher_maker = matcher_maker
         self.vocab_size, self.context, self.chunk = vocab_size, context, min(chunk, CHUNK)
         self.slots, self.prefill_chunk = slots, max(power_of_two(prefill_chunk + 1) // 2, LEAST_PIECE)
         self.leaves, self.structure = jax.tree.flatten(jax.jit(type(model).for_decoding)(model))
-        self.read_program, self.decode_program = jitted_programs(self.structure)
+        self.programs_of = jitted_programs(self.structure)
         pages = pages or self.default_pages(page_size)
         self.memory = jax.jit(lambda: self.source.init_pages(slots + 1, PageLayout(pages, page_size)))()
         shares = self.source.lies_in_pages(self.memory)
@@ -88,6 +97,12 @@ class Engine:
         self.cancelled: list[int] = []
         self.shapes: set = set()  # of the arguments of all dispatches
         self.tokens_read = 0
+        if invariant:
+            self.decoding = InvariantTiles(self, draft, TILES)
+        elif draft is not None:
+            self.decoding = Speculation(self, draft, drafts)
+        else:
+            self.decoding = Chunks(self)
 
     @property
     def source(self):
@@ -113,6 +128,7 @@ class Engine:
         self.check(request)
         prompt, r = list(request.prompt), request
         text = SequenceState(prompt, r.chain, r.seed, r.sample, len(prompt), len(prompt) + r.max_new_tokens)
+        text.matcher = new_matcher(self.matcher_maker, r.chain, prompt, r.stop_ids)
         row = Row(next(self.numbers), text, tuple(r.stop_ids))
         self.scheduler.submit(row)
         self.rows[row.number] = row
@@ -132,8 +148,8 @@ class Engine:
         events = [(number, Completion(finish_reason="cancelled")) for number in self.cancelled]
         self.cancelled.clear()
         self.scheduler.admit()
-        steps = min(self.chunk, DRAWS_WHILE_READING) if self.read() else self.chunk
-        for rows in self.groups(steps):
+        steps = min(self.decoding.steps, DRAWS_WHILE_READING) if self.decoding.read() else self.decoding.steps
+        for rows in self.decoding.groups(self.scheduler.rows_to_decode(steps)):
             events += self.decode(rows, steps)
         jax.block_until_ready(self.memory)  # what else may be dispatched in between must find no device at work
         return events
@@ -158,6 +174,9 @@ class Engine:
         if request.max_new_tokens < 1:
             raise PromptError(f"max_new_tokens {request.max_new_tokens}: it must be at least 1")
         check_prompt("the prompt", request.prompt, self.vocab_size, self.context)
+        check_words(request.chain)
+        if not isinstance(request.chain.source, Alone):
+            raise PromptError(f"{request.chain} reads several texts, and an engine reads one; use Generator")
         if request.chain.strategy.rows > 1:
             raise PromptError(
                 f"{request.chain} writes a text in {request.chain.strategy.rows} rows, and an engine has one for each; "
@@ -171,49 +190,21 @@ class Engine:
                 f"{pool.count - 1}: {(pool.count - 1) * pool.size + 1} tokens at most fit, prompt and new ones together"
             )
 
-    def read(self) -> bool:
-        """Reads a piece of the oldest texts that are not read to their ends. False if there are none."""
-        limit = max(self.prefill_chunk // (2 * LEAST_PIECE), 1)
-        rows = self.scheduler.rows_to_read(limit, self.prefill_chunk)
-        if not rows:
-            return False
-        size = power_of_two(len(rows))
-        length = min(max(power_of_two(max(row.unread for row in rows)), LEAST_PIECE), self.prefill_chunk // size)
-        tokens_BT, count_B = np.zeros((size, length), np.int32), np.zeros(size, np.int32)
-        for index, row in enumerate(rows):
-            count_B[index] = min(row.unread, length)
-            first = row.start + row.read
-            tokens_BT[index, : count_B[index]] = row.text.ids[first : first + count_B[index]]
-        places = self.places(rows, size, max(row.read for row in rows) + length)
-        self.memory = self.dispatch(self.read_program, places, tokens_BT, count_B)
+    def finish_reading(self, rows: list[Row], count_B: np.ndarray) -> None:
+        """Takes note of pieces that were read."""
         for row, count in zip(rows, count_B.tolist()[: len(rows)], strict=True):
             row.read += count
             self.tokens_read += count
             self.scheduler.advance(row)
-        return True
-
-    def groups(self, steps: int) -> list[list[Row]]:
-        """The texts that can be drawn from, those of one program together: chains of the same kinds."""
-        rows_of_kinds: dict[tuple, list[Row]] = {}
-        for row in self.scheduler.rows_to_decode(steps):
-            rows_of_kinds.setdefault(row.text.chain.kinds, []).append(row)
-        return list(rows_of_kinds.values())
 
     def decode(self, rows: list[Row], steps: int) -> list[tuple[int, Completion]]:
-        """Draws up to so many tokens of texts whose chains are of the same kinds."""
-        size = power_of_two(len(rows))
-        places = self.places(rows, size, max(len(row.pages) for row in rows) * self.scheduler.pool.size)
-        batch = self.batch(rows, size, places)
-        self.memory, fetched = self.dispatch(
-            self.decode_program, places, batch, np.int32(steps), vocab_size=self.vocab_size
-        )
-        memories, drawn, finished_B = jax.device_get(jax.block_until_ready(fetched))
+        """Draws up to so many tokens of some texts."""
         events = []
-        for index, row in enumerate(rows):
-            piece = completion(drawn, index, row.text.chain)
-            ended = bool(finished_B[index]) and row.length + len(piece.tokens) < row.end(self.context) - row.start
-            row.text.add(piece, stopped=ended)
-            row.text.memories = take_rows(memories, np.array([index]))
+        for row, outcome in zip(rows, self.decoding.draw(rows, steps), strict=True):
+            draws = jax.tree.map(lambda x: x[0], outcome.drawn)
+            piece = row.text.add(draws, outcome.finished, row.end(self.context))
+            piece.drafted, piece.accepted = len(outcome.drafts), outcome.accepted
+            row.text.memories = outcome.memories
             row.read = row.length - 1
             self.tokens_read += len(piece.tokens)
             if row.text.finish_reason:
@@ -222,10 +213,13 @@ class Engine:
             events.append((row.number, piece))
         return events
 
+    def table_width(self, slots: int) -> int:
+        """Entries of a row's table of pages, for so many slots."""
+        return power_of_two(self.scheduler.pool.pages_for(max(slots, LEAST_SLOTS)))
+
     def places(self, rows: list[Row], size: int, slots: int) -> Places:
         """Where so many rows lie, padded by waste; pages for `slots` of each."""
-        pool = self.scheduler.pool
-        count = power_of_two(pool.pages_for(max(slots, LEAST_SLOTS)))
+        count = self.table_width(slots)
         row_B, length_B = np.full(size, self.slots, np.int32), np.zeros(size, np.int32)
         pages_Bn = np.zeros((size, count), np.int32)
         for index, row in enumerate(rows):
@@ -233,38 +227,16 @@ class Engine:
             pages_Bn[index, : len(row.pages)] = row.pages[:count]
         return Places(row_B, length_B, pages_Bn)
 
-    def batch(self, rows: list[Row], size: int, places: Places) -> Batch:
-        """What a dispatch needs to draw tokens of some texts."""
-        slots = places.pages_Bn.shape[1] * self.scheduler.pool.size
-        longest = max(len(row.text.ids) for row in rows) + self.chunk
-        history_BS = np.zeros((size, max(slots, power_of_two(longest))), np.int32)
-        length_B, prompt_B, limit_B = np.ones(size, np.int32), np.ones(size, np.int32), np.ones(size, np.int32)
-        for index, row in enumerate(rows):
-            ids = row.text.ids
-            history_BS[index, : len(ids)], length_B[index], prompt_B[index] = ids, len(ids), row.text.prompt
-            limit_B[index] = row.end(self.context)
-        texts = [row.text for row in rows]
-        requests = stack_requests(
-            [text.seed for text in texts],
-            [text.sample for text in texts],
-            limit_B,
-            [row.stop_ids for row in rows],
-            [text.chain for text in texts],
-        )
-        history, finished_B = History(history_BS, length_B, prompt_B), np.arange(size) >= len(rows)
-        new_B = np.array([text.memories is None for text in texts] + [True] * (size - len(rows)))
-        shapes = jax.eval_shape(lambda: start(history, requests.chain, finished_B, self.vocab_size).memories)
-        memories = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-        for index, text in enumerate(texts):
-            if text.memories is not None:
-                jax.tree.map(lambda x, kept, b=index: x.__setitem__(b, kept[0]), memories, text.memories)
-        return Batch(history, requests, finished_B, new_B, memories)
-
     def dispatch(self, program, *arguments, **static):
-        """Runs a program on the memory, and counts it if its arguments have new shapes."""
+        """Runs a program on the memory; returns what it returns beside it."""
+        self.count_shapes(program, arguments)
+        self.memory, result = program(self.leaves, self.memory, *arguments, **static)
+        return result
+
+    def count_shapes(self, program, arguments) -> None:
+        """Counts a program as another one if its arguments have new shapes."""
         leaves, structure = jax.tree.flatten(arguments)
         self.shapes.add((program, structure, tuple((x.shape, str(x.dtype)) for x in leaves)))
-        return program(self.leaves, self.memory, *arguments, **static)
 
     def default_pages(self, page_size: int) -> int:
         """Pages for whole contexts in all slots, or as many as MEMORY_BYTES hold, but for one context at least."""

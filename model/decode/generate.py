@@ -15,7 +15,7 @@ import numpy as np
 
 from model.decode.chain import Chain, check_words, format_chain
 from model.decode.completion import Completion
-from model.decode.constraint import Matcher, MatcherMaker, find_grammar, with_masks
+from model.decode.constraint import MatcherMaker, new_matcher, with_masks
 from model.decode.draw import Requests, Texts, shard_rows, start
 from model.decode.links.link import History
 from model.decode.loop import CHUNK, DecodeState, decode
@@ -152,18 +152,9 @@ class Generator:
             for sample in range(searches * strategy.rows)
         ]
         for row in rows:
-            row.matcher = self.matcher(row.chain, row.ids, stop_ids)
+            row.matcher = new_matcher(self.matcher_maker, row.chain, row.ids, stop_ids)
         pieces = self.stream_windows(rows, list(dict.fromkeys(stop_ids)))
         return pieces if strategy.streams else stream_ranked(pieces, rows, samples if strategy.searches else 1)
-
-    def matcher(self, chain: Chain, prompt: Sequence[int], stop_ids: Sequence[int]) -> Matcher | None:
-        """A new matcher of the chain's grammar, if it has one. Raises SamplerError, PromptError."""
-        grammar = find_grammar(chain)
-        if grammar is None:
-            return None
-        if self.matcher_maker is None:
-            raise PromptError(f"{format_chain(Chain((grammar,)))}: a grammar needs a tokenizer, and here is none")
-        return self.matcher_maker(grammar, prompt, stop_ids)
 
     def stream_windows(self, rows: list[SequenceState], stop_ids: list[int]) -> Iterator[list[Completion]]:
         """Generates until every row is finished: one window of the context after another, each row at its own pace."""

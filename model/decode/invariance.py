@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from model.cache import PagedKeyValues, PageLayout
+from model.cache import PagedKeyValues, PageLayout, lies_in_pages
 from model.decode.advance import Tokens
 
 # (memory, Tokens) -> (logits [B, T, V], memory): the program under test. The memory may be donated to it.
@@ -30,6 +30,13 @@ class Tile(NamedTuple):
         return f"{self.rows} x {self.columns}"
 
 
+class TableSize(NamedTuple):
+    """Pages of a row: of `width` entries of its table the first `used` can hold tokens of a context."""
+
+    width: int
+    used: int
+
+
 TILES = (Tile(8, 8), Tile(4, 4), Tile(8, 1), Tile(1, 8), Tile(1, 1))  # in the order in which they are tried
 SHIFTS = 3  # a text is read at columns this many apart, and each time in other rows
 EXTRA = 3  # tokens of a text that do not fit into one row of a tile
@@ -43,14 +50,14 @@ class Places(NamedTuple):
     page_size: int
 
 
-def choose_tile(read: Read, memory: Any, pages: PageLayout, pages_per_row: int, vocab_size: int, tiles=TILES):
+def choose_tile(read: Read, memory: Any, pages: PageLayout, table: TableSize, vocab_size: int, tiles=TILES):
     """The first tile that passes the proof, and the memory, whose rows and pages hold no text yet.
 
     A tile of one token passes without one: it has no other row or column. Tiles whose texts find no pages are left out.
     """
     for tile in tiles:
         passed = tile == (1, 1)
-        for places in () if passed else all_places(memory, tile, pages, pages_per_row):
+        for places in () if passed else all_places(memory, tile, pages, table):
             passed, memory = is_invariant(read, memory, tile, places, vocab_size)
             if not passed:
                 break
@@ -59,20 +66,19 @@ def choose_tile(read: Read, memory: Any, pages: PageLayout, pages_per_row: int, 
     raise ValueError(f"none of the tiles {', '.join(map(str, tiles))} is invariant; add 1 x 1, which always is")
 
 
-def all_places(memory: Any, tile: Tile, pages: PageLayout, pages_per_row: int) -> list[Places]:
+def all_places(memory: Any, tile: Tile, pages: PageLayout, table: TableSize) -> list[Places]:
     """Texts at the start of the context, and at its end, with the same page before each of them, many times.
 
     None where there are too few pages; no end where rows remember more than what lies in pages."""
-    owned = min(-(-(tile.columns + EXTRA) // pages.size), pages_per_row)
+    owned = min(-(-(tile.columns + EXTRA) // pages.size), table.used)
     if 2 + tile.rows * owned > pages.count:
         return []
     own_Bn = 2 + np.arange(tile.rows * owned, dtype=np.int32).reshape(tile.rows, owned)
-    first_Bn, last_Bn = np.zeros((2, tile.rows, pages_per_row), np.int32)
-    first_Bn[:, :owned] = own_Bn
-    last_Bn[:, :-owned], last_Bn[:, -owned:] = 1, own_Bn
-    first = Places(0, first_Bn, pages.size)
-    last = Places((pages_per_row - owned) * pages.size, last_Bn, pages.size)
-    return [first, last] if all(isinstance(part, PagedKeyValues) for part in parts(memory)) else [first]
+    first_Bn, last_Bn = np.zeros((2, tile.rows, table.width), np.int32)
+    before = table.used - owned
+    first_Bn[:, :owned], last_Bn[:, :before], last_Bn[:, before : table.used] = own_Bn, 1, own_Bn
+    first, last = Places(0, first_Bn, pages.size), Places(before * pages.size, last_Bn, pages.size)
+    return [first, last] if lies_in_pages(memory) else [first]
 
 
 def parts(memory: Any) -> list:
@@ -83,7 +89,7 @@ def parts(memory: Any) -> list:
 def is_invariant(read: Read, memory: Any, tile: Tile, places: Places, vocab_size: int) -> tuple[bool, Any]:
     """Whether a text's logits, and what is remembered of it, have the same bits at all rows and columns of a tile."""
     random = np.random.default_rng(0)
-    length = min(tile.columns + EXTRA, places.pages_Bn.shape[1] * places.page_size - places.start)
+    length = min(tile.columns + EXTRA, (places.pages_Bn[0] > 1).sum() * places.page_size)
     text = random.integers(0, vocab_size, length, dtype=np.int32)
     logits, remembered = [set() for _ in text], set()
     for shift in range(SHIFTS):

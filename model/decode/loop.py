@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from model.decode.draw import Requests, Texts, draw, no_draws, shard_rows, take_parents
+from model.decode.draw import Requests, Texts, draw, no_draws, shard_rows, take_parents, vocabulary_logits
 from model.decode.links.link import last_token
 from model.decode.sources import Source
 from model.sharding import shard
@@ -42,9 +42,7 @@ def decode(source: Source, state: DecodeState, requests: Requests, steps, vocab_
     def step_rows(carry):
         step, (cache, texts), drawn = carry
         logits_BTV, cache = source(last_token(texts.history)[:, None], cache, (~texts.finished_B).astype(jnp.int32))
-        logits_BV = shard(logits_BTV[:, 0].astype(jnp.float32), "batch", None)
-        logits_BV = jnp.where(jnp.arange(logits_BV.shape[1]) < vocab_size, logits_BV, -jnp.inf)
-        texts, new = draw(texts, requests, logits_BV)
+        texts, new = draw(texts, requests, vocabulary_logits(logits_BTV[:, 0], vocab_size))
         cache = take_parents(cache, new.parent, strategy.rows) if strategy.searches else cache
         mask_C = jnp.arange(CHUNK) == step
         drawn = jax.tree.map(lambda new, old: jnp.where(mask_C, new[:, None], old), new, drawn)

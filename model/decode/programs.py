@@ -6,12 +6,14 @@ engine.py dispatches them. Each takes any of the memory's rows, padded by a row 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from model.decode.draw import Requests, expand, start
+from model.decode.advance import Tokens, advance, draw_along, read
+from model.decode.draw import Requests, Texts, expand, start
 from model.decode.links.link import History
 from model.decode.loop import DecodeState, decode
 from model.decode.sources import PagedSource
@@ -36,10 +38,10 @@ class Batch(NamedTuple):
 
 
 def read_rows(source: PagedSource, memory, places: Places, tokens_BT, count_B):
-    """Reads the first `count_B` of tokens [B, T] of each row: the memory with them."""
+    """Reads the first `count_B` of tokens [B, T] of each row: the memory with them, and nothing to fetch."""
     cache = source.open_rows(memory, *places)
     _, cache = source(tokens_BT, cache, count_B)
-    return source.close_rows(memory, cache, places.row_B)
+    return source.close_rows(memory, cache, places.row_B), None
 
 
 def decode_rows(source: PagedSource, memory, places: Places, batch: Batch, steps, vocab_size: int):
@@ -47,29 +49,61 @@ def decode_rows(source: PagedSource, memory, places: Places, batch: Batch, steps
 
     Returns the memory after them, and what the caller is to fetch: (the chain's memories, Drawn [B, CHUNK], finished).
     """
-    texts = start(batch.history, batch.requests.chain, batch.finished_B, vocab_size)
-
-    def choose(new, old):
-        return jnp.where(expand(batch.new_B, new), new, old)
-
-    texts = texts._replace(memories=jax.tree.map(choose, texts.memories, batch.memories))
-    state = DecodeState(source.open_rows(memory, *places), texts)
+    state = DecodeState(source.open_rows(memory, *places), batch_texts(batch, vocab_size))
     state, (drawn, finished_B) = decode(source, state, batch.requests, steps, vocab_size)
     memory = source.close_rows(memory, state.cache, places.row_B)
     return memory, (state.texts.memories, drawn, finished_B)
 
 
+def advance_rows(source: PagedSource, memory, tokens: Tokens, batch: Batch, vocab_size: int):
+    """Draws along drafts: the memory after it, and what the caller is to fetch, as of `decode_rows`."""
+    texts = batch_texts(batch, vocab_size)
+    memory, texts, drawn = advance(source, memory, tokens, texts, batch.requests, vocab_size)
+    return memory, (texts.memories, drawn, texts.finished_B)
+
+
+def read_tile(source: PagedSource, memory, tokens: Tokens):
+    """Reads tokens [B, T]: the memory with them, and the logits [B, T, V] after each."""
+    logits_BTV, memory = read(source, memory, tokens)
+    return memory, logits_BTV
+
+
+@functools.partial(jax.jit, static_argnames="vocab_size")
+def draw_row(logits_BTV, row, tokens: Tokens, batch: Batch, vocab_size: int):
+    """Draws along the drafts of one row of a tile that was read; tokens and batch are of that row alone."""
+    logits_1TV = jax.lax.dynamic_slice_in_dim(logits_BTV, row, 1)
+    texts, drawn = draw_along(batch_texts(batch, vocab_size), batch.requests, logits_1TV, tokens, vocab_size)
+    return texts.memories, drawn, texts.finished_B
+
+
+def batch_texts(batch: Batch, vocab_size: int) -> Texts:
+    """The texts of a batch, with the memories that they have, or new ones."""
+    texts = start(batch.history, batch.requests.chain, batch.finished_B, vocab_size)
+
+    def choose(new, old):
+        return jnp.where(expand(batch.new_B, new), new, old)
+
+    return texts._replace(memories=jax.tree.map(choose, texts.memories, batch.memories))
+
+
+class Programs(NamedTuple):
+    """Jitted programs of a source's leaves and a memory, which is donated."""
+
+    read_rows: Callable
+    decode_rows: Callable
+    advance_rows: Callable
+    read_tile: Callable
+
+
 @functools.lru_cache(maxsize=32)
-def jitted_programs(structure):
-    """Jitted `read_rows` and `decode_rows` of the leaves of sources with this tree structure. The memory is donated."""
+def jitted_programs(structure) -> Programs:
+    """The programs of sources with this tree structure."""
 
-    def read_leaves(leaves, *arguments):
-        return read_rows(structure.unflatten(leaves), *arguments)
+    def jitted(program: Callable, *static: str) -> Callable:
+        def of_leaves(leaves, *arguments, **static):
+            return program(structure.unflatten(leaves), *arguments, **static)
 
-    def decode_leaves(leaves, *arguments, **static):
-        return decode_rows(structure.unflatten(leaves), *arguments, **static)
+        return jax.jit(of_leaves, static_argnames=static, donate_argnums=1)
 
-    return (
-        jax.jit(read_leaves, donate_argnums=1),
-        jax.jit(decode_leaves, static_argnames="vocab_size", donate_argnums=1),
-    )
+    sizes = "vocab_size"
+    return Programs(jitted(read_rows), jitted(decode_rows, sizes), jitted(advance_rows, sizes), jitted(read_tile))

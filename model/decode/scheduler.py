@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from model.decode.generate import SequenceState
 from model.decode.pages import FIRST_KEY, PagePool, page_key
+from model.decode.sequence import SequenceState
 
 
 class QueueFull(RuntimeError):
@@ -46,6 +46,11 @@ class Row:
     def unread(self) -> int:
         """Tokens to read before one can be drawn: all but the last, which is read when the next is drawn."""
         return self.length - 1 - self.read
+
+    def next_tokens(self, count: int) -> list[int]:
+        """The next unread tokens, at most so many."""
+        first = self.start + self.read
+        return self.text.ids[first : first + min(self.unread, count)]
 
     def end(self, context: int) -> int:
         """Tokens of the text at which it is finished, or its window full."""

@@ -9,7 +9,7 @@ import pytest
 
 from model import config as c
 from model.cache import PageLayout
-from model.decode.advance import Tokens, advance, can_go_back
+from model.decode.advance import Tokens, advance
 from model.decode.chain import Chain, parse_chain, stack_chains
 from model.decode.draw import Requests, start
 from model.decode.generate import Generator
@@ -44,8 +44,8 @@ CHAINS = [parse_chain("greedy"), parse_chain("temperature=0.9,top_k=9"), Chain((
 
 
 @functools.cache
-def model(mixer=ATTENTION, **block) -> Transformer:
-    stack = c.Stack((c.Block(mixer, c.MLP(32, gated=True), **block),), 2)
+def model() -> Transformer:
+    stack = c.Stack((c.Block(ATTENTION, c.MLP(32, gated=True)),), 2)
     config = c.Model(PADDED, 16, CONTEXT, (stack,), init=c.Init(embedding=0.7, residual=0.3))
     return jax.jit(lambda: Transformer(config, jax.random.key(0)))()
 
@@ -136,9 +136,3 @@ def test_drafts_right_or_wrong_change_no_text(chain):
 
 def test_some_text_ends_with_a_stop_id_so_that_the_tests_above_see_one():
     assert any(row.finish_reason == "stop" for chain in CHAINS for row in expected(chain))
-
-
-def test_memory_goes_back_only_where_all_of_it_lies_in_pages():
-    assert can_go_back(model())
-    assert not can_go_back(model(token_shift=0.5))
-    assert not can_go_back(model(c.LSTM()))

@@ -7,12 +7,12 @@ import pytest
 from model import config as c
 from model.cache import PageLayout
 from model.decode.advance import read
-from model.decode.invariance import Tile, choose_tile
+from model.decode.invariance import TableSize, Tile, choose_tile
 from model.transformer import Transformer
 
 pytestmark = pytest.mark.timeout(120)
 VOCAB, CONTEXT = 29, 64
-LAYOUT = PageLayout(33, 8)
+LAYOUT, TABLE = PageLayout(33, 8), TableSize(8, 8)
 BLOCKS = {
     "attention": c.Block(c.Attention(4, 2, 8, rope=c.Rope()), c.MLP(32, gated=True)),
     "lstm": c.Block(c.LSTM(), None, placement="plain"),
@@ -36,7 +36,7 @@ def memory(network, rows: int = 8):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_the_largest_tile_is_taken_whose_every_place_gives_the_same_bits(name):
     network = model(name)
-    tile, after = choose_tile(program(network), memory(network), LAYOUT, CONTEXT // 8, VOCAB)
+    tile, after = choose_tile(program(network), memory(network), LAYOUT, TABLE, VOCAB)
     assert tile in [(8, 8), (4, 4), (8, 1), (1, 8), (1, 1)]
     assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, memory(network))
 
@@ -53,5 +53,5 @@ def test_a_place_that_rounds_in_another_way_is_found():
         return logits_BTV, memory
 
     tiles = (Tile(4, 4), Tile(2, 2), Tile(1, 1))
-    assert choose_tile(honest, memory(network), LAYOUT, CONTEXT // 8, VOCAB, tiles)[0] == (4, 4)
-    assert choose_tile(other_bits, memory(network), LAYOUT, CONTEXT // 8, VOCAB, tiles)[0] == (2, 2)
+    assert choose_tile(honest, memory(network), LAYOUT, TABLE, VOCAB, tiles)[0] == (4, 4)
+    assert choose_tile(other_bits, memory(network), LAYOUT, TABLE, VOCAB, tiles)[0] == (2, 2)

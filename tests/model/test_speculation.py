@@ -1,12 +1,20 @@
 """Drafts: what is proposed, and that texts stay the same and take fewer forward passes."""
 
+import jax
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.decode.speculation import PromptLookup
+from model import config as c
+from model.decode.chain import parse_chain
+from model.decode.engine import Engine, Request
+from model.decode.generate import Completion, PromptError
+from model.decode.speculation import DraftModel, PromptLookup
+from model.transformer import Transformer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(240)
+VOCAB, CONTEXT = 29, 48
 
 
 def slow_lookup(text: list[int], longest: int, shortest: int, count: int) -> list[int]:
@@ -26,8 +34,64 @@ def slow_lookup(text: list[int], longest: int, shortest: int, count: int) -> lis
 def test_prompt_lookup_copies_what_followed_the_newest_longest_repeat(text, shortest, more, count):
     longest = shortest + more
     expected = slow_lookup(text, longest, shortest, count)
-    assert PromptLookup(longest, shortest).propose([text], count) == [expected]
+    assert PromptLookup(longest, shortest).draft(np.array(text), count) == expected
 
 
-def test_each_text_gets_drafts_of_its_own():
-    assert PromptLookup().propose([[1, 2, 3, 1, 2], [5, 6, 7], [9, 9, 9]], 4) == [[3, 1, 2, 3], [], [9, 9, 9, 9]]
+def model(layers: int = 2, mixer=None) -> Transformer:
+    """Of the small models the first has the same embeddings as the large one: they agree often."""
+    block = c.Block(mixer or c.Attention(4, 2, 8, rope=c.Rope()), c.MLP(32, gated=True))
+    config = c.Model(32, 16, CONTEXT, (c.Stack((block,), layers),), init=c.Init(embedding=0.7, residual=0.1))
+    return jax.jit(lambda: Transformer(config, jax.random.key(0)))()
+
+
+def requests() -> list[Request]:
+    """Chains of two kinds, a text that outgrows the context, one that repeats itself."""
+    made = []
+    for index, (length, new) in enumerate([(5, 20), (40, 30), (9, 8), (1, 12), (20, 25)]):
+        prompt = np.random.default_rng(index).integers(0, VOCAB, length).tolist()
+        chain = parse_chain(["temperature=0.7,top_k=9", "greedy"][index % 2])
+        made.append(Request(prompt * (1 + (index == 2)), chain, new, seed=index))
+    return made
+
+
+def written(engine: Engine) -> list[Completion]:
+    texts = [Completion() for _ in requests()]
+    for index, piece in engine.run(requests()):
+        texts[index].extend(piece)
+    return texts
+
+
+@pytest.fixture(scope="module")
+def plain() -> list[Completion]:
+    return written(Engine(model(), vocab_size=VOCAB, context=CONTEXT, slots=4, page_size=4))
+
+
+def drafters() -> dict:
+    small = {"vocab_size": VOCAB, "context": CONTEXT, "slots": 4}
+    return {
+        "lookup": PromptLookup(shortest=1),
+        "the model itself": DraftModel(model(), **small),
+        "a smaller model": DraftModel(model(1), **small),
+    }
+
+
+@pytest.mark.parametrize("name", ["lookup", "the model itself", "a smaller model"])
+def test_speculated_texts_are_the_same_and_say_how_many_drafts_they_kept(plain, name):
+    engine = Engine(
+        model(), vocab_size=VOCAB, context=CONTEXT, slots=4, page_size=4, pages=50, draft=drafters()[name], drafts=3
+    )
+    for text, expected in zip(written(engine), plain, strict=True):
+        assert (text.tokens, text.finish_reason) == (expected.tokens, expected.finish_reason)
+        np.testing.assert_allclose(text.log_probabilities, expected.log_probabilities, atol=1e-4)
+        assert 0 <= text.accepted <= min(text.drafted, len(text.tokens))
+        if name == "the model itself":
+            assert text.accepted == text.drafted > 0
+        print(name, text.drafted, text.accepted, len(text.tokens))
+
+
+def test_what_can_not_forget_drafts_is_refused_in_one_line():
+    recurrent = model(mixer=c.LSTM())
+    with pytest.raises(PromptError, match="use an engine without drafts"):
+        Engine(recurrent, vocab_size=VOCAB, context=CONTEXT, slots=1, draft=PromptLookup())
+    with pytest.raises(PromptError, match="take a model with plain attention"):
+        DraftModel(recurrent, vocab_size=VOCAB, context=CONTEXT, slots=1)
