@@ -145,12 +145,12 @@ class InvariantTiles:
 
         layout = PageLayout(pool.count, pool.size)
         self.tile, engine.memory = choose_tile(read, engine.memory, layout, table, engine.vocab_size, tiles)
-        self.steps = self.tile.columns
+        self.steps = self.piece = self.tile.columns  # tokens of a row in a tile that reads, at most
 
     def read(self) -> bool:
-        rows = self.engine.scheduler.rows_to_read(self.tile.rows, self.tile.columns)
+        rows = self.engine.scheduler.rows_to_read(self.tile.rows, self.piece)
         if rows:
-            tokens_BT, count_B = stack_pieces([row.next_tokens(self.tile.columns) for row in rows], *self.tile)
+            tokens_BT, count_B = stack_pieces([row.next_tokens(self.piece) for row in rows], *self.tile)
             self.read_tile(Tokens(*self.places(rows), tokens_BT, count_B, count_B, np.zeros(self.tile.rows, bool)))
             self.engine.finish_reading(rows, count_B)
         return bool(rows)

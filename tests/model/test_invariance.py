@@ -1,5 +1,8 @@
 """Invariant mode: one tile for every forward pass, and the same bits wherever a token stands in it."""
 
+import dataclasses
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -7,18 +10,26 @@ import pytest
 from model import config as c
 from model.cache import PageLayout
 from model.decode.advance import read
+from model.decode.chain import LINKS, Chain
+from model.decode.engine import Engine, Request
+from model.decode.generate import Completion
 from model.decode.invariance import TableSize, Tile, choose_tile
+from model.decode.parameters import Number, Phrases, parameters
+from model.decode.speculation import DraftModel, PromptLookup
+from model.decode.strategies import Greedy, Sample
 from model.transformer import Transformer
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 VOCAB, CONTEXT = 29, 64
 LAYOUT, TABLE = PageLayout(33, 8), TableSize(8, 8)
+DRAFT_SIZES = {"context": CONTEXT, "slots": 12, "page_size": 8}
 BLOCKS = {
     "attention": c.Block(c.Attention(4, 2, 8, rope=c.Rope()), c.MLP(32, gated=True)),
     "lstm": c.Block(c.LSTM(), None, placement="plain"),
 }
 
 
+@functools.cache
 def model(name: str) -> Transformer:
     config = c.Model(VOCAB, 32, CONTEXT, (c.Stack((BLOCKS[name],), 2),), init=c.Init(embedding=0.7, residual=0.3))
     return jax.jit(lambda: Transformer(config, jax.random.key(0)))()
@@ -55,3 +66,109 @@ def test_a_place_that_rounds_in_another_way_is_found():
     tiles = (Tile(4, 4), Tile(2, 2), Tile(1, 1))
     assert choose_tile(honest, memory(network), LAYOUT, TABLE, VOCAB, tiles)[0] == (4, 4)
     assert choose_tile(other_bits, memory(network), LAYOUT, TABLE, VOCAB, tiles)[0] == (2, 2)
+
+
+# Requests
+
+
+def value(kind, default, random: np.random.Generator):
+    """A random value that a parameter takes: near its default if it has one, else in the middle of its range."""
+    if isinstance(kind, Phrases):
+        return tuple(tuple(random.integers(0, VOCAB, random.integers(1, 3)).tolist()) for _ in range(2))
+    low, high = max(kind.least, kind.above, 0.3), min(kind.most, 3.0)
+    if kind.whole:
+        return int(random.integers(max(kind.least, 1), min(kind.most, 12) + 1))
+    number = random.uniform(low, high) if low < high else random.uniform(0.3, 1) * kind.most
+    return number if default is dataclasses.MISSING else random.choice([default, kind.read(number)])
+
+
+def can_be_drawn(kind: type) -> bool:
+    return all(isinstance(parameter, Number | Phrases) for parameter in parameters(kind).values())
+
+
+def link(kind: type, random: np.random.Generator):
+    defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    return kind(**{name: value(p, defaults[name], random) for name, p in parameters(kind).items()})
+
+
+def requests(count: int, samplers: int) -> list[Request]:
+    """Random requests with so many kinds of chains, of all links that there are: some prompts repeat themselves, some
+    begin alike, some texts outgrow the context, some end with a stop id."""
+    random = np.random.default_rng(11)
+    links = [kind for kind in LINKS.values() if can_be_drawn(kind)]
+    every = [links[i % len(links)] for i in range(samplers)]
+    kinds = [[first, *random.choice(links, random.integers(0, 3))] for first in every]
+    beginnings, made = random.integers(0, VOCAB, (3, 24)).tolist(), []
+    for index in range(count):
+        prompt = random.integers(0, VOCAB, random.integers(1, 12)).tolist() * int(random.integers(1, 3))
+        prompt = beginnings[random.integers(3)] + prompt if random.random() < 0.5 else prompt
+        strategy = Greedy() if index % samplers == 1 else Sample()
+        chain = Chain(tuple(link(kind, random) for kind in kinds[index % samplers]), strategy)
+        new, seed, sample = int(random.integers(1, 40)), int(random.integers(2**63)), int(random.integers(3))
+        made.append(Request(prompt, chain, new, seed, sample, [3]))
+    return made
+
+
+def engine(network, shares=False, piece=None, **options) -> Engine:
+    """All engines have the same memory, and so the same programs."""
+    made = Engine(network, vocab_size=VOCAB, context=CONTEXT, slots=12, page_size=8, pages=64, **options)
+    made.scheduler.shares = shares
+    if piece:
+        made.decoding.piece = piece
+    return made
+
+
+def written(engine: Engine, given: list[Request], together: bool = True) -> list[Completion]:
+    """The texts of requests, in their order."""
+    if not together:
+        return [text for request in given for text in written(engine, [request])]
+    texts = [Completion() for _ in given]
+    for index, piece in engine.run(given):
+        texts[index].extend(piece)
+    return texts
+
+
+def fingerprint(text: Completion) -> tuple:
+    """All that is random of a text, bit for bit."""
+    columns = (text.log_probabilities, text.chain_log_probabilities, text.choice_log_probabilities, text.truncated)
+    return text.tokens, text.finish_reason, text.emptied_by, *(np.array(x, np.float32).tobytes() for x in columns)
+
+
+def ways(network, given: list[Request], **options) -> dict[str, list[Completion]]:
+    """The texts of the same requests, computed in other company and in other pieces."""
+    backwards = written(engine(network, **options), given[::-1])[::-1]
+    shared, guessing = engine(network, shares=True, **options), DraftModel(network, vocab_size=VOCAB, **DRAFT_SIZES)
+    found = {
+        "batched": written(engine(network, **options), given),
+        "backwards": backwards,
+        "prefix-cached": written(shared, given),
+        "speculated": written(engine(network, draft=PromptLookup(shortest=1), **options), given),
+        "speculated by a model": written(engine(network, draft=guessing, **options), given),
+    }
+    assert shared.tokens_found > 0
+    assert sum(text.accepted for text in found["speculated"]) > 0
+    return found
+
+
+def unequal(first: list[Completion], second: list[Completion]) -> int:
+    return sum(fingerprint(a) != fingerprint(b) for a, b in zip(first, second, strict=True))
+
+
+def prove_invariance(count: int, samplers: int) -> None:
+    network, given = model("attention"), requests(count, samplers)
+    alone = written(engine(network, invariant=True), given, together=False)
+    assert {text.finish_reason for text in alone} >= {"length", "stop"}
+    found = ways(network, given, invariant=True)
+    found["chunked"] = written(engine(network, invariant=True, piece=3), given)
+    for name, texts in found.items():
+        print(f"{name}: {count - unequal(alone, texts)} of {count} equal bitwise")
+    assert {name: unequal(alone, texts) for name, texts in found.items()} == dict.fromkeys(found, 0)
+
+
+def test_in_invariant_mode_no_bit_of_a_text_depends_on_how_it_is_computed():
+    prove_invariance(count=30, samplers=2)
+
+
+@pytest.mark.slow(1500)
+def test_in_invariant_mode_no_bit_of_a_thousand_texts_depends_on_how_they_are_computed():
+    prove_invariance(count=1000, samplers=24)
