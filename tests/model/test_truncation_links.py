@@ -22,14 +22,14 @@ from model.decode.links.xtc import XTC
 pytestmark = pytest.mark.timeout(120)
 ROWS, VOCAB = 4, 8  # smaller vocabularies are rows with tokens that are ruled out
 KINDS = {
-    MinP: (st.floats(0, 1),),
+    MinP: (st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1.0])),),
     Typical: (st.floats(0.01, 1),),
     Epsilon: (st.floats(1e-4, 0.9),),
     Eta: (st.floats(1e-4, 0.9),),
     XTC: (st.sampled_from([0, 1]), st.floats(0.01, 0.5)),
     TopNSigma: (st.floats(0.01, 4),),
     Mirostat: (st.floats(0.01, 4), st.just(0.1)),
-    TopH: (st.floats(0.01, 1),),
+    TopH: (st.one_of(st.floats(0.01, 1), st.just(1.0)),),
 }
 # Ties, and steps that float32 holds exactly and can tell apart after a softmax.
 LOGIT = st.one_of(st.integers(-1024, 1024).map(lambda step: step / 128), st.sampled_from([-1.0, 0.0, 1.0, -np.inf]))
@@ -153,12 +153,12 @@ def check(chains_B, logits_BV):
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @given(data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_a_link_keeps_what_its_definition_does_in_each_row_with_the_rows_own_numbers(kind, data):
     check([[link] for link in data.draw(links_of(kind))], data.draw(LOGITS))
 
 
-@pytest.mark.parametrize("order", range(6))
+@pytest.mark.parametrize("order", range(4))
 def test_links_in_any_order_leave_what_their_definitions_leave_one_after_another(order):
     choice = random.Random(order)
     draws = np.random.default_rng(order)
@@ -171,7 +171,7 @@ def test_links_in_any_order_leave_what_their_definitions_leave_one_after_another
         lambda: Mirostat(draws.uniform(0.5, 3), 0.1), lambda: TopH(draws.uniform(0.3, 1)),
     ]  # fmt: skip
     chosen = choice.sample(makers, 4)
-    for _ in range(25):
+    for _ in range(20):
         logits_BV = draws.normal(0, 2, (ROWS, VOCAB)).astype(np.float32)
         check([[make() for make in chosen] for _ in range(ROWS)], logits_BV)
 
@@ -235,7 +235,8 @@ def drawn(chains_B, logits_V, tokens):
     chain = stack_chains(chains_B)
     seed_BW = jnp.tile(jnp.array([0, 5], jnp.uint32), (rows, 1))
     requests = draw.Requests(seed_BW, jnp.arange(rows), zeros + tokens + 2, jnp.full((rows, 1), -1), chain)
-    logits_BV = jnp.tile(jnp.asarray(logits_V, jnp.float32), (rows, 1))
+    padded_V = jnp.pad(jnp.asarray(logits_V, jnp.float32), (0, 3), constant_values=-jnp.inf)
+    logits_BV = jnp.tile(padded_V, (rows, 1))
 
     texts = draw.start(history, chain, zeros > 0, len(logits_V))
     drawn_TB = draw_tokens(texts, requests, logits_BV, tokens)

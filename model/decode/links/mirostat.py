@@ -37,9 +37,10 @@ class Mirostat:
         return Memory(2 * self.tau, jnp.tile(self.tau[:, None], (1, vocab_size)))
 
     def __call__(self, state: LinkState, logits_BV: jax.Array, key_B: jax.Array) -> tuple[Memory, jax.Array]:
-        chosen_BV = jnp.arange(logits_BV.shape[-1]) == last_token(state.history)[:, None]
-        surprise_B = jnp.where(chosen_BV, state.memory.surprise_BV, 0).sum(-1)
-        mu_B = state.memory.mu_B - self.eta * (surprise_B - self.tau)
+        mu_B, surprise_BV = state.memory
+        vocab_size = surprise_BV.shape[1]  # the logits may be wider: padding, which is never chosen
+        chosen_BV = jnp.arange(vocab_size) == last_token(state.history)[:, None]
+        mu_B = mu_B - self.eta * (jnp.where(chosen_BV, surprise_BV, 0).sum(-1) - self.tau)
         surprise_BV = -jax.nn.log_softmax(logits_BV) / jnp.log(2.0)
         keep_BV = (surprise_BV <= mu_B[:, None]) | likeliest(logits_BV)
-        return Memory(mu_B, surprise_BV), jnp.where(keep_BV, logits_BV, -jnp.inf)
+        return Memory(mu_B, surprise_BV[:, :vocab_size]), jnp.where(keep_BV, logits_BV, -jnp.inf)

@@ -64,8 +64,9 @@ def masked_sum(values_BV: jax.Array, mask_BV: jax.Array) -> jax.Array:
     """
     masked_BV = jnp.where(mask_BV, values_BV, 0)
     rows, size = masked_BV.shape
-    even = size - size % SUM_LANES
-    return masked_BV[:, :even].reshape(rows, size // SUM_LANES, SUM_LANES).sum(1).sum(-1) + masked_BV[:, even:].sum(-1)
+    lanes = min(SUM_LANES, size)  # never an empty array: JAX 0.10.2 can't reshape one on a mesh
+    even = size - size % lanes
+    return masked_BV[:, :even].reshape(rows, size // lanes, lanes).sum(1).sum(-1) + masked_BV[:, even:].sum(-1)
 
 
 def ordered_bits(values: jax.Array) -> jax.Array:
