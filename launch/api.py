@@ -21,7 +21,7 @@ from launch.inference.json_schema import read_schema_files  # noqa: E402
 from launch.inference.scoring import evaluate  # noqa: E402
 from launch.inference.text import TextGenerator  # noqa: E402
 from launch.inference.watermark import find_watermark  # noqa: E402
-from model.decode.generate import PromptError, PromptTooLong  # noqa: E402
+from model.decode.prompts import PromptError, PromptTooLong  # noqa: E402
 
 
 class LoadedRun(LoadedCheckpoint):

@@ -126,7 +126,7 @@ class RingKeyValues(KeyValues):
 class PagedKeyValues(KeyValues):
     """Keys and values of all rows in pages of C slots [P, K, C, H]. Page 0 is no row's: what is not real goes there."""
 
-    is_shared = True
+    is_shared, slot_axis = True, 2
 
     def append(self, key_BKTH, value_BKTH, slots: FilledSlots, mask: AttentionMask) -> tuple[PagedKeyValues, Attended]:
         """The memory with new keys and values in it, and those of these rows' pages [B, K, S, H]."""
@@ -149,7 +149,7 @@ class InterleavedPages(NamedTuple):
     """Keys and values in pages as the TPU's kernel reads them [P, C, 2 K, H]: keys of head k at 2 k, values behind."""
 
     pages: jax.Array
-    is_shared = True
+    is_shared, slot_axis = True, 1
 
     def append(self, key_BKTH, value_BKTH, slots: FilledSlots, mask: AttentionMask):
         """The memory with new keys and values in it, and the pages that these tokens' queries see."""

@@ -8,7 +8,7 @@ import re
 from data.errors import DataError
 from model.decode.chain import Chain
 from model.decode.compositions import Guidance
-from model.decode.generate import PromptError, PromptTooLong
+from model.decode.prompts import PromptError, PromptTooLong
 
 
 def encode_prompt(prompt: str, tokenizer, context: int) -> list[int]:

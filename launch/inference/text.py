@@ -22,8 +22,10 @@ from launch.inference.stop_texts import find_stop, shown_length
 from launch.inference.words import resolve
 from model.decode import chain as chains
 from model.decode.chain import Chain
+from model.decode.completion import Completion
 from model.decode.compositions import Contrast
-from model.decode.generate import Completion, Generator, PromptError
+from model.decode.generate import Generator
+from model.decode.prompts import PromptError
 from model.sharding import decoding_mesh
 from train.config import Experiment
 from train.fields import ConfigError

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Literal
 
 from model.decode.chain import Chain, format_chain
 from model.decode.draw import Drawn
-
-FinishReason = Literal["stop", "length", "emptied", "repetition", "cancelled"]
+from model.decode.trellis import FinishReason
 
 
 @dataclass

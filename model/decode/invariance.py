@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from model.cache import PagedKeyValues, PageLayout, lies_in_pages
+from model.cache import PageLayout, is_shared, lies_in_pages
 from model.decode.advance import Tokens
 
 # (memory, Tokens) -> (logits [B, T, V], memory): the program under test. The memory may be donated to it.
@@ -83,7 +83,7 @@ def all_places(memory: Any, tile: Tile, pages: PageLayout, table: TableSize) -> 
 
 def parts(memory: Any) -> list:
     """The parts of a memory: what lies in pages, and arrays of rows."""
-    return jax.tree.leaves(memory, is_leaf=lambda part: isinstance(part, PagedKeyValues))
+    return jax.tree.leaves(memory, is_leaf=is_shared)
 
 
 def is_invariant(read: Read, memory: Any, tile: Tile, places: Places, vocab_size: int) -> tuple[bool, Any]:
@@ -129,10 +129,10 @@ def row_bytes(memory: Any, row: int, places: Places, length: int) -> bytes:
     """All that a row remembers of its text."""
 
     def own(part) -> bytes:
-        if not isinstance(part, PagedKeyValues):
+        if not is_shared(part):
             return np.asarray(part[row]).tobytes()
-        found = (np.asarray(pages[places.pages_Bn[row]]) for pages in part)  # [n, K, C, H]
         slots = slice(places.start, places.start + length)
-        return b"".join(x.swapaxes(1, 2).reshape(-1, x.shape[1], x.shape[3])[slots].tobytes() for x in found)
+        pages = (np.moveaxis(np.asarray(x[places.pages_Bn[row]]), part.slot_axis, 1) for x in jax.tree.leaves(part))
+        return b"".join(x.reshape(-1, *x.shape[2:])[slots].tobytes() for x in pages)  # [n, C, …] -> [n C, …]
 
     return b"".join(map(own, parts(memory)))

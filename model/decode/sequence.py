@@ -13,11 +13,12 @@ import jax
 import numpy as np
 
 from model.decode.chain import Chain, stack_chains
-from model.decode.completion import Completion, FinishReason, completion
+from model.decode.completion import Completion, completion
 from model.decode.constraint import Matcher, with_mask
 from model.decode.draw import Drawn, Requests
 from model.decode.ends import LoopDetector
 from model.decode.parameters import power_of_two
+from model.decode.trellis import FinishReason
 
 
 @dataclass

@@ -15,10 +15,10 @@ import numpy as np
 
 from model.cache import PageLayout
 from model.decode.batches import groups_of_kinds, stack_batch, stack_pieces
-from model.decode.generate import PromptError
 from model.decode.loop import CHUNK
 from model.decode.parameters import power_of_two
 from model.decode.programs import Places, jitted_programs
+from model.decode.prompts import PromptError
 from model.decode.scheduler import Row
 
 PIECE = 64  # tokens of a row that a draft model reads in one program

@@ -5,12 +5,12 @@ with several rows rank the paths, generate.py turns them into completions. All o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from model.decode.completion import FinishReason
+FinishReason = Literal["stop", "length", "emptied", "repetition", "cancelled"]
 
 
 class Path(NamedTuple):

@@ -14,7 +14,7 @@ import pytest
 from data.config import Source
 from data.errors import DataError
 from model.config import Learned
-from model.decode.generate import PromptTooLong
+from model.decode.prompts import PromptTooLong
 from train.checkpoint_folder import CheckpointError
 from train.fields import ConfigError
 

@@ -13,7 +13,8 @@ from data.tokenizers.streaming import IncrementalDecoder
 from launch.commands.generate import read_prompts
 from launch.inference.text import TextSample, encode_prompt
 from model.decode.chain import Chain
-from model.decode.generate import Completion, PromptError
+from model.decode.completion import Completion
+from model.decode.prompts import PromptError
 
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[2]

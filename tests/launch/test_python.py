@@ -6,7 +6,7 @@ import pytest
 from data.errors import DataError
 from launch.api import load
 from model.decode.chain import SamplerError
-from model.decode.generate import PromptError, PromptTooLong
+from model.decode.prompts import PromptError, PromptTooLong
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -16,7 +16,7 @@ from launch.inference.stop_texts import find_stop
 from launch.inference.text import TextSample
 from launch.inference.words import resolve
 from model.decode.chain import Chain, SamplerError, parse_chain
-from model.decode.generate import Completion
+from model.decode.completion import Completion
 
 
 def resolved(sampler: str, tokenizer) -> tuple:

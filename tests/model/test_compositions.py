@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from model import config as c
 from model.decode.chain import Chain, SamplerError, chain_to_json, format_chain, parse_chain
 from model.decode.compositions import Contrast, Guidance
-from model.decode.generate import DecodingModel, Generator, PromptError, PromptTooLong, window_start
+from model.decode.generate import DecodingModel, Generator
+from model.decode.prompts import PromptError, PromptTooLong
+from model.decode.sequence import window_start
 from model.decode.sources import compose
 from model.sharding import make_mesh
 from model.transformer import Transformer

@@ -14,10 +14,11 @@ from model import config as c
 from model.decode import chain
 from model.decode.chain import Chain, SamplerError, chain_to_json, format_chain, parse_chain, stack_chains
 from model.decode.constraint import find_grammar, with_mask
-from model.decode.generate import Generator, PromptError
+from model.decode.generate import Generator
 from model.decode.links.constraint import AllowedTokens, pack, unpack
 from model.decode.links.link import History, LinkState
 from model.decode.parameters import parameterized
+from model.decode.prompts import PromptError
 from model.decode.strategies import Sample
 from model.sharding import make_mesh
 from model.transformer import Transformer

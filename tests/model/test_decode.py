@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from model import config as c
 from model.decode import generate
 from model.decode.chain import Chain, SamplerError, chain_to_json, format_chain, parse_chain, stack_chains
-from model.decode.generate import Generator, PromptError, PromptTooLong
+from model.decode.generate import Generator
 from model.decode.links.link import History, LinkState
 from model.decode.links.truncation import Temperature, TopK, TopP
+from model.decode.prompts import PromptError, PromptTooLong
 from model.decode.sources import branch_caches
 from model.decode.strategies import Greedy, Sample, row_keys
 from model.sharding import make_mesh

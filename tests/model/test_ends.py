@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from model import config as c
 from model.decode.chain import SamplerError, chain_to_json, parse_chain, stack_chains
+from model.decode.completion import Completion
 from model.decode.ends import LoopDetector
-from model.decode.generate import Completion, Generator
+from model.decode.generate import Generator
 from model.transformer import Transformer
 
 pytestmark = pytest.mark.timeout(120)

@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from model import config as c
 from model.decode.chain import Chain, parse_chain
+from model.decode.completion import Completion
 from model.decode.engine import Engine, Request
-from model.decode.generate import Completion, Generator, PromptError, PromptTooLong
+from model.decode.generate import Generator
 from model.decode.links.truncation import Temperature
 from model.decode.parameters import Number, parameter, parameterized
+from model.decode.prompts import PromptError, PromptTooLong
 from model.decode.scheduler import QueueFull
 from model.sharding import ShardingError, make_mesh
 from model.transformer import Transformer

@@ -11,8 +11,8 @@ from model import config as c
 from model.cache import PageLayout
 from model.decode.advance import read
 from model.decode.chain import LINKS, Chain
+from model.decode.completion import Completion
 from model.decode.engine import Engine, Request
-from model.decode.generate import Completion
 from model.decode.invariance import TableSize, Tile, choose_tile
 from model.decode.parameters import Number, Phrases, parameters
 from model.decode.speculation import DraftModel, PromptLookup

@@ -5,9 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.decode.chain import Chain
-from model.decode.generate import Completion, SequenceState
+from model.decode.completion import Completion
 from model.decode.pages import FIRST_KEY, PagePool, page_key
 from model.decode.scheduler import Row, Scheduler
+from model.decode.sequence import SequenceState
 
 
 class Memory:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from model import config as c
 from model.decode.chain import parse_chain
+from model.decode.completion import Completion
 from model.decode.engine import Engine, Request
-from model.decode.generate import Completion, PromptError
+from model.decode.prompts import PromptError
 from model.decode.speculation import DraftModel, PromptLookup
 from model.transformer import Transformer
 

@@ -12,9 +12,12 @@ import pytest
 from model import config as c
 from model.decode import chain as chains
 from model.decode.chain import Chain, SamplerError, format_chain, parse_chain
-from model.decode.generate import DecodeState, Generator, PromptError, SequenceState
+from model.decode.generate import Generator
 from model.decode.links.link import Memoryless
+from model.decode.loop import DecodeState
 from model.decode.parameters import parameterized
+from model.decode.prompts import PromptError
+from model.decode.sequence import SequenceState
 from model.sharding import make_mesh
 from model.transformer import Transformer
 
