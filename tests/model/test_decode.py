@@ -260,6 +260,7 @@ def test_a_text_may_fill_the_context_to_its_last_token(writer):
 def test_a_text_that_outgrows_the_context_goes_on_from_its_newest_half(writer):
     """Against a slow decoder that reads, for every token, what is left of the text after each cut."""
     short, chain, context = Generator(model(), vocab_size=VOCAB, context=16), parse_chain("top_k=9"), 16
+    whole = model()
     prompts = [prompt(15), prompt(3), prompt(9)]
     rows = short.generate(prompts, chain=chain, max_new_tokens=30, seed=4)
     whole, read = model(), jax.jit(lambda model, x: model.logits(model.hidden(x)))
