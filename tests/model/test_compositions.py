@@ -132,9 +132,15 @@ def test_what_a_model_sees_is_decided_by_the_length_of_the_text(context):
         assert window_start(length, context) == first
 
 
-@pytest.mark.parametrize("neutral", ["guidance(scale=1)", "guidance(scale=1,prompt=[3,1])",
-                                     "contrast(run=small,alpha=1e-6,beta=0)"])  # fmt: skip
-@pytest.mark.parametrize("rest", ["", "temperature=0.8,top_k=7", "greedy"])
+@pytest.mark.parametrize(
+    "neutral, rest",
+    [
+        ("guidance(scale=1)", "temperature=0.8,top_k=7"),
+        ("guidance(scale=1,prompt=[3,1])", "temperature=0.8,top_k=7"),
+        ("contrast(run=small,alpha=1e-6,beta=0)", "temperature=0.8,top_k=7"),
+        ("guidance(scale=1,prompt=[3,1])", ""),
+    ],
+)
 def test_a_neutral_source_writes_what_the_model_writes_alone(writer, neutral, rest):
     request = {"max_new_tokens": 20, "seed": 2, "samples": 2}
     prompts = [prompt(5), prompt(9, 1)]
@@ -146,9 +152,9 @@ def test_a_neutral_source_writes_what_the_model_writes_alone(writer, neutral, re
 
 
 def test_rows_of_one_batch_have_their_own_numbers_and_prompts(writer):
-    guidances = [Guidance(1.3), Guidance(4.0, NEGATIVE), Guidance(0.5, (1,)), Guidance(2.0, tuple(prompt(30, 5)))]
+    guidances = [Guidance(1.3), Guidance(4.0, NEGATIVE), Guidance(0.5, (1,)), Guidance(2.0, tuple(prompt(12, 5)))]
     contrasts = [Contrast("small", alpha, beta) for alpha, beta in ((0.1, 0.5), (0.01, 2.0), (0.5, 0.0), (0, 1.0))]
-    prompts = [prompt(length, length) for length in (3, 20, 1, 9)]
+    prompts = [prompt(length, length) for length in (3, 14, 1, 9)]
     for sources in (guidances, contrasts):
         chains = [dataclasses.replace(parse_chain("temperature=0.9"), source=source) for source in sources]
         together = writer.generate(prompts, chain=chains, max_new_tokens=12, seed=8)
@@ -165,9 +171,8 @@ def test_a_batch_has_one_kind_of_source(writer):
             writer.generate([[1], [2]], chain=[parse_chain("guidance"), parse_chain(other)], max_new_tokens=2)
 
 
-@pytest.mark.parametrize("sampler", ["guidance(scale=2,prompt=[7,2,9])", "contrast(run=small)"])
-def test_a_mesh_writes_what_one_device_writes(writer, sampler):
-    request = {"chain": parse_chain(sampler), "max_new_tokens": 8, "seed": 3}
+def test_a_mesh_writes_what_one_device_writes(writer):
+    request = {"chain": parse_chain("contrast(run=small)"), "max_new_tokens": 8, "seed": 3}
     with jax.set_mesh(make_mesh({"tensor": 4, "data": 2})):
         found = generator().generate([prompt(9), prompt(1)], **request)
     assert [row.tokens for row in found] == [row.tokens for row in writer.generate([prompt(9), prompt(1)], **request)]
