@@ -30,7 +30,7 @@ def config() -> c.Model:
     return c.Model(8, 16, CONTEXT, (c.Stack((block,), 1),), init=c.Init(embedding=0.3, residual=0.3))
 
 
-build = jax.jit(lambda seed: Transformer(config(), jax.random.key(seed)))
+build = functools.cache(jax.jit(lambda seed: Transformer(config(), jax.random.key(seed))))
 read = jax.jit(lambda model, tokens_BT: model.logits(model.hidden(tokens_BT)))
 
 
@@ -51,7 +51,7 @@ class Reader:
         while size < len(self.given) + len(texts[0]):
             size += 1
             first = size - self.context // 2 if size - first == self.context else first
-        tokens = np.zeros((128, CONTEXT), np.int32)
+        tokens = np.zeros((8 if len(texts) <= 8 else 128, CONTEXT), np.int32)  # two programs
         for row, text in enumerate(texts):
             seen = [*self.given, *text][first:]
             tokens[row, : len(seen)] = seen
@@ -109,10 +109,8 @@ def writer(seed: int = 0, context: int = CONTEXT) -> Generator:
 
 # Beam search
 
-CASES = [(1, 1), (2, 1), (3, 1), (4, 2), (6, 3)]
 
-
-@pytest.mark.parametrize("width, groups", CASES)
+@pytest.mark.parametrize("width, groups", [(1, 1), (3, 1), (6, 3)])
 def test_beams_are_those_of_the_definition(width, groups):
     """Many prompts and settings in one batch, against each searched alone."""
     penalties, stopping = (0.0, 1.0, 2.0, -1.0), (False, True, "never")
@@ -164,10 +162,11 @@ def test_a_search_as_wide_as_all_texts_finds_them_all_in_order(length_penalty):
 @pytest.fixture(scope="module")
 def pair():
     """A random GPT-2 of theirs, and ours with its weights."""
-    pytest.importorskip("torch", reason="parity needs torch: pip install torch==2.13.0 transformers")
+    torch = pytest.importorskip("torch", reason="parity needs torch: pip install torch==2.13.0 transformers")
     pytest.importorskip("transformers", reason="parity needs transformers: pip install transformers")
     from test_parity import build  # not at the top: it needs torch
 
+    torch.manual_seed(0)
     ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     shape = {"n_embd": 24, "n_head": 4, "n_layer": 2, "n_positions": 40, "n_inner": None, "vocab_size": 61}
     return build({"model_type": "gpt2", "tie_word_embeddings": True, **shape, **ends})
@@ -203,7 +202,7 @@ def test_beams_are_those_of_hugging_face(pair):
     assert len(lengths) > 5
 
 
-@pytest.mark.parametrize("sampler", ["beam(width=3,length_penalty=0.5)", "beam(width=4,groups=2)", "best_of=3"])
+@pytest.mark.parametrize("sampler", ["beam(width=4,groups=2)", "best_of=3"])
 def test_a_text_does_not_depend_on_its_neighbours(sampler):
     prompts = [prompt(length, seed=length) for length in (7, 1, 16)]
     request = {"chain": parse_chain(sampler), "max_new_tokens": 14, "stop_ids": [5], "seed": 3, "samples": 2}
@@ -213,10 +212,9 @@ def test_a_text_does_not_depend_on_its_neighbours(sampler):
         assert [row.tokens for row in alone] == [row.tokens for row in together[2 * index : 2 * index + 2]]
 
 
-@pytest.mark.parametrize("chunk", [1, 5])
-def test_the_size_of_a_dispatch_changes_no_search(chunk):
+def test_the_size_of_a_dispatch_changes_no_search():
     request = {"chain": parse_chain("beam=3"), "max_new_tokens": 14, "stop_ids": [5], "samples": 3}
-    small = Generator(build(4), vocab_size=VOCAB, context=CONTEXT, chunk=chunk)
+    small = Generator(build(4), vocab_size=VOCAB, context=CONTEXT, chunk=5)
     found = small.generate([prompt(3), prompt(9)], **request)
     assert found == writer(4).generate([prompt(3), prompt(9)], **request)
     pieces = list(small.stream([prompt(3)], **request))
@@ -233,8 +231,10 @@ def test_a_search_that_outgrows_the_context_goes_on_from_each_beams_newest_half(
     assert max(len(row.tokens) for row in rows) == 24
 
 
-@pytest.mark.parametrize("sizes", [{"data": 8}, {"tensor": 2, "replica": 2, "data": 2}])
-@pytest.mark.parametrize("sampler", ["beam=3", "best_of=3"])
+@pytest.mark.parametrize(
+    "sizes, sampler",
+    [({"data": 8}, "beam=3"), ({"tensor": 2, "replica": 2, "data": 2}, "beam=3"), ({"data": 8}, "best_of=3")],
+)
 def test_a_mesh_finds_what_one_device_finds(sizes, sampler):
     request = {"chain": parse_chain(sampler), "max_new_tokens": 9, "stop_ids": [5], "samples": 2, "seed": 1}
     prompts = [prompt(5), prompt(1), prompt(9)]
