@@ -21,6 +21,7 @@ from model.sharding import shard
 RING_SLACK = (
     16  # slots of a ring beyond the window: tokens that one pass adds without a copy, or that may be taken back
 )
+FEW_TOKENS = 16  # new tokens a row, up to which pages are read one at a time: gathered, they are read thrice
 NEVER = jnp.iinfo(jnp.int32).max  # the slot of a key that no query sees
 
 
@@ -128,8 +129,9 @@ class PagedKeyValues(KeyValues):
 
     is_shared, slot_axis = True, 2
 
-    def append(self, key_BKTH, value_BKTH, slots: FilledSlots, mask: AttentionMask) -> tuple[PagedKeyValues, Attended]:
-        """The memory with new keys and values in it, and those of these rows' pages [B, K, S, H]."""
+    def append(self, key_BKTH, value_BKTH, slots: FilledSlots, mask: AttentionMask):
+        """The memory with new keys and values in it, and those of these rows' pages: all gathered, [B, K, S, H], for
+        many new tokens a row, else for a kernel that reads them page by page."""
         page_BT, offset_BT = slots.places(key_BKTH.shape[2], jax.tree.leaves(self.key)[0].shape[2])
 
         def write(pages_PKCH, new_BKTH):
@@ -141,8 +143,28 @@ class PagedKeyValues(KeyValues):
             return jnp.swapaxes(rows_BnKCH, 1, 2).reshape(rows, heads, pages * size, width)
 
         new = PagedKeyValues(*(jax.tree.map(write, old, encode(x, old)) for old, x in self.pairs(key_BKTH, value_BKTH)))
+        if key_BKTH.shape[2] <= FEW_TOKENS:
+            return new, AttendedByPage(new, slots.pages_Bn, mask)
         seen = [decode(jax.tree.map(read, stored), key_BKTH.dtype) for stored in (new.key, new.value)]
         return new, Attended(*seen, mask)
+
+
+class AttendedByPage(NamedTuple):
+    """The pages in which queries find their keys and values, to be read a page of every row at a time."""
+
+    memory: PagedKeyValues
+    pages_Bn: jax.Array
+    mask: AttentionMask
+
+    def attend(self, kernel: Callable, query_BNTH, weight_dropout, score_cap) -> jax.Array:
+        """The context [B, N, T, H] of queries; the kernel is model/kernels/page_by_page.py's."""
+
+        def read(stored) -> Callable:
+            return lambda page_B: decode(jax.tree.map(lambda pages: pages[page_B], stored), query_BNTH.dtype)
+
+        _, kv_heads, size, _ = jax.tree.leaves(self.memory.key)[0].shape
+        pages = (read(self.memory.key), read(self.memory.value), kv_heads, self.pages_Bn, size)
+        return kernels.page_by_page_attention(query_BNTH, *pages, self.mask, score_cap)
 
 
 class InterleavedPages(NamedTuple):

@@ -6,6 +6,7 @@ texts through that a reader of the schema refuses.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 
 from data.errors import DataError
 from launch.inference.regular_expression import PatternError, check_pattern
-from model.decode.chain import Chain, SamplerError, format_chain, parse_chain
+from model.decode.chain import SamplerError, format_chain, parse_chain
 from model.decode.links.constraint import JsonSchema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -55,7 +56,7 @@ def read_schema_files(sampler: str) -> str:
     for link in links:
         if isinstance(link, JsonSchema):
             grammar_schema(link)
-    return format_chain(Chain(links, chain.strategy))
+    return format_chain(dataclasses.replace(chain, links=links))
 
 
 def read_file(file: Path) -> dict | bool:

@@ -203,23 +203,22 @@ def chain_values(part: Any) -> dict[str, Any]:
     return {field.name: field.metadata["parameter"].write(getattr(part, field.name)) for field in fields}
 
 
-def chain_parts(chain: Chain) -> list[tuple[str, dict[str, Any]]]:
-    """The names of a chain with their parameters, in order, its ends last; without a source and a strategy that need no
-    name."""
-    parts = [part for part in (chain.source, *chain.links, chain.strategy, *chain.ends) if type(part) in NAMES]
-    return [(NAMES[type(part)], chain_values(part)) for part in parts]
+def named_parts(chain: Chain) -> list[Any]:
+    """The parts of a chain in order, its ends last; without a source and a strategy that need no name."""
+    return [part for part in (chain.source, *chain.links, chain.strategy, *chain.ends) if type(part) in NAMES]
 
 
 def format_chain(chain: Chain) -> str:
     """The shorthand of a chain, which `parse_chain` reads back as the same chain."""
     return ",".join(
-        notation.write(name, values, next(iter(parameters(KINDS[name])), None)) for name, values in chain_parts(chain)
+        notation.write(NAMES[type(part)], chain_values(part), next(iter(parameters(type(part))), None))
+        for part in named_parts(chain)
     )
 
 
 def chain_to_json(chain: Chain) -> list[dict[str, Any]]:
     """The canonical form of a chain; its text is one that `parse_chain` reads, too."""
-    return [{"name": name, **values} for name, values in chain_parts(chain)]
+    return [{"name": NAMES[type(part)], **chain_values(part)} for part in named_parts(chain)]
 
 
 def write_part(name: str, values: dict[str | None, Any]) -> str:

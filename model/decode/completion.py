@@ -15,6 +15,7 @@ class Completion:
 
     The lists beside `tokens` are those of draw.Drawn. `emptied_by`: the link that left no token to draw, if one did.
     `repetition_start`: the index among the new tokens at which the loop began that ended the row, if one did.
+    `drafted`, `accepted`: drafts of these tokens, and how many of them were drawn indeed (speculation.py).
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -32,7 +33,8 @@ class Completion:
         """Adds the tokens of a later piece of the same row."""
         for name in (f.name for f in fields(self)):
             old, new = getattr(self, name), getattr(piece, name)
-            setattr(self, name, old + new if isinstance(new, list) else old if new is None else new)
+            adds = isinstance(new, list) or name in ("drafted", "accepted")
+            setattr(self, name, old + new if adds else old if new is None else new)
 
     def cut(self, count: int) -> None:
         """Keeps the first `count` tokens."""

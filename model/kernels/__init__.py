@@ -15,12 +15,13 @@ from typing import NamedTuple
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from model.kernels import blocks, cached, cudnn, megablox, paged, reference, ring, splash
+from model.kernels import blocks, cached, cudnn, megablox, page_by_page, paged, reference, ring, splash
 from model.kernels.reference import AttentionMask
 from model.sharding import shard_count
 
 __all__ = ["KERNELS", "AttentionMask", "Kernel", "KernelError"]
-__all__ += ["attention_kernel", "choose_kernel", "decoding_kernel", "grouped_matmul", "paged_attention", "reads_pages"]
+__all__ += ["attention_kernel", "choose_kernel", "decoding_kernel", "grouped_matmul"]
+__all__ += ["page_by_page_attention", "paged_attention", "reads_pages"]
 
 
 class KernelError(ValueError):
@@ -111,7 +112,7 @@ def grouped_matmul(rows_RD: jax.Array, matrices_EDF: jax.Array, group_sizes_E: j
     return matmul(rows_RD, matrices_EDF, group_sizes_E)
 
 
-paged_attention = paged.attention
+paged_attention, page_by_page_attention = paged.attention, page_by_page.attention
 
 
 def reads_pages(kv_heads: int, widths: tuple[int, int], dtype) -> bool:

@@ -63,7 +63,7 @@ def expected(chain: Chain) -> list:
 def requests(chain: Chain) -> Requests:
     seed_BW, stop_BE = np.array([[0, 4]] * 3, np.uint32), np.full((3, 1), STOP, np.int32)
     limit_B = np.array([len(prompt) + 16 for prompt in prompts()], np.int32)
-    return Requests(seed_BW, np.zeros(3, np.int32), limit_B, stop_BE, stack_chains([chain] * 3))
+    return Requests(seed_BW, np.zeros(3, np.int32), limit_B, limit_B, stop_BE, stack_chains([chain] * 3))
 
 
 def write(chain: Chain, draft) -> tuple[list[list[int]], list[list[float]], int]:

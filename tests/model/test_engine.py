@@ -164,11 +164,10 @@ def test_a_sample_is_the_generators_of_the_same_index():
 
 
 def test_a_mesh_that_splits_heads_writes_the_same():
-    requests = [example(seed) for seed in range(4)]
+    requests, expected = [example(seed) for seed in range(4)], [alone("attention", seed).tokens for seed in range(4)]
     with jax.set_mesh(make_mesh({"tensor": 2}, jax.devices()[:2])):
         texts = run_all(engine(), requests)
-    for seed, text in enumerate(texts):
-        assert text.tokens == alone("attention", seed).tokens
+    assert [text.tokens for text in texts] == expected
 
 
 # What is shared

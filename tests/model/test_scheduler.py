@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.decode.chain import Chain
-from model.decode.completion import Completion
+from model.decode.draw import Drawn
 from model.decode.pages import FIRST_KEY, PagePool, page_key
 from model.decode.scheduler import Row, Scheduler
 from model.decode.sequence import SequenceState
@@ -46,7 +46,9 @@ def step(scheduler: Scheduler, memory: Memory, random, piece: int, steps: int) -
         count = min(steps, row.end(scheduler.context) - len(row.text.ids))
         stops = random.random() < 0.1
         first = row.length - 1
-        row.text.add(Completion(random.integers(0, 2, count - stops).tolist()), stopped=bool(stops))
+        tokens = np.append(random.integers(0, 2, count - stops), [-1] * stops)
+        draws = Drawn(tokens, *[np.zeros(count)] * 4, np.full(count, -1))
+        row.text.add(draws, bool(stops), row.end(scheduler.context))
         memory.write(row, first, row.length - 1 - first)
         row.read, done = row.length - 1, done + count
         scheduler.advance(row)

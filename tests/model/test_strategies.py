@@ -12,12 +12,13 @@ import pytest
 from model import config as c
 from model.decode import chain as chains
 from model.decode.chain import Chain, SamplerError, format_chain, parse_chain
-from model.decode.generate import Generator
+from model.decode.generate import Generator, jitted_decode
 from model.decode.links.link import Memoryless
 from model.decode.loop import DecodeState
 from model.decode.parameters import parameterized
 from model.decode.prompts import PromptError
 from model.decode.sequence import SequenceState
+from model.decode.sources import branch_caches
 from model.sharding import make_mesh
 from model.transformer import Transformer
 
@@ -319,10 +320,11 @@ def test_the_best_of_n_is_the_likeliest_of_the_texts_that_sampling_writes(score,
 
 def lowered(sampler: str) -> str:
     rows = [SequenceState([1, 2, 3], parse_chain(sampler), 0, 0, prompt=3, limit=20) for _ in range(4)]
-    batch = writer().batch(rows, [])
-    cache = writer().prefill(writer().leaves, batch.tokens_BT, batch.count_B, slots=batch.slots)
+    own, batch = writer().models[""], writer().batch(rows, [])
+    cache = branch_caches([own.prefill(batch.branches[0])], [batch.branches[0].last_B])
     state = DecodeState(cache, writer().texts(rows, batch))
-    return writer().decode.lower(writer().leaves, state, batch.requests, np.int32(4), vocab_size=VOCAB).as_text()
+    decode = jitted_decode((own.structure,))
+    return decode.lower([own.leaves], state, batch.requests, np.int32(4), vocab_size=VOCAB).as_text()
 
 
 def test_the_programs_of_single_rows_gather_no_cache():
@@ -336,7 +338,7 @@ def test_a_new_length_penalty_compiles_nothing():
     programs = []
     for sampler in ("beam(width=2,length_penalty=0.3)", "beam(width=2,length_penalty=2,early_stopping=never)"):
         writer().generate([prompt(3)], chain=parse_chain(sampler), max_new_tokens=4)
-        programs.append(writer().decode._cache_size())
+        programs.append(jitted_decode((writer().models[""].structure,))._cache_size())
     assert programs[0] == programs[1]
 
 
