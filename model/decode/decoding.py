@@ -22,6 +22,7 @@ from model.decode.prompts import PromptError
 from model.decode.scheduler import Row
 from model.decode.speculation import Drafter
 
+UNDRAFTED = 4  # tokens of a dispatch whose texts have no drafts
 LEAST_PIECE = 16  # tokens of a row in a dispatch that reads: fewer cost about as much
 
 
@@ -74,7 +75,7 @@ class Chunks:
     """Reads long pieces of few texts, and draws several tokens of every text in one program, a forward pass each."""
 
     def __init__(self, engine):
-        self.engine, self.steps = engine, engine.chunk
+        self.engine, self.chunk, self.steps = engine, engine.chunk, engine.chunk
 
     def read(self) -> bool:
         engine = self.engine
@@ -97,7 +98,7 @@ class Chunks:
         engine = self.engine
         places, batch = self.places_and_batch(rows)
         one = rows[0].text.matcher is not None  # a grammar must see each token before the next
-        arguments = (places, batch, np.int32(1 if one else steps))
+        arguments = (places, batch, np.int32(1 if one else min(self.chunk, steps)))
         fetched = engine.dispatch(engine.programs_of.decode_rows, *arguments, vocab_size=engine.vocab_size)
         return outcomes(fetched, [[] for _ in rows])
 
@@ -108,23 +109,31 @@ class Chunks:
 
 
 class Speculation(Chunks):
-    """Draws along the drafts of a drafter, in chunks where it has none. Raises PromptError."""
+    """Draws along the drafts of a drafter; where it has none, a few tokens until it is asked again.
+
+    Raises PromptError for a model whose memory can't go back.
+    """
 
     def __init__(self, engine, drafter: Drafter, drafts: int):
         super().__init__(engine)
         require_pages(engine)
-        self.drafter, self.columns = drafter, power_of_two(drafts + 1)
-        self.steps = max(self.steps, self.columns)
+        self.drafter, self.drafts = drafter, drafts
+        self.chunk, self.steps = min(self.chunk, UNDRAFTED), power_of_two(max(drafts + 1, UNDRAFTED))
 
     def draw(self, rows: list[Row], steps: int) -> list[Outcome]:
         engine = self.engine
-        drafts = propose(self.drafter, rows, min(self.columns, steps) - 1, engine.context)
+        drafts = propose(self.drafter, rows, min(self.drafts, steps - 1), engine.context)
         if not any(drafts):
             return super().draw(rows, steps)
         places, batch = self.places_and_batch(rows)
-        tokens = stack_drafts(rows, drafts, places, self.columns)
+        tokens = stack_drafts(rows, drafts, places, self.columns(drafts))
         fetched = engine.dispatch(engine.programs_of.advance_rows, tokens, batch, vocab_size=engine.vocab_size)
         return outcomes(fetched, drafts)
+
+    def columns(self, drafts: list[list[int]]) -> int:
+        """Tokens of a row in a forward pass, of two sizes: fewer programs."""
+        half = self.steps // 2
+        return half if all(len(draft) < half for draft in drafts) else self.steps
 
 
 class InvariantTiles:

@@ -72,7 +72,7 @@ class Engine:
         waiting: int = 1024,
         chunk: int = CHUNK,
         draft: Drafter | None = None,
-        drafts: int = 7,
+        drafts: int = 15,
         invariant: bool = False,
         matcher_maker: MatcherMaker | None = None,
     ):

@@ -24,7 +24,7 @@ def slow_lookup(text: list[int], longest: int, shortest: int, count: int) -> lis
         for end in range(len(text) - 1, length - 1, -1):
             if text[end - length : end] == text[-length:]:
                 whole = list(text)
-                for index in range(count):
+                for index in range(min(count, 2 * length)):
                     whole.append(whole[end + index])
                 return whole[len(text) :]
     return []
