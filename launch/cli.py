@@ -194,6 +194,10 @@ def bench_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--runs", type=positive, help="counted runs of each side (default 5; 1 with --engine)")
     engine = "decode: 64 requests of mixed lengths at once, and the same one after another"
     command.add_argument("--engine", action="store_true", help=engine)
+    price = (
+        "decode: texts whose every bit is the same in any company, and the same texts in fast mode (--batch at once)"
+    )
+    command.add_argument("--invariant", action="store_true", help=price)
     command.add_argument(
         "--batch", type=positive, action="append", help="decode, data: rows at a time (default 1, 8; 256)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 
-from launch.bench import batching, decoding, feeding, training, waiting
+from launch.bench import batching, decoding, feeding, invariance, training, waiting
 from launch.bench.measure import measure
 from train.check import check_vocabulary_stated
 from train.fields import ConfigError
@@ -21,6 +21,8 @@ def main(arguments: Namespace) -> int:
         check_vocabulary_stated(arguments.experiment)
     if arguments.engine:
         return main_engine(arguments)
+    if arguments.invariant:
+        return main_invariant(arguments)
     bench = {"train": training, "decode": decoding, "data": feeding}[arguments.what]
     results = []
     for case in bench.cases(arguments):
@@ -49,6 +51,23 @@ def main_engine(arguments: Namespace) -> int:
         f"after {first['50']:.2f} s (median), {first['99']:.2f} s (99th percentile); {result['programs']} programs; "
         f"asked again, {again['tokens_found']:,} tokens are found and {again['tokens_read']:,} read"
     )
+    return 0
+
+
+def main_invariant(arguments: Namespace) -> int:
+    """`skald bench decode --invariant`: what the same bits in any company cost."""
+    if arguments.what != "decode" or arguments.against:
+        raise ConfigError("--invariant: it goes with decode alone, without --against; it brings its own peer")
+    result = invariance.measure(arguments.experiment, arguments)
+    if arguments.json:
+        print(json.dumps(result))
+        return 0
+    for case in result["cases"]:
+        print(
+            f"decode {result['config']}, {case['batch']} requests at once, tiles of {result['tile']}: "
+            f"{case['tokens_per_second']:,.1f} tokens/s; fast mode {case['against']['tokens_per_second']:,.1f}; "
+            f"ratio {case['ratio']:.2f}"
+        )
     return 0
 
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from model.decode.advance import Tokens
-from model.decode.draw import start
+from model.decode.draw import Requests, start
 from model.decode.links.link import History
 from model.decode.parameters import power_of_two
 from model.decode.programs import Batch, Places
@@ -57,9 +57,18 @@ def stack_batch(rows: Sequence[Row], size: int, steps: int, context: int, vocab_
     requests = stack_requests(texts, limit_B, [row.stop_ids for row in rows])
     history, finished_B = History(history_BS, length_B, prompt_B), np.arange(size) >= len(rows)
     new_B = np.array([text.memories is None for text in texts] + [True] * (size - len(rows)))
-    shapes = jax.eval_shape(lambda: start(history, requests.chain, finished_B, vocab_size).memories)
-    memories = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-    for index, text in enumerate(texts):
-        if text.memories is not None:
-            jax.tree.map(lambda x, kept, b=index: x.__setitem__(b, kept[0]), memories, text.memories)
+    memories = stack_memories(history, requests, finished_B, [text.memories for text in texts], vocab_size)
     return Batch(history, requests, finished_B, new_B, memories)
+
+
+def stack_memories(history: History, requests: Requests, finished_B, kept: list, vocab_size: int):
+    """What the links of some texts remember, padded to the rows of the history; None in `kept` is a new text."""
+    known = next((memories for memories in kept if memories is not None), None)
+    if known is not None and not jax.tree.leaves(known):
+        return known  # links without memory: no shapes to find out, which takes longer than all else here
+    shapes = jax.eval_shape(lambda: start(history, requests.chain, finished_B, vocab_size).memories)
+    stacked = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    for index, memories in enumerate(kept):
+        if memories is not None:
+            jax.tree.map(lambda x, row, b=index: x.__setitem__(b, row[0]), stacked, memories)
+    return stacked
