@@ -39,18 +39,18 @@ def test_prompt_lookup_copies_what_followed_the_newest_longest_repeat(text, shor
 
 
 def model(layers: int = 2, mixer=None) -> Transformer:
-    """Of the small models the first has the same embeddings as the large one: they agree often."""
+    """With fewer layers a model has the same embeddings, and agrees often."""
     block = c.Block(mixer or c.Attention(4, 2, 8, rope=c.Rope()), c.MLP(32, gated=True))
     config = c.Model(32, 16, CONTEXT, (c.Stack((block,), layers),), init=c.Init(embedding=0.7, residual=0.1))
     return jax.jit(lambda: Transformer(config, jax.random.key(0)))()
 
 
 def requests() -> list[Request]:
-    """Chains of two kinds, a text that outgrows the context, one that repeats itself."""
-    made = []
-    for index, (length, new) in enumerate([(5, 20), (40, 30), (9, 8), (1, 12), (20, 25)]):
+    """A text that outgrows the context, one that repeats itself, one of a single token."""
+    lengths, made = [(5, 20), (40, 30), (9, 8), (1, 12), (20, 25)], []
+    for index, (length, new) in enumerate(lengths):
         prompt = np.random.default_rng(index).integers(0, VOCAB, length).tolist()
-        chain = parse_chain(["temperature=0.7,top_k=9", "greedy"][index % 2])
+        chain = parse_chain(f"temperature={0.5 + 0.1 * index},top_k=9")
         made.append(Request(prompt * (1 + (index == 2)), chain, new, seed=index))
     return made
 
@@ -64,30 +64,29 @@ def written(engine: Engine) -> list[Completion]:
 
 @pytest.fixture(scope="module")
 def plain() -> list[Completion]:
-    return written(Engine(model(), vocab_size=VOCAB, context=CONTEXT, slots=4, page_size=4))
+    return written(Engine(model(), vocab_size=VOCAB, context=CONTEXT, slots=2, page_size=4))
 
 
 def drafters() -> dict:
-    small = {"vocab_size": VOCAB, "context": CONTEXT, "slots": 4}
+    small = {"vocab_size": VOCAB, "context": CONTEXT, "slots": 2}
     return {
         "lookup": PromptLookup(shortest=1),
-        "the model itself": DraftModel(model(), **small),
-        "a smaller model": DraftModel(model(1), **small),
+        "model": DraftModel(model(1), **small),
     }
 
 
-@pytest.mark.parametrize("name", ["lookup", "the model itself", "a smaller model"])
+@pytest.mark.parametrize("name", ["lookup", "model"])
 def test_speculated_texts_are_the_same_and_say_how_many_drafts_they_kept(plain, name):
-    engine = Engine(
-        model(), vocab_size=VOCAB, context=CONTEXT, slots=4, page_size=4, pages=50, draft=drafters()[name], drafts=3
-    )
-    for text, expected in zip(written(engine), plain, strict=True):
+    engine = Engine(model(), vocab_size=VOCAB, context=CONTEXT, slots=2, page_size=4, draft=drafters()[name], drafts=3)
+    texts = written(engine)
+    for text, expected in zip(texts, plain, strict=True):
         assert (text.tokens, text.finish_reason) == (expected.tokens, expected.finish_reason)
         np.testing.assert_allclose(text.log_probabilities, expected.log_probabilities, atol=1e-4)
         assert 0 <= text.accepted <= min(text.drafted, len(text.tokens))
-        if name == "the model itself":
-            assert text.accepted == text.drafted > 0
-        print(name, text.drafted, text.accepted, len(text.tokens))
+    drafted, accepted = sum(text.drafted for text in texts), sum(text.accepted for text in texts)
+    assert 0 < accepted < drafted
+    if name == "model":
+        assert accepted > 0.7 * drafted
 
 
 def test_what_can_not_forget_drafts_is_refused_in_one_line():
