@@ -5,8 +5,9 @@ The Python surface of the project: what stands here keeps its names.
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from launch.machine import setup
 
@@ -18,8 +19,10 @@ import numpy as np  # noqa: E402
 from launch.inference.checkpoint import LoadedCheckpoint  # noqa: E402
 from launch.inference.export import SHARD_SIZE, export_checkpoint  # noqa: E402
 from launch.inference.json_schema import read_schema_files  # noqa: E402
+from launch.inference.request import TextRequest, read_requests  # noqa: E402
 from launch.inference.scoring import evaluate  # noqa: E402
 from launch.inference.text import TextGenerator  # noqa: E402
+from launch.inference.text_engine import TextEngine  # noqa: E402
 from launch.inference.watermark import find_watermark  # noqa: E402
 from model.decode.prompts import PromptError, PromptTooLong  # noqa: E402
 
@@ -29,7 +32,6 @@ class LoadedRun(LoadedCheckpoint):
 
     def __init__(self, name: str, weights: str | None = None):
         super().__init__(name, weights)
-        self.weights = weights
         self.generator = TextGenerator(self.model, self.tokenizer, self.trained_length, self.stop_ids)
         self.forward = jax.jit(lambda model, tokens: model.logits(model.hidden(tokens)))
 
@@ -52,6 +54,22 @@ class LoadedRun(LoadedCheckpoint):
         texts = self.generator.generate([prompt], sampler=sampler, max_new_tokens=count, seed=seed,
                                   samples=num_samples, stops=[stop] if isinstance(stop, str) else stop)  # fmt: skip
         return [text.to_json(logprobs=True) for text in texts]
+
+    def generate_many(
+        self, requests: Iterable[str | dict], sampler: str | None = None, max_new_tokens: int | None = None
+    ) -> Iterator[list[dict]]:
+        """The samples of many requests at once, in their order: each as `generate` writes it alone. A request is a
+        prompt, or a line of `skald generate --prompts`; one that can't be served yields one object with an `error`.
+
+        `sampler`, `max_new_tokens`: of those that name none. Raises SamplerError, DataError.
+        """
+        defaults = TextRequest("", sampler and read_schema_files(sampler), max_new_tokens).with_defaults(self)
+        answers = self.engine.answers(read_requests(requests, defaults))
+        return (answer.to_json(logprobs=True) for answer in answers)
+
+    @functools.cached_property
+    def engine(self) -> TextEngine:
+        return TextEngine(self.model, self.tokenizer, self.trained_length, self.stop_ids)
 
     def evaluate(
         self,

@@ -102,15 +102,33 @@ def generate_arguments(command: argparse.ArgumentParser) -> None:
     checkpoint_arguments(command)
     source = command.add_mutually_exclusive_group()
     source.add_argument("--prompt", default="\n", metavar="TEXT", help="the text to go on from")
-    source.add_argument("--prompts", metavar="FILE", help='JSON lines in ({"prompt": …}), JSON lines out')
-    sampler = "an ordered chain, or greedy (default: the run's evaluation.sampler, an import's generation_config.json)"
+    prompts = 'many at once: JSON lines in ({"prompt": …, "seed": …}), JSON lines out, in order'
+    source.add_argument("--prompts", metavar="FILE", help=prompts)
+    out = "with --prompts: write into this file, and go on with it where it holds answers"
+    command.add_argument("--out", metavar="FILE", help=out)
+    sampler = (
+        "links in order, as temperature=0.8,top_p=0.95, or greedy, beam=4, …: README.md, Writing, has them all "
+        "(default: the run's evaluation.sampler, an import's generation_config.json)"
+    )
     command.add_argument("--sampler", metavar="CHAIN", help=sampler)
     tokens = "default: an import's generation_config.json, else 300"
     command.add_argument("--max-new-tokens", type=positive, metavar="N", help=tokens)
     command.add_argument("--num-samples", type=positive, default=1)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
-    command.add_argument("--logprobs", action="store_true", help="with --json: each token's log-probabilities, in nats")
+    logprobs = "with --json or --prompts: each token's log-probabilities, in nats"
+    command.add_argument("--logprobs", action="store_true", help=logprobs)
+    shades = "on a terminal: shade each token by the model's probability of it"
+    command.add_argument("--show-probabilities", action="store_true", help=shades)
+    cache = "how keys and values are remembered (default: as the config says)"
+    command.add_argument("--kv-cache", choices=["plain", "int8"], help=cache)
+    invariant = "every bit depends on the request alone, not on what is written beside it; slower"
+    command.add_argument("--invariant", action="store_true", help=invariant)
+    drafts = command.add_mutually_exclusive_group()
+    draft = "a smaller run of the same tokenizer drafts the text, which stays the same"
+    drafts.add_argument("--draft", metavar="RUN", help=draft)
+    lookup = "so many tokens at a time are drafted by what stands in the text already, which stays the same"
+    drafts.add_argument("--lookup", type=positive, metavar="N", help=lookup)
 
 
 def evaluate_arguments(command: argparse.ArgumentParser) -> None:

@@ -1,45 +1,89 @@
-"""`skald generate RUN --prompt TEXT`: writes text from a checkpoint and prints it as it is drawn."""
+"""`skald generate RUN --prompt TEXT`: writes text from a checkpoint and prints it as it is drawn.
+
+What `--prompts FILE` does is in launch/commands/prompts.py.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from argparse import Namespace
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from data.errors import DataError
+from launch.commands.prompts import answer_prompts
+from launch.commands.shading import PlainText, ShadedText, legend
 from launch.inference.checkpoint import LoadedCheckpoint
+from launch.inference.drafts import load_draft_model
 from launch.inference.json_schema import read_schema_files
-from launch.inference.text import TextGenerator, TextSample
+from launch.inference.prompts_file import read_requests
+from launch.inference.request import TextRequest
+from launch.inference.text import TextGenerator, TextSample, check_stops
+from launch.inference.text_engine import TextEngine
+from model.decode.prompts import PromptError
+from model.decode.speculation import PromptLookup
 from train.run import RunError
+
+DRAFTS = 7  # tokens that a draft model guesses at a time
 
 
 def main(arguments: Namespace) -> int:
-    # A wrong sampler is reported before a checkpoint is read.
+    # What is wrong in a request is said before a checkpoint is read.
+    check_options(arguments)
+    check_stops(arguments.stop)
     sampler = None if arguments.sampler is None else read_schema_files(arguments.sampler)
-    prompts = read_prompts(Path(arguments.prompts)) if arguments.prompts else [arguments.prompt]
-    run = LoadedCheckpoint(arguments.run, arguments.weights)
-    request = {
-        "sampler": run.sampler if sampler is None else sampler,
-        "max_new_tokens": arguments.max_new_tokens or run.max_new_tokens,
-        "seed": arguments.seed,
-        "samples": arguments.num_samples,
-        "stops": arguments.stop,
-    }
-    generator = TextGenerator(run.model, run.tokenizer, run.trained_length, run.stop_ids)
-    if not arguments.json and not arguments.prompts:
-        check_emptied(print_stream(generator, prompts, request))
-        return 0
-    samples = (sample for prompt in prompts for sample in generator.generate([prompt], **request))
+    request = TextRequest(arguments.prompt, sampler, arguments.max_new_tokens, arguments.seed,
+                          arguments.num_samples, tuple(arguments.stop))  # fmt: skip
+    requests = read_requests(Path(arguments.prompts), request) if arguments.prompts else [request]
+    run = LoadedCheckpoint(arguments.run, arguments.weights, arguments.kv_cache)
+    requests = [request.with_defaults(run) for request in requests]
+    if arguments.prompts:
+        engine = new_engine(run, arguments)
+        if sampler is not None:
+            engine.chain_of(sampler)  # raises: a chain that is wrong for every prompt
+        return answer_prompts(run, engine, requests, arguments)
+    return write_one(run, requests[0], arguments)
+
+
+def check_options(arguments: Namespace) -> None:
+    """Raises PromptError for options that do not go together."""
+    if arguments.out and (not arguments.prompts or arguments.json):
+        raise PromptError(
+            "--out writes JSON lines, the answers of --prompts FILE; give it with that, and without --json"
+        )
+    if arguments.show_probabilities and (arguments.prompts or arguments.json):
+        raise PromptError("--show-probabilities colours text on a terminal; --logprobs gives figures as JSON")
+
+
+def new_engine(run: LoadedCheckpoint, arguments: Namespace) -> TextEngine:
+    """The engine that the options ask for. Raises PromptError, SamplerError, CheckpointError."""
+    drafter = PromptLookup() if arguments.lookup else None
+    if arguments.draft:
+        drafter = load_draft_model(arguments.draft, run.tokenizer)
+    return TextEngine(run.model, run.tokenizer, run.trained_length, run.stop_ids, drafter=drafter,
+                      drafts=arguments.lookup or DRAFTS, invariant=arguments.invariant)  # fmt: skip
+
+
+def write_one(run: LoadedCheckpoint, request: TextRequest, arguments: Namespace) -> int:
+    """Writes the samples of one request, and says on standard error what an engine's work came to."""
+    started, engine = time.monotonic(), None
+    if arguments.invariant or arguments.draft or arguments.lookup:
+        engine = new_engine(run, arguments)
+        stream = engine.stream(request)
+    else:
+        generator = TextGenerator(run.model, run.tokenizer, run.trained_length, run.stop_ids)
+        stream = generator.stream([request.prompt], request.sampler, request.max_new_tokens, request.seed,
+                                  request.num_samples, request.stop)  # fmt: skip
     if arguments.json:
-        samples = list(samples)
+        *_, samples = stream
         shown = [sample.to_json(arguments.logprobs) for sample in samples]
         print(json.dumps({"step": run.step, "samples": shown}, ensure_ascii=False))
     else:
-        for sample in samples:
-            print(json.dumps(sample.to_json(arguments.logprobs), ensure_ascii=False), flush=True)
-    if not arguments.prompts:  # of many prompts each line says how it ended
-        check_emptied(samples)
+        samples = print_stream(stream, text_view(arguments.show_probabilities))
+    if engine:
+        print(f"[{engine.summary(time.monotonic() - started)}]", file=sys.stderr)
+    check_emptied(samples)
     return 0
 
 
@@ -50,42 +94,31 @@ def check_emptied(samples: list[TextSample]) -> None:
             raise RunError(sample.emptied_message())
 
 
-def print_stream(generator: TextGenerator, prompts: list[str], request: dict) -> list[TextSample]:
+def text_view(show_probabilities: bool) -> Callable[[TextSample], PlainText | ShadedText]:
+    """How texts are shown."""
+    if show_probabilities and sys.stdout.isatty():
+        print(legend(), file=sys.stderr)
+        return ShadedText
+    if show_probabilities:
+        print("[--show-probabilities needs a terminal: here is plain text; --json --logprobs has the figures]",
+              file=sys.stderr)  # fmt: skip
+    return PlainText
+
+
+def print_stream(stream: Iterable[list[TextSample]], view: Callable) -> list[TextSample]:
     """Prints the first sample as it is drawn, then the others; returns them."""
-    texts, printed = [], ""
-    for texts in generator.stream(prompts, **request):
-        text = texts[0].prompt + texts[0].printable()
-        print(text[len(printed) :], end="", flush=True)
-        printed = text
+    texts, first = [], None
+    for texts in stream:
+        if first is None:
+            first = view(texts[0])
+            print(texts[0].prompt, end="")
+        print(first.new(), end="", flush=True)
     print()
     for text in texts[1:]:
-        print(f"{'─' * 40}\n{text.prompt}{text.text}")
+        print(f"{'─' * 40}\n{text.prompt}{view(text).new()}")
     print(f"[{texts[0].sampler or 'the model as it is'}, seed {texts[0].seed}]", file=sys.stderr)
     for text in texts:
         if text.finish_reason == "repetition":
             start = text.completion.repetition_start
             print(f"[a loop began at new token {start}, counted from 0: ended]", file=sys.stderr)
     return texts
-
-
-def read_prompts(file: Path) -> list[str]:
-    """The prompts of a file of JSON lines: objects with the text under `prompt`, or strings. Raises DataError."""
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # a JSON string may hold U+2028, where splitlines cuts
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: can't read prompts ({error})") from None
-    prompts = [read_prompt(line, f"{file}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
-    if not prompts:
-        raise DataError(f'{file}: no prompts in it; each line is {{"prompt": "…"}} or a JSON string')
-    return prompts
-
-
-def read_prompt(line: str, origin: str) -> str:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError:
-        value = None
-    prompt = value.get("prompt") if isinstance(value, dict) else value
-    if not isinstance(prompt, str):
-        raise DataError(f'{origin}: each line is {{"prompt": "…"}} or a JSON string, not {line.strip()[:60]}')
-    return prompt

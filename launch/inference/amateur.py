@@ -32,11 +32,11 @@ def load_amateur(run: str, tokenizer: Tokenizer) -> DecodingModel:
     return model
 
 
-def check_vocabulary(run: str, amateur: Tokenizer, expert: Tokenizer) -> None:
-    """Raises SamplerError where an id of the one is not the same token of the other."""
+def check_vocabulary(run: str, amateur: Tokenizer, expert: Tokenizer, purpose: str = "contrast") -> None:
+    """Raises SamplerError where an id of the one is not the same token of the other. `purpose`: what needs them."""
     if tokenizer_fingerprint(amateur) == tokenizer_fingerprint(expert):
         return
-    needed = f"contrast needs two models of one vocabulary, and that of {run}"
+    needed = f"{purpose} needs two models of one vocabulary, and that of {run}"
     if amateur.vocab_size != expert.vocab_size:
         raise SamplerError(f"{needed} has {amateur.vocab_size} tokens, this model's {expert.vocab_size}")
     for token in range(expert.vocab_size):

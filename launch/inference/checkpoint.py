@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax
 
@@ -14,7 +17,7 @@ from model.transformer import abstract_model
 from train import fields
 from train.base import read_model
 from train.checkpoint import model_config
-from train.checkpoint_folder import find_checkpoint
+from train.checkpoint_folder import METADATA, find_checkpoint
 from train.config import AUTO_EXECUTION, Evaluation, Experiment
 
 MAX_NEW_TOKENS = 300  # where neither a person nor an imported checkpoint says how many
@@ -27,12 +30,14 @@ class LoadedCheckpoint:
     `config`: the Experiment; None for an imported checkpoint, which no experiment made. `metadata`: all that the
     checkpoint says of itself. `trained_length`: tokens of the longest rows that the weights were trained on, in this
     run or before it. `sampler`: the default chain; `max_new_tokens`: of a text, by default. `stop_ids`: the ids that
-    end a text. `weights`: `average` or `plain`; None: the average where one was kept. Raises CheckpointError.
+    end a text. `weights`: `average` or `plain`; None: the average where one was kept. `kv_cache`: how a decoder
+    remembers keys and values, as execution.cache of the config; None: as that says. Raises CheckpointError.
     """
 
-    def __init__(self, name: str, weights: str | None = None):
+    def __init__(self, name: str, weights: str | None = None, kv_cache: str | None = None):
         checkpoint = find_checkpoint(name)
         self.name, self.step, self.folder = name, checkpoint.step, checkpoint.folder
+        self.weights = weights
         self.metadata = checkpoint.metadata
         self.config: Experiment | None = fields.from_json(Experiment | None, self.metadata["config"])
         self.model_config: Model = model_config(checkpoint)
@@ -44,10 +49,18 @@ class LoadedCheckpoint:
         generation = huggingface and huggingface["generation_config"]
         self.max_new_tokens = (generation and generation_config.max_new_tokens(generation)) or MAX_NEW_TOKENS
         execution = decoding_execution(self.config.execution if self.config else AUTO_EXECUTION)
+        self.execution = execution if kv_cache is None else replace(execution, cache=kv_cache)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = abstract_model(self.model_config, execution)
+        shapes = abstract_model(self.model_config, self.execution)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
         self.model = read_model(checkpoint, shapes, weights)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """What tells this checkpoint from any other, wherever it lies: of what it says of itself, and of the list of
+        its weights' files, whose names are drawn at random when it is saved."""
+        files = [self.folder / METADATA, self.folder / "model" / "manifest.ocdbt"]
+        return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.exists())).hexdigest()
 
     def length_warning(self, length: int) -> str | None:
         """A line of warning where rows of `length` tokens are longer than those of training; else None."""

@@ -147,11 +147,8 @@ class TextGenerator:
         does not know).
         """
         chain = chains.parse_chain(sampler)
-        resolved = resolve(chain, self.tokenizer)
-        if "" in stops:
-            raise PromptError(
-                "a stop text is empty, and would end every text at once; leave it out, or write some text"
-            )
+        resolved = encode_chain(chain, self.tokenizer, self.context)
+        check_stops(stops)
         stops = [*chain.stop_texts, *stops]
         self.load_models(chain)
         ids = [encode_prompt(prompt, self.tokenizer, self.context) for prompt in prompts]
@@ -162,7 +159,7 @@ class TextGenerator:
         ]
         dispatches = self.generator.stream(
             ids,
-            chain=encode_guidance(resolved, self.tokenizer, self.context),
+            chain=resolved,
             max_new_tokens=max_new_tokens,
             seed=seed,
             samples=samples,
@@ -187,6 +184,18 @@ class TextGenerator:
         return texts
 
 
+def encode_chain(chain: Chain, tokenizer, context: int) -> Chain:
+    """The chain with ids in the place of its words and of its guidance's prompt. Raises SamplerError, PromptError,
+    DataError."""
+    return encode_guidance(resolve(chain, tokenizer), tokenizer, context)
+
+
+def check_stops(stops: Sequence[str]) -> None:
+    """Raises PromptError for a stop text that is empty."""
+    if "" in stops:
+        raise PromptError("a stop text is empty, and would end every text at once; leave it out, or write some text")
+
+
 def check_samples(experiment: Experiment, tokenizer, context: int) -> None:
     """Checks, before training begins, that `training_samples` will work. Raises ConfigError."""
     evaluation = experiment.evaluation
@@ -199,7 +208,7 @@ def check_samples(experiment: Experiment, tokenizer, context: int) -> None:
     try:
         chain = chains.parse_chain(evaluation.sampler)
         check_grammar(tokenizer, chain)
-        encode_guidance(resolve(chain, tokenizer), tokenizer, context)
+        encode_chain(chain, tokenizer, context)
     except (chains.SamplerError, PromptError, DataError) as error:
         raise ConfigError(f"evaluation.sampler: {error}") from None
     if isinstance(chain.source, Contrast):

@@ -10,7 +10,8 @@ from data.errors import DataError
 from data.tokenizers.byte_level import Bytes
 from data.tokenizers.characters import Characters
 from data.tokenizers.streaming import IncrementalDecoder
-from launch.commands.generate import read_prompts
+from launch.inference.prompts_file import read_requests
+from launch.inference.request import TextRequest
 from launch.inference.text import TextSample, encode_prompt
 from model.decode.chain import Chain
 from model.decode.completion import Completion
@@ -138,11 +139,13 @@ def test_a_chain_that_leaves_no_token_fails_behind_what_was_written(skald, train
     assert (status, sample["text"], sample["finish_reason"]) == (1, "BCD", "emptied")
     assert sample["emptied_by"].startswith("banned_words=[[")
     (tmp_path / "prompts.jsonl").write_text('"A"\n"D"\n"C"\n')
-    status, out, _ = skald(*command, "--prompts", tmp_path / "prompts.jsonl")
+    status, out, err = skald(*command, "--prompts", tmp_path / "prompts.jsonl")
     samples = [json.loads(line) for line in out.splitlines()]
-    assert status == 0 and [(s["text"], s["finish_reason"]) for s in samples] == [
+    assert status == 1 and [(s["text"], s["finish_reason"]) for s in samples] == [
         ("BCD", "emptied"), ("", "emptied"), ("D", "emptied"),
     ]  # fmt: skip
+    assert "left no token to draw behind 1 new ones" in samples[2]["error"]
+    assert err.splitlines()[-1].startswith("skald: 3 of 3 prompts could not be served")
 
 
 def test_a_loop_ends_a_text_and_its_beginning_is_said(skald, trained_run, characters):
@@ -163,7 +166,8 @@ def test_prompts_from_a_file_are_answered_line_by_line_as_alone(skald, trained_r
     assert status == 0, err
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["prompt"] for line in lines] == ["ROMEO:", "JULIET:"]
-    assert skald.json(*arguments, "--prompt", "JULIET:")["samples"] == [lines[1]]
+    alone = skald.json(*arguments, "--prompt", "JULIET:")["samples"]
+    assert alone == [{name: value for name, value in lines[1].items() if name != "request"}]
     assert skald.json(*arguments, "--prompts", file) == {"step": 40, "samples": lines}
 
 
@@ -171,7 +175,7 @@ def test_prompts_may_hold_every_character_of_json(tmp_path):
     file = tmp_path / "prompts.jsonl"
     prompts = ["a\u2028b", "c\u0085d\u2029", "e\nf"]
     file.write_text("\n".join(json.dumps({"prompt": p}, ensure_ascii=False) for p in prompts), encoding="utf-8")
-    assert read_prompts(file) == prompts
+    assert [request.prompt for request in read_requests(file, TextRequest(""))] == prompts
 
 
 @pytest.mark.parametrize("line", ['{"prompt": 5}', "5", "null", '["a"]', "{}", "ROMEO:"])
@@ -179,7 +183,7 @@ def test_a_prompt_that_is_no_text_is_refused_with_its_line(tmp_path, line):
     file = tmp_path / "prompts.jsonl"
     file.write_text(f'"a"\n\n{line}\n')
     with pytest.raises(DataError) as error:
-        read_prompts(file)
+        read_requests(file, TextRequest(""))
     assert all(part in str(error.value) for part in (f"{file}:3: ", '{"prompt": "…"}', f"not {line}"))
 
 
@@ -187,7 +191,7 @@ def test_a_file_without_prompts_is_refused(tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text("\n \n")
     with pytest.raises(DataError, match="no prompts in it"):
-        read_prompts(file)
+        read_requests(file, TextRequest(""))
 
 
 def test_greedy_follows_the_models_own_logits(skald, trained_run):
