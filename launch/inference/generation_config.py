@@ -102,7 +102,6 @@ PROCESSORS = {
 }
 SAMPLING = {
     "temperature": Key("temperature", number(lambda temperature: temperature == 1)),
-    "top_h": Key("top_h", number(lambda _: False)),
     "top_k": Key("top_k", count(DEFAULT_TOP_K)),
     "top_p": Key("top_p", number(lambda p: p >= 1)),
     "min_p": Key("min_p", number(lambda p: p == 0)),

@@ -21,7 +21,6 @@ CONFIGS = [
     SAMPLING | {"temperature": 0.7, "top_k": 12, "top_p": 0.8},
     SAMPLING | {"temperature": 1.4, "min_p": 0.05, "typical_p": 0.7},
     SAMPLING | {"temperature": 2.0, "epsilon_cutoff": 0.02, "eta_cutoff": 0.03},
-    SAMPLING | {"top_h": 0.4, "top_p": 0.9},
     SAMPLING | {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "temperature": 0.5, "top_k": 9},
     SAMPLING | {"sequence_bias": [[[5], 3.0], [[9, 7], -4.0]], "bad_words_ids": [[3, 9, 8], [6], [1]], "top_p": 0.9},
     {"min_new_tokens": 5, "suppress_tokens": [2, 11], "temperature": 0.1},
