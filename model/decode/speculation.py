@@ -36,8 +36,8 @@ class Drafter(Protocol):
 class PromptLookup:
     """Drafts what followed the text's newest tokens when they last stood in it (Saxena 2023, "Prompt lookup decoding").
 
-    It looks for the newest `longest` tokens, then for fewer, down to `shortest`; the longer the tokens found, the more
-    it drafts, up to twice as many. Free of any model, and right where a text repeats itself: code, quotations, loops.
+    It looks for the newest `longest` tokens, then for fewer, down to `shortest`; the more it finds, the more it drafts,
+    up to four times as many. Free of any model, and right where a text repeats itself: code, quotations, loops.
     """
 
     longest: int = 8
@@ -60,7 +60,7 @@ class PromptLookup:
             ends, length = longer, length + 1
         if length < self.shortest:
             return []
-        return np.resize(tokens_S[ends[-1] + 1 :], min(count, 2 * length)).tolist()
+        return np.resize(tokens_S[ends[-1] + 1 :], min(count, 4 * length - 1)).tolist()
 
 
 class DraftModel:

@@ -24,13 +24,13 @@ def slow_lookup(text: list[int], longest: int, shortest: int, count: int) -> lis
         for end in range(len(text) - 1, length - 1, -1):
             if text[end - length : end] == text[-length:]:
                 whole = list(text)
-                for index in range(min(count, 2 * length)):
+                for index in range(min(count, 4 * length - 1)):
                     whole.append(whole[end + index])
                 return whole[len(text) :]
     return []
 
 
-@given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.integers(1, 5), st.integers(0, 4), st.integers(1, 9))
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=40), st.integers(1, 5), st.integers(0, 4), st.integers(1, 20))
 @settings(deadline=None, max_examples=300)
 def test_prompt_lookup_copies_what_followed_the_newest_longest_repeat(text, shortest, more, count):
     longest = shortest + more
