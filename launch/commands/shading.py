@@ -21,9 +21,9 @@ def shade(text: str, probability: float) -> str:
 
 
 def legend() -> str:
-    """A line that says what the colours mean."""
-    shown = [shade(f" from {least:.4g} " if least else " below ", least) for least, _ in SHADES]
-    return f"[the model's probability of each token, before the chain: {' '.join(shown)}]"
+    """A line that says what the colours mean: from which probability on each stands."""
+    shown = "".join(shade(f" {least:g} " if least else " less ", least) for least, _ in SHADES)
+    return f"[the model's own probability of each token, from: {shown}]"
 
 
 class PlainText:

@@ -159,6 +159,11 @@ BAD_REQUESTS = [
     (["--sampler", "top_q=3"], 2, ["no link 'top_q'", "did you mean 'top_p'"]),
     (["--sampler", "temperature=0"], 2, ["temperature is 0", "greedy"]),
     (["--prompts", "/nowhere.jsonl"], 1, ["/nowhere.jsonl"]),
+    (["--out", "/nowhere.jsonl"], 2, ["--out writes JSON lines", "--prompts FILE"]),
+    (["--prompts", "p.jsonl", "--out", "/nowhere.jsonl", "--json"], 2, ["without --json"]),
+    (["--show-probabilities", "--json"], 2, ["--logprobs gives figures"]),
+    (["--lookup", "4"], 2, ["drafts need a model", "a token shift"]),
+    (["--draft", "no/run"], 2, ["no/run: no such folder"]),
 ]
 
 

@@ -10,10 +10,11 @@ from data.errors import DataError
 from data.tokenizers.byte_level import Bytes
 from data.tokenizers.characters import Characters
 from data.tokenizers.streaming import IncrementalDecoder
+from launch.cli import argument_parser
 from launch.inference.prompts_file import read_requests
 from launch.inference.request import TextRequest
 from launch.inference.text import TextSample, encode_prompt
-from model.decode.chain import Chain
+from model.decode.chain import KINDS, Chain
 from model.decode.completion import Completion
 from model.decode.prompts import PromptError
 
@@ -43,6 +44,14 @@ def test_json_has_the_keys_of_the_contract(skald, trained_run, characters):
         assert all(0 < mass < 1 for mass in sample["truncated"])
         assert sample["text"] == "".join(characters[token] for token in sample["tokens"])
     assert len({sample["text"] for sample in result["samples"]}) == 3
+
+
+def test_the_readme_names_every_part_of_a_chain_and_the_help_names_the_readme(capsys):
+    writing = (ROOT / "README.md").read_text().partition("## Writing")[2].partition("\n## ")[0]
+    assert [name for name in KINDS if f"`{name}`" not in writing] == []
+    with pytest.raises(SystemExit):
+        argument_parser().parse_args(["generate", "--help"])
+    assert "README.md, Writing" in " ".join(capsys.readouterr().out.split())
 
 
 def test_text_on_a_terminal_is_the_text_of_json_and_goes_past_the_context(skald, fresh, trained_run):
