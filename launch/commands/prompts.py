@@ -14,7 +14,7 @@ from launch.commands.progress import ProgressReport
 from launch.inference.answers_file import AnswersFile, answer_lines, request_digest
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.request import TextRequest
-from launch.inference.text_engine import TextEngine
+from launch.inference.text_engine import TextAnswer, TextEngine
 from train.run import RunError
 
 SECONDS = 0.5  # between lines of progress
@@ -32,11 +32,11 @@ def answer_prompts(
     failed, done = (file.failed, file.done) if file else (0, 0)
     if done:
         print(f"[{done} of {len(requests)} prompts are answered in {arguments.out} already]", file=sys.stderr)
-    progress = PromptsProgress(engine, len(requests), done, may_show=arguments.out or not sys.stdout.isatty())
+    progress = PromptsProgress(engine, requests, done, may_show=arguments.out or not sys.stdout.isatty())
     for digest, answer in zip(digests[done:], engine.answers(requests[done:], progress.show), strict=True):
         write(answer_lines(answer, digest, arguments.logprobs))
         failed += answer.failed
-        progress.done += 1
+        progress.add(answer)
     if arguments.json:
         print(json.dumps({"step": run.step, "samples": [json.loads(line) for line in collected]}, ensure_ascii=False))
     print(f"[{progress.done - done} prompts, {engine.summary(progress.seconds)}]", file=sys.stderr)
@@ -61,13 +61,21 @@ def print_lines(lines: list[str]) -> None:
 
 
 class PromptsProgress:
-    """Shows on a terminal how far the prompts are. `done`: how many are answered, of them `before` when it began."""
+    """Shows on a terminal how far the prompts are. `done`: how many are answered. `left`: tokens that the others ask
+    for at most."""
 
-    def __init__(self, engine: TextEngine, total: int, done: int, may_show: bool):
-        self.engine, self.total, self.before, self.done = engine, total, done, done
+    def __init__(self, engine: TextEngine, requests: Sequence[TextRequest], done: int, may_show: bool):
+        self.engine, self.total, self.done = engine, len(requests), done
+        self.left = sum(map(most_tokens, requests[done:]))
+        self.answered = 0  # tokens of answers
         self.report = ProgressReport()
         self.shows = may_show and self.report.on_terminal
         self.started = self.shown = time.monotonic()
+
+    def add(self, answer: TextAnswer) -> None:
+        self.done += 1
+        self.left -= most_tokens(answer.request)
+        self.answered += sum(len(text.completion.tokens) for text in answer.samples)
 
     @property
     def seconds(self) -> float:
@@ -79,9 +87,13 @@ class PromptsProgress:
         if not self.shows or now - self.shown < SECONDS:
             return
         self.shown = now
-        rate = self.engine.tokens / self.seconds
-        line = f"{self.done:,} of {self.total:,} prompts  {self.engine.tokens:,} tokens  {rate:,.0f} tokens/s"
-        if self.done > self.before:
-            left = (self.total - self.done) / (self.done - self.before) * self.seconds
-            line += f"  {int(left // 60)}:{int(left % 60):02} left"
+        written = self.engine.tokens
+        line = f"{self.done:,} of {self.total:,} prompts  {written:,} tokens  {written / self.seconds:,.0f} tokens/s"
+        if written:
+            left = (self.left - (written - self.answered)) / written * self.seconds
+            line += f"  at most {int(left // 60)}:{int(left % 60):02} left"
         self.report(ProgressLine(line))
+
+
+def most_tokens(request: TextRequest) -> int:
+    return request.max_new_tokens * request.num_samples

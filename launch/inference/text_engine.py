@@ -160,7 +160,9 @@ class TextEngine:
         chain, encoded = self.chain_of(request.sampler)
         check_stops(request.stop)
         ids = encode_prompt(request.prompt, self.tokenizer, self.context)
-        if not (self.invariant or is_for_engine(encoded)):
+        if not is_for_engine(encoded):
+            if self.invariant:
+                raise PromptError(f"{chain} reads or writes several rows, which invariant mode can't; leave that mode")
             return TextAnswer(request, in_engine=False)
         own = [
             Request(ids, encoded, request.max_new_tokens, request.seed, sample, self.stop_ids)
