@@ -313,7 +313,7 @@ def test_a_random_model_writes_json_in_batches_as_alone_and_past_its_context(bui
     free = [text.text for text in generator.generate(["ROMEO:"], sampler="temperature=0.9", **request)]
     texts = generator.generate(["ROMEO:", "Exit, pur"], sampler=sampler, samples=2, **request)
     finished = [text for text in texts if text.finish_reason == "stop"]
-    assert finished and any(len(text.tokens) > 16 for text in finished)
+    assert finished and any(len(text.completion.tokens) > 16 for text in finished)
     for text in finished:
         jsonschema.validate(json.loads(text.text), schema)
     alone = generator.generate(["Exit, pur"], sampler=sampler, samples=2, **request)

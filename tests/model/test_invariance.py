@@ -192,7 +192,7 @@ def noisy_logits(network, request: Request, ids: list[int], position: int) -> np
     zero_B, first = np.zeros(1, np.int32), len(request.prompt)
     seed_BW = np.array([divmod(request.seed, 2**32)], np.uint32)
     stop_BE = np.array([request.stop_ids], np.int32)
-    given = Requests(seed_BW, zero_B + request.sample, zero_B + CONTEXT, stop_BE, rows)
+    given = Requests(seed_BW, zero_B + request.sample, zero_B + CONTEXT, zero_B + CONTEXT, stop_BE, rows)
     texts = start(History(tokens_BS, zero_B + first, zero_B + first), rows, zero_B > 0, VOCAB)
     for length in range(first, position + 1):
         texts = texts._replace(history=texts.history._replace(length_B=zero_B + length))

@@ -221,7 +221,7 @@ def test_links_do_what_hugging_face_does(name, value, link):
 @functools.partial(jax.jit, static_argnames="tokens")
 def draw_tokens(texts, requests, logits_BV, tokens):
     def step(texts, _):
-        texts, drawn, _ = draw.draw(texts, requests, logits_BV)
+        texts, drawn = draw.draw(texts, requests, logits_BV)
         return texts, (drawn.token, drawn.chain_log_probability)
 
     return jax.lax.scan(step, texts, None, length=tokens)[1]
@@ -234,7 +234,8 @@ def drawn(chains_B, logits_V, tokens):
     history = History(jnp.zeros((rows, tokens + 1), jnp.int32), ones, ones)
     chain = stack_chains(chains_B)
     seed_BW = jnp.tile(jnp.array([0, 5], jnp.uint32), (rows, 1))
-    requests = draw.Requests(seed_BW, jnp.arange(rows), zeros + tokens + 2, jnp.full((rows, 1), -1), chain)
+    limit_B = zeros + tokens + 2
+    requests = draw.Requests(seed_BW, jnp.arange(rows), limit_B, limit_B, jnp.full((rows, 1), -1), chain)
     padded_V = jnp.pad(jnp.asarray(logits_V, jnp.float32), (0, 3), constant_values=-jnp.inf)
     logits_BV = jnp.tile(padded_V, (rows, 1))
 
