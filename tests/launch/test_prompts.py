@@ -330,7 +330,7 @@ print(counts["compile_requests_use_cache"], counts["cache_hits"])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(30)
 def test_a_second_process_compiles_nothing(skald, trained_run, tmp_path):
     file = write_lines(tmp_path / "prompts.jsonl", ["A", "ROMEO:", {"prompt": "B", "sampler": "greedy"}])
     command = ["generate", trained_run, "--prompts", file, "--max-new-tokens", "9", "--out"]
