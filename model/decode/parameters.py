@@ -231,18 +231,8 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Text:
-    """A text that is no number and no phrase: it is compiled on the host, and never stacked."""
-
-    expected: str
-
-    def read(self, value: Any) -> str:
-        if not isinstance(value, str) or not value:
-            raise ValueError
-        return value
-
-    def write(self, value: str) -> str:
-        return value
+class Text(Name):
+    """A text that is compiled on the host, such as a regular expression: data, but never stacked."""
 
     def stack(self, values: Sequence[str]) -> np.ndarray:
         raise TypeError("a grammar is no array; constraint.with_mask puts one in its place")

@@ -290,6 +290,22 @@ def test_a_mesh_writes_what_one_device_writes(writer, sizes):
         assert [row.tokens for row in found] == [row.tokens for row in writer.generate(prompts, **request)]
 
 
+@pytest.mark.parametrize("cache", ["plain", "int8"])
+def test_a_mesh_writes_from_rings_what_one_device_writes(cache):
+    block = c.Block(c.Attention(4, 4, 4, rope=c.Rope(), window=6), c.MLP(32, gated=True))
+    windowed = c.Model(PADDED, 16, CONTEXT, (c.Stack((block,), 2),), init=c.Init(embedding=0.7, residual=0.3))
+
+    def texts() -> list[list[int]]:
+        network = jax.jit(lambda: Transformer(windowed, jax.random.key(0), c.Execution(cache=cache)))()
+        writer = Generator(network, vocab_size=VOCAB, context=CONTEXT)
+        prompts = [prompt(length) for length in (9, 1, 50)]
+        return [row.tokens for row in writer.generate(prompts, chain=NUCLEUS, max_new_tokens=30, seed=3)]
+
+    expected = texts()
+    with jax.set_mesh(make_mesh({"tensor": 4, "data": 2})):
+        assert texts() == expected
+
+
 # Cost
 
 
