@@ -54,14 +54,14 @@ def read_request(value: Any, defaults: TextRequest) -> TextRequest:
     Raises DataError, whose message is the end of a line.
     """
     values = {"prompt": value} if isinstance(value, str) else value
-    if not isinstance(values, dict) or not isinstance(values.get("prompt"), str):
-        shown = json.dumps(value, ensure_ascii=False)[:60]
-        raise DataError(f'each line is {{"prompt": "…"}} or a JSON string, not {shown}')
     names = [field.name for field in fields(TextRequest)]
-    if unknown := [name for name in values if name not in names]:
+    if unknown := [name for name in values if name not in names] if isinstance(values, dict) else []:
         close = difflib.get_close_matches(unknown[0], names, n=1)
         right = f"did you mean {close[0]!r}?" if close else f"a request has {', '.join(names)}"
         raise DataError(f"a request has no {unknown[0]!r}; {right}")
+    if not isinstance(values, dict) or not isinstance(values.get("prompt"), str):
+        shown = json.dumps(value, ensure_ascii=False)[:60]
+        raise DataError(f'each line is {{"prompt": "…"}} or a JSON string, not {shown}')
     return replace(defaults, **{name: read_field(name, own) for name, own in values.items()})
 
 

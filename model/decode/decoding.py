@@ -203,5 +203,5 @@ def require_pages(engine) -> None:
     if not engine.scheduler.shares:
         raise PromptError(
             "drafts need a model that remembers keys and values alone, in pages: a recurrent state or a token shift "
-            "can't forget wrong drafts; use an engine without drafts"
+            "can't forget wrong drafts; write without drafts"
         )

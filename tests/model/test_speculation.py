@@ -91,7 +91,7 @@ def test_speculated_texts_are_the_same_and_say_how_many_drafts_they_kept(plain, 
 
 def test_what_can_not_forget_drafts_is_refused_in_one_line():
     recurrent = model(mixer=c.LSTM())
-    with pytest.raises(PromptError, match="use an engine without drafts"):
+    with pytest.raises(PromptError, match="write without drafts"):
         Engine(recurrent, vocab_size=VOCAB, context=CONTEXT, slots=1, draft=PromptLookup())
     with pytest.raises(PromptError, match="take a model with plain attention"):
         DraftModel(recurrent, vocab_size=VOCAB, context=CONTEXT, slots=1)
