@@ -204,6 +204,11 @@ class Transformer(nnx.Module):
 
         Each row continues where its cache ends. Rows are padded on the right; `count_B` tokens are real, default all.
         """
+        logits_BTV, _, cache = self.with_hidden(tokens_BT, cache, count_B)
+        return logits_BTV, cache
+
+    def with_hidden(self, tokens_BT, cache: Cache, count_B=None):
+        """What a call gives, with the last hidden states [B, T, D] in between: (logits, hidden states, cache)."""
         count_B = jnp.full_like(cache.length_B, tokens_BT.shape[1]) if count_B is None else count_B
         start_B, count_B = shard(cache.length_B, "batch"), shard(count_B, "batch")
         slots = FilledSlots(start_B, count_B, cache.pages_Bn)
@@ -219,7 +224,13 @@ class Transformer(nnx.Module):
                     stream, layer_cache = block(stream, forward_pass, cache.layers[len(layer_caches)])
                     layer_caches.append(layer_cache)
         cache = cache._replace(length_B=start_B + count_B, layers=tuple(layer_caches))
-        return self.logits(self.normalize_output(stream.x_BTD), shard), cache
+        hidden_BTD = self.normalize_output(stream.x_BTD)
+        return self.logits(hidden_BTD, shard), hidden_BTD, cache
+
+    @property
+    def width(self) -> int:
+        """Features of the last hidden states."""
+        return self.config.width
 
     def init_cache(self, rows: int, slots: int) -> Cache:
         """An empty cache for `rows` sequences of at most `slots` tokens."""

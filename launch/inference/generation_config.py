@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from model.decode.chain import KINDS, STRATEGIES, SamplerError, format_chain, parse_chain
+from model.decode.chain import KINDS, SamplerError, format_chain, parse_chain
 from model.decode.parameters import parameters
 from model.hf.config_reader import ConfigReader, HuggingFaceError
 
@@ -128,7 +128,7 @@ def sampler(config: dict, ends: Sequence[int] = (), vocab_size: int = 2**31) -> 
 
 
 def config_reader(config: dict) -> ConfigReader:
-    keys = ("do_sample", "max_new_tokens", *BEAMS, *PROCESSORS, *SAMPLING, *ENDS)
+    keys = ("do_sample", "max_new_tokens", "penalty_alpha", *BEAMS, *PROCESSORS, *SAMPLING, *ENDS)
     return ConfigReader(config, dict.fromkeys(keys), "generation_config.json")
 
 
@@ -143,11 +143,15 @@ def chain_parts(reader: ConfigReader, keys: dict[str, Key], ids: Ids) -> list[di
 
 
 def strategy(reader: ConfigReader, sampling: bool) -> list[dict]:
-    """Greedy, or beam search where there are beams and no draws; else nothing, which draws a token."""
+    """Where there are no draws, beam search if there are beams, else contrastive search if there is a penalty, else
+    greedy; else nothing, which draws a token."""
     width = reader.integer("num_beams", null=1)
     if sampling:
         return []
-    if width == 1 or "beam" not in STRATEGIES:
+    if width == 1:
+        candidates, alpha = reader.integer("top_k", null=DEFAULT_TOP_K), reader.number("penalty_alpha", null=0)
+        if candidates > 1 and alpha > 0:
+            return [{"name": "contrastive_search", "k": candidates, "alpha": alpha}]
         return [{"name": "greedy"}]
     early = reader.typed("early_stopping", (bool, str), "true, false or never", False)
     penalty = reader.number("length_penalty", null=1.0)
@@ -175,22 +179,24 @@ def describe(config: dict, ends: Sequence[int], vocab_size: int) -> str:
     keys = [key for key, value in config.items() if value is not None and key not in INERT]
     groups: dict[str, list[str]] = {}
     for key in keys:
-        groups.setdefault(effect(config, key, ends), []).append(f"{key}={config[key]!r}")
+        groups.setdefault(effect(config, key, ends, chain), []).append(f"{key}={config[key]!r}")
     order = ("applied", "without effect, as do_sample is not true", "without effect, as num_beams is 1", "not applied")
     shown = "".join(f"; {what}: {', '.join(groups[what])}" for what in order if what in groups)
     line = f"generation_config.json: text is drawn with {chain or 'the model as it is'} by default{shown}"
     return " ".join(line.split())
 
 
-def effect(config: dict, key: str, ends: Sequence[int]) -> str:
-    """What a key of a config comes to here, as `describe` says it; "" for what nobody need be told."""
+def effect(config: dict, key: str, ends: Sequence[int], chain: str) -> str:
+    """What a key of a config whose chain is this comes to, as `describe` says it; "" for what nobody need be told."""
     entry = (PROCESSORS | SAMPLING | ENDS).get(key)
+    if config.get("penalty_alpha") and key in ("penalty_alpha", "top_k") and "contrastive_search" in chain:
+        return "applied"
     if key in SAMPLING and not config.get("do_sample"):
         return "without effect, as do_sample is not true"
     if key in BEAMS:
         beams, drawn = (config.get("num_beams") or 1) > 1, bool(config.get("do_sample"))
         if beams:
-            return "applied" if "beam" in STRATEGIES and not drawn else "not applied"
+            return "not applied" if drawn else "applied"
         return "" if key == "num_beams" else "without effect, as num_beams is 1"
     if key in ("do_sample", "max_new_tokens") or (key == "eos_token_id" and ends) or (entry and entry.part in KINDS):
         return "applied"

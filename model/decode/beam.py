@@ -77,7 +77,7 @@ class Beam:
         Number("a number of nats from 0, as beam(width=6,groups=3,diversity=0.5)", least=0), 0.5
     )
 
-    streams, searches = False, True
+    streams, searches, compares = False, True, False
 
     def __post_init__(self):
         if self.width % self.groups:
@@ -85,6 +85,10 @@ class Beam:
 
     @property
     def rows(self) -> int:
+        return self.width
+
+    @property
+    def texts(self) -> int:
         return self.width
 
     def start(self, history):

@@ -17,6 +17,7 @@ import jax
 from model.decode import notation
 from model.decode.beam import Beam
 from model.decode.compositions import Alone, Contrast, Guidance
+from model.decode.contrastive import ContrastiveSearch
 from model.decode.ends import End, MaxRepeats, Stop, StopTokens
 from model.decode.links.constraint import Json, JsonSchema, Regex
 from model.decode.links.dry import DRY
@@ -59,7 +60,12 @@ LINKS: dict[str, type] = {
     "mirostat": Mirostat,
     "top_h": TopH,
 }
-STRATEGIES: dict[str, type] = {"greedy": Greedy, "best_of": BestOf, "beam": Beam}  # behind the links; else Sample
+STRATEGIES: dict[str, type] = {  # behind the links; without one, Sample
+    "greedy": Greedy,
+    "best_of": BestOf,
+    "beam": Beam,
+    "contrastive_search": ContrastiveSearch,
+}
 ENDS: dict[str, type] = {"stop": Stop, "stop_tokens": StopTokens, "max_repeats": MaxRepeats}
 KINDS = SOURCES | LINKS | STRATEGIES | ENDS
 NAMES = {kind: name for name, kind in KINDS.items()}

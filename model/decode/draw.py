@@ -69,14 +69,14 @@ def start(history: History, chain: Chain, finished_B: jax.Array, vocab_size: int
     return Texts(history, (*memories, chain.strategy.start(history)), finished_B)
 
 
-def draw(texts: Texts, requests: Requests, logits_BV: jax.Array) -> tuple[Texts, Drawn]:
-    """Draws one token for every unfinished row from the model's logits, float32 [B, V].
+def draw(texts: Texts, requests: Requests, logits_BV: jax.Array, similarity_B=None) -> tuple[Texts, Drawn]:
+    """Draws one token for every unfinished row from the model's logits, float32 [B, V]; `similarity_B` as in LinkState.
 
     Returns the texts with it, and what was drawn; the caller gives each row the cache of its `parent`.
     """
     key_B = row_keys(requests.seed_BW, requests.sample_B, texts.history.length_B)
     memories, chain_logits_BV, emptied_B = apply_links(texts, requests, logits_BV, key_B)
-    state = LinkState(texts.history, requests.stop_BE, texts.memories[-1], requests.text_limit_B)
+    state = LinkState(texts.history, requests.stop_BE, texts.memories[-1], requests.text_limit_B, similarity_B)
     choice = requests.chain.strategy(chain_logits_BV, state, key_B)
     parent_B, has_logits_B = choice.parent_B, jnp.isfinite(logits_BV).any(-1)
     emptied_B = jnp.where(has_logits_B, emptied_B, -1)  # a model without probabilities: not its doing

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from model.decode.chain import Chain, check_words, format_chain
+from model.decode.comparison import ComparedSource, compare_tokens
 from model.decode.completion import Completion
 from model.decode.constraint import MatcherMaker, new_matcher, with_masks
 from model.decode.draw import Requests, Texts, shard_rows, start
@@ -50,9 +51,9 @@ class WindowBatch(NamedTuple):
     requests: Requests
 
 
-def prefill(source: Source, tokens_BT, count_B, slots: int):
+def prefill(source: Source, tokens_BT, count_B, slots: int, compares: bool = False):
     """Reads a batch of texts up to their last tokens: the first `count_B` of tokens [B, T], padded on the right."""
-    tokens_BT = shard(tokens_BT, "batch", None)
+    source, tokens_BT = ComparedSource(source) if compares else source, shard(tokens_BT, "batch", None)
     cache = source.init_cache(tokens_BT.shape[0], slots)
     if not tokens_BT.shape[1]:  # texts of one token leave nothing to read
         return cache
@@ -66,7 +67,7 @@ def jitted_prefill(structure):
     def prefill_leaves(leaves, *arguments, **static):
         return prefill(structure.unflatten(leaves), *arguments, **static)
 
-    return jax.jit(prefill_leaves, static_argnames="slots")
+    return jax.jit(prefill_leaves, static_argnames=("slots", "compares"))
 
 
 @functools.lru_cache(maxsize=32)
@@ -76,6 +77,7 @@ def jitted_decode(structures):
     def decode_leaves(leaves, state, requests, steps, vocab_size):
         models = tuple(structure.unflatten(own) for structure, own in zip(structures, leaves, strict=True))
         source = compose(requests.chain.source, models, vocab_size)
+        source = compare_tokens(source) if requests.chain.strategy.compares else source
         cache = tuple(branch._replace(first_B=shard_rows(branch.first_B)) for branch in state.cache)
         return decode(source, state._replace(cache=cache), requests, steps, vocab_size)
 
@@ -86,12 +88,13 @@ class DecodingModel:
     """A model whose weights are prepared for decoding once (Transformer.for_decoding). `context`: tokens it can see."""
 
     def __init__(self, model, context: int):
-        self.context = context
+        self.context, self.shows_hidden = context, hasattr(model, "with_hidden")
         self.leaves, self.structure = jax.tree.flatten(jax.jit(type(model).for_decoding)(model))
 
-    def prefill(self, windows: Windows):
-        """The cache of a branch that has read these windows."""
-        return jitted_prefill(self.structure)(self.leaves, windows.tokens_BT, windows.count_B, slots=windows.slots)
+    def prefill(self, windows: Windows, compares: bool = False):
+        """The cache of a branch that has read these windows; a ComparedCache if it `compares` tokens."""
+        static = {"slots": windows.slots, "compares": compares}
+        return jitted_prefill(self.structure)(self.leaves, windows.tokens_BT, windows.count_B, **static)
 
 
 start_texts = jax.jit(start, static_argnames="vocab_size")
@@ -165,8 +168,10 @@ class Generator:
 
     def stream_window(self, rows: list[SequenceState], stop_ids: list[int]) -> Iterator[list[Completion]]:
         """Runs prefill, then decode until all rows are finished or have filled their window."""
-        batch, runs = self.batch(rows, stop_ids), rows[0].chain.source.runs
-        caches = [self.models[run].prefill(branch) for run, branch in zip(runs, batch.branches, strict=True)]
+        batch, chain = self.batch(rows, stop_ids), rows[0].chain
+        runs, compares = chain.source.runs, [chain.strategy.compares] + [False] * (len(chain.source.runs) - 1)
+        branches = zip(runs, batch.branches, compares, strict=True)
+        caches = [self.models[run].prefill(branch, compared) for run, branch, compared in branches]
         cache = branch_caches(caches, [branch.last_B for branch in batch.branches])
         state, models = DecodeState(cache, self.texts(rows, batch)), [self.models[run] for run in dict.fromkeys(runs)]
         decode, leaves = jitted_decode(tuple(m.structure for m in models)), [model.leaves for model in models]
@@ -190,7 +195,7 @@ class Generator:
             memories = jax.device_get(jax.tree.map(lambda x: shard(x, *[None] * x.ndim), state.texts.memories))
             for index, row in enumerate(rows):
                 row.memories = jax.tree.map(lambda x, index=index: x[index : index + 1], memories)
-        if rows[0].chain.strategy.searches:
+        if chain.strategy.searches:
             reorder_ids(rows)
 
     def next_draws(self, rows: list[SequenceState], requests: Requests) -> tuple[Requests, np.int32]:
@@ -214,7 +219,7 @@ class Generator:
         contexts = [self.models[run].context for run in rows[0].chain.source.runs]
         windows = [row.windows(contexts) for row in rows]
         room = [
-            min(row.limit - len(row.ids), *(context - len(w) for context, w in zip(contexts, own, strict=True)))
+            min(row.last_step - len(row.ids), *(context - len(w) for context, w in zip(contexts, own, strict=True)))
             for row, own in zip(rows, windows, strict=True)
         ]
         branches = tuple(
@@ -252,11 +257,9 @@ class Generator:
     def check_chains(self, chains: Sequence[Chain], samples: int):
         """Raises PromptError for chains that one batch can't have, or whose source can't be made here."""
         strategy = chains[0].strategy
-        if strategy.searches and samples > strategy.rows:
-            raise PromptError(
-                f"{samples} samples of a search in {strategy.rows} rows, which finds as many texts; "
-                f"ask for {strategy.rows} at most, or search in more rows"
-            )
+        if strategy.searches and samples > strategy.texts:
+            shown, texts = format_chain(Chain((), strategy)), f"{strategy.texts} text{'s' * (strategy.texts > 1)}"
+            raise PromptError(f"{samples} samples of {shown}, which finds {texts}; ask for {strategy.texts} at most")
         if len({chain.kinds for chain in chains}) > 1:
             raise PromptError("the chains of one batch differ in their links; ask for those of each kind apart")
         for chain in chains:
@@ -264,6 +267,8 @@ class Generator:
                 raise PromptError(f"{format_chain(chain)}: max_repeats follows one text, and a search writes many")
             if missing := [run for run in chain.source.runs if run not in self.models]:
                 raise PromptError(f"{format_chain(chain)}: the model of {missing[0]} is not loaded")
+            if strategy.compares and not self.models[chain.source.runs[0]].shows_hidden:
+                raise PromptError(f"{format_chain(chain)}: it compares hidden states, and this model shows none")
             for own in filter(None, chain.source.texts([], 0)):
                 check_prompt(f"the prompt in {format_chain(chain)}", own, self.vocab_size, self.context)
 

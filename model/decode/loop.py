@@ -42,7 +42,8 @@ def decode(source: Source, state: DecodeState, requests: Requests, steps, vocab_
     def step_rows(carry):
         step, (cache, texts), drawn = carry
         logits_BTV, cache = source(last_token(texts.history)[:, None], cache, (~texts.finished_B).astype(jnp.int32))
-        texts, new = draw(texts, requests, vocabulary_logits(logits_BTV[:, 0], vocab_size))
+        similarity_B = source.similarity(cache) if strategy.compares else None
+        texts, new = draw(texts, requests, vocabulary_logits(logits_BTV[:, 0], vocab_size), similarity_B)
         cache = take_parents(cache, new.parent, strategy.rows) if strategy.searches else cache
         mask_C = jnp.arange(CHUNK) == step
         drawn = jax.tree.map(lambda new, old: jnp.where(mask_C, new[:, None], old), new, drawn)

@@ -36,11 +36,16 @@ class SequenceState:
     matcher: Matcher | None = None  # of its chain's grammar
     detectors: list[LoopDetector] = field(init=False)  # of its chain's ends
     draws: list[Drawn] = field(default_factory=list)  # of each dispatch [steps], where `rank` needs them;
-    # with the stop id's at the end, if one ended it
+    # with the one at the end that drew no token, if one ended it
     emptied_by: str | None = None
 
     def __post_init__(self):
         self.detectors = [detector for end in self.chain.ends if (detector := end.detector())]
+
+    @property
+    def last_step(self) -> int:
+        """The number of ids at which it is complete as its strategy counts them, which may have to read the last."""
+        return self.limit + self.chain.strategy.compares
 
     def windows(self, contexts: Sequence[int]) -> list[list[int]]:
         """The ids that each branch of the source reads before the next token, of its own text."""
@@ -64,13 +69,13 @@ class SequenceState:
             self.finish_reason = "emptied"
         elif self.matcher and self.matcher.finished:
             self.finish_reason = "stop"
-        elif len(self.ids) == self.limit:
+        elif finished and len(self.ids) == self.limit and window_limit >= self.last_step:
             self.finish_reason = "length"
         elif finished and len(self.ids) < window_limit:
             self.finish_reason = "stop"
         piece.finish_reason, self.emptied_by = self.finish_reason, piece.emptied_by
         if not self.chain.strategy.streams:
-            count = len(piece.tokens) + (self.finish_reason in ("stop", "emptied"))
+            count = len(piece.tokens) + (self.finish_reason in ("stop", "emptied", "length"))
             self.draws.append(jax.tree.map(lambda x: x[:count], draws))
         return piece
 

@@ -28,6 +28,19 @@ class Source(Protocol):
         ...
 
 
+class HiddenSource(Source, Protocol):
+    """A source that shows what its logits are made of. comparison.py calls it.
+
+    `width`: features D of the last hidden states.
+    """
+
+    width: int
+
+    def with_hidden(self, tokens_BT: jax.Array, cache: Any, count_B: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
+        """What a call gives, with the last hidden states [B, T, D] in between."""
+        ...
+
+
 class PagedSource(Source, Protocol):
     """A source that can serve many texts at once, whose memory lies in pages (model/cache.py). engine.py calls it."""
 
@@ -93,6 +106,10 @@ class ComposedSource:
         read = [read_branch(branch, tokens_BT, own, count_B) for branch, own in zip(self.branches, cache, strict=True)]
         logits, caches = zip(*read, strict=True)
         return self.composition(logits, self.vocab_size), caches
+
+    def similarity(self, cache: tuple) -> jax.Array:
+        """ComparedCache.similarity_B of the first branch, whose source is a ComparedSource."""
+        return cache[0].cache.similarity_B
 
 
 def branch_caches(caches: Sequence[Any], first: Sequence[jax.Array]) -> tuple[BranchCache, ...]:

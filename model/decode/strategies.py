@@ -37,12 +37,16 @@ class Strategy(Protocol):
 
     `rows`: how many rows of a batch, side by side, write one text. `streams`: each token is the text's next one as soon
     as it is drawn; if not, `rank` finds the text when all rows have ended. `searches`: the rows of a text exchange
-    places (Choice.parent_B), and the samples of a prompt are the best texts of one search.
+    places (Choice.parent_B), and the samples of a prompt are the best texts of one search, of which it finds `texts`.
+    `compares`: it sees LinkState.similarity_B, and reads the last token of a text too, before it says that it is
+    finished.
     """
 
     rows: int
     streams: bool
     searches: bool
+    compares: bool
+    texts: int
 
     def start(self, history: History) -> Any:
         """The memory before the first new token: any pytree of arrays with a first axis B."""
@@ -60,7 +64,7 @@ class Strategy(Protocol):
 class OneRow:
     """A strategy whose rows are texts of their own, and that remembers nothing."""
 
-    rows, streams, searches = 1, True, False
+    rows, streams, searches, compares, texts = 1, True, False, False, 1
 
     def start(self, history: History) -> tuple:
         return ()

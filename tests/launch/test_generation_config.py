@@ -10,7 +10,7 @@ import pytest
 from configs import shakespeare
 from launch.inference import generation_config
 from launch.inference.checkpoint import default_sampler
-from model.decode.chain import LINKS, STRATEGIES, parse_chain, stack_chains
+from model.decode.chain import LINKS, parse_chain, stack_chains
 from model.decode.links.link import History, LinkState
 from model.hf.config_reader import HuggingFaceError
 
@@ -79,27 +79,40 @@ def test_generation_configs_become_chains(config, sampler):
     assert generation_config.sampler(config, [7], 40) == sampler
 
 
-def test_beams_become_a_chain_where_there_is_beam_search():
+def test_beams_become_a_chain():
     config = {"num_beams": 4, "length_penalty": 0.5}
     chain = parse_chain(generation_config.sampler(config))
     said = generation_config.describe(config, [], 40)
-    if "beam" not in STRATEGIES:
-        assert str(chain) == "greedy" and said.endswith("; not applied: num_beams=4, length_penalty=0.5")
-    else:
-        assert (chain.strategy.width, chain.strategy.length_penalty) == (4, 0.5)
-        assert said.endswith("; applied: num_beams=4, length_penalty=0.5")
+    assert (chain.strategy.width, chain.strategy.length_penalty) == (4, 0.5)
+    assert said.endswith("; applied: num_beams=4, length_penalty=0.5")
     assert "beam" not in generation_config.sampler(config | {"do_sample": True})
+
+
+@pytest.mark.parametrize(
+    "others, sampler, said",
+    [
+        ({}, "contrastive_search=50", "applied: penalty_alpha=0.6"),
+        ({"top_k": 4}, "contrastive_search=4", "applied: penalty_alpha=0.6, top_k=4"),
+        ({"top_k": 1}, "greedy", "without effect, as do_sample is not true: top_k=1; not applied: penalty_alpha=0.6"),
+        ({"do_sample": True}, "top_k=50", "applied: do_sample=True; not applied: penalty_alpha=0.6"),
+        ({"num_beams": 2}, "beam=2", "applied: num_beams=2; not applied: penalty_alpha=0.6"),
+    ],
+)
+def test_a_penalty_becomes_contrastive_search_where_transformers_would_search(others, sampler, said):
+    config = {"penalty_alpha": 0.6, **others}
+    assert generation_config.sampler(config) == sampler
+    assert generation_config.describe(config, [], 40).endswith(f"by default; {said}")
 
 
 def test_what_is_applied_of_a_generation_config_is_said():
     config = {
-        "temperature": 0.5, "eos_token_id": [3, 4], "penalty_alpha": 0.6, "transformers_version": "5", "top_p": None,
+        "temperature": 0.5, "eos_token_id": [3, 4], "token_healing": True, "transformers_version": "5", "top_p": None,
         "num_beams": 1, "length_penalty": 2.0, "num_return_sequences": 1, "stop_strings": ["\n"], "max_new_tokens": 9,
     }  # fmt: skip
     assert generation_config.describe(config, [3, 4], 40) == (
         'generation_config.json: text is drawn with greedy,stop="\\n" by default; applied: eos_token_id=[3, 4], '
         "stop_strings=['\\n'], max_new_tokens=9; without effect, as do_sample is not true: temperature=0.5; without "
-        "effect, as num_beams is 1: length_penalty=2.0; not applied: penalty_alpha=0.6"
+        "effect, as num_beams is 1: length_penalty=2.0; not applied: token_healing=True"
     )
 
 

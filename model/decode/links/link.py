@@ -31,12 +31,16 @@ def last_token(history: History) -> jax.Array:
 
 class LinkState(NamedTuple):
     """What a link, or a strategy, sees besides the logits: the history, the ids that end each row (-1 is none), the
-    memory that it returned at the token before, and the number of tokens at which each row's text is complete."""
+    memory that it returned at the token before, and the number of tokens at which each row's text is complete.
+
+    `similarity_B`: for strategies that ask for it, how much the newest token resembles those before it
+    (comparison.ComparedCache)."""
 
     history: History
     stop_BE: jax.Array
     memory: Any = ()
     text_limit_B: jax.Array | None = None
+    similarity_B: jax.Array | None = None
 
 
 class Link(Protocol):
