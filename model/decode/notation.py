@@ -63,7 +63,7 @@ def read_value(text: str, at: int) -> tuple[Any, int]:
         try:
             value, end = DECODER.raw_decode(text, start)
         except json.JSONDecodeError as error:
-            raise NotationError(f"{text[start:]!r} is no JSON ({error.msg})") from None
+            raise NotationError(f"{text[start:]!r} is no JSON ({error.msg}); put a text in quotes") from None
         return value, end + len(text[end:]) - len(text[end:].lstrip())
     word = BARE.match(text, at)
     return word[1], word.end()
