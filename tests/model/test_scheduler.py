@@ -43,12 +43,13 @@ def step(scheduler: Scheduler, memory: Memory, random, piece: int, steps: int) -
         scheduler.advance(row)
     for row in scheduler.rows_to_decode(steps):
         memory.check(row, row.length - 1)
-        count = min(steps, row.end(scheduler.context) - len(row.text.ids))
+        room = row.end(scheduler.context) - len(row.text.ids)
+        count = min(steps, room)
         stops = random.random() < 0.1
         first = row.length - 1
         tokens = np.append(random.integers(0, 2, count - stops), [-1] * stops)
         draws = Drawn(tokens, *[np.zeros(count)] * 4, np.full(count, -1))
-        row.text.add(draws, bool(stops), row.end(scheduler.context))
+        row.text.add(draws, bool(stops) or count == room, row.end(scheduler.context))
         memory.write(row, first, row.length - 1 - first)
         row.read, done = row.length - 1, done + count
         scheduler.advance(row)
