@@ -238,7 +238,7 @@ class Execution:
     - `loss_chunks`: the logits of a row are computed in this many chunks, one after another, and never held whole.
     - `stage_microbatches`: microbatches into which the pipeline of mesh.stage stages cuts a batch. 0: as many as divide
       the batch, up to four a stage.
-    - `transposed`: a decoder keeps its weights transposed, as [outputs, inputs].
+    - `panels`: a decoder on one device keeps its weights in panels of a few outputs (model/panels.py).
     - `cache`: how a decoder remembers keys and values: `plain` in `dtype`, `int8` in 8 bits with a scale a head.
     """
 
@@ -249,7 +249,7 @@ class Execution:
     matmul: Literal["plain", "int8", "fp8"] = "plain"
     loss_chunks: int = 1
     stage_microbatches: int = 0
-    transposed: bool = False
+    panels: bool = False
     cache: Literal["plain", "int8"] = "plain"
 
 

@@ -12,6 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from model import config as c
+from model import panels
+from model.panels import PanelWeight
 from model.sharding import available_mesh_axes, gather, partition_of, partition_spec, shard
 
 Initializer = Callable[[jax.Array, tuple[int, ...], jax.sharding.PartitionSpec | None], jax.Array]
@@ -76,7 +78,6 @@ class ParameterFactory:
         metadata = {
             "axes": axes,
             "input_axes": input_axes,
-            "transposed_from": (),
             "matmul": "plain",
             "keep_float32": False,
         }
@@ -114,8 +115,6 @@ def gather_parameters(
     """
 
     def cast_and_move(parameter: nnx.Param) -> nnx.Param:
-        if parameter.transposed_from:
-            return parameter.replace(matmul=matmul)
         value = parameter[...]
         axes = parameter.axes[-value.ndim :]
         if not parameter.input_axes:
@@ -131,23 +130,14 @@ def is_projection(parameter: nnx.Param) -> bool:
     return bool(parameter.input_axes) and "experts" not in parameter.axes and not parameter.keep_float32
 
 
-def transpose_for_decoding(module: nnx.Module) -> nnx.Module:
-    """A gathered module with its weights transposed to matrices [outputs, inputs], which a CPU reads fastest.
+def pack_projections(module: nnx.Module) -> nnx.Module:
+    """A gathered module with its weights in panels (panels.py), but for small ones and those of adapters."""
 
-    `project` takes them either way. Only on one device: with a mesh set the module is returned as it is."""
-    if not jax.sharding.get_abstract_mesh().empty:
-        return module
+    def pack(part: nnx.Param | Adapter) -> nnx.Param | Adapter | PanelWeight:
+        packs = isinstance(part, nnx.Param) and is_projection(part) and part[...].size >= panels.SMALLEST
+        return PanelWeight(part) if packs else part
 
-    def transpose(parameter: nnx.Param) -> nnx.Param:
-        value = parameter[...]
-        stacked = parameter.axes[0] == "layers"
-        shape = value.shape[stacked:]
-        matrix = value.reshape(*value.shape[:stacked], math.prod(shape[: parameter.input_axes]), -1).swapaxes(-1, -2)
-        return parameter.replace(matrix, transposed_from=shape)
-
-    return jax.tree.map(
-        lambda x: transpose(x) if is_projection(x) else x, module, is_leaf=lambda x: isinstance(x, nnx.Param)
-    )
+    return jax.tree.map(pack, module, is_leaf=lambda x: isinstance(x, nnx.Param | Adapter))
 
 
 def einsum(formula: str, x: jax.Array, y: jax.Array, *axes: str | None) -> jax.Array:
@@ -160,22 +150,18 @@ def einsum(formula: str, x: jax.Array, y: jax.Array, *axes: str | None) -> jax.A
     return jnp.einsum(formula, x, y, out_sharding=partition_spec(axes, tuple(sizes[axis] for axis in out), "compute"))
 
 
-def project(formula: str, x: jax.Array, weight: nnx.Param | AdaptedWeight, *axes: str | None) -> jax.Array:
-    """`einsum` of x and a weight, transposed or not, in the weight's precision. It sums over the last axes of x."""
+def project(
+    formula: str, x: jax.Array, weight: nnx.Param | PanelWeight | AdaptedWeight, *axes: str | None
+) -> jax.Array:
+    """`einsum` of x and a weight, in panels or not, in the weight's precision. It sums over the last axes of x."""
     if isinstance(weight, AdaptedWeight):
         return weight.project(formula, x, *axes)
     if weight.matmul != "plain":
         from model import quantized  # only here: qwix, and what it imports, takes more than a second
 
-        value = weight[...].T.reshape(weight.transposed_from) if weight.transposed_from else weight[...]
+        value = weight.unpacked() if isinstance(weight, PanelWeight) else weight[...]
         return shard(quantized.project(x, value, weight.input_axes, weight.matmul), *axes)
-    if not weight.transposed_from:
-        return einsum(formula, x, weight[...], *axes)
-    leading = x.shape[: x.ndim - weight.input_axes]
-    shape = (*leading, *weight.transposed_from[weight.input_axes :])
-    matrix_OI = weight[...]
-    y = jax.lax.dot_general(x.reshape(*leading, -1), matrix_OI, (((len(leading),), (1,)), ((), ())))
-    return shard(y.reshape(shape), *axes)
+    return weight.project(x, *axes) if isinstance(weight, PanelWeight) else einsum(formula, x, weight[...], *axes)
 
 
 class Adapter(nnx.Module):

@@ -74,10 +74,9 @@ def untie(model: Transformer) -> Transformer:
     """The same model with an output of its own, the embedding table transposed; the model itself where it has one."""
     if not model.config.tied:
         return model
-    table = model.embedding.table
     untied = jax.tree.map(lambda x: x, model)
     untied.config = dataclasses.replace(model.config, tied=False)
-    untied.output = nnx.data(table.replace(table[...].T, axes=table.axes[::-1]))
+    untied.output = nnx.data(model.output_weight())
     return untied
 
 

@@ -26,9 +26,9 @@ from model.layers import (
     constrain_row_major,
     dropout,
     gather_parameters,
+    pack_projections,
     project,
     soft_cap,
-    transpose_for_decoding,
 )
 from model.mlp import MLP
 from model.moe import MoE
@@ -302,13 +302,18 @@ class Transformer(nnx.Module):
 
     def for_decoding(self) -> Transformer:
         """The same model with its weights as a decoding step reads them, once a token: cast, in the compute sharding,
-        each layer's in arrays of their own (a slice of a stacked array would be a copy), and transposed if
-        `execution.transposed`."""
+        each layer's in arrays of their own (a slice of a stacked array would be a copy), and on one device in panels if
+        `execution.panels`. The embedding table of a tied model is there twice then: to look up, and in panels."""
         model = gather_parameters(self, jnp.dtype(self.execution.dtype), shard).unstack_layers()
-        if self.execution.transposed:
-            model.stacks = transpose_for_decoding(model.stacks)
-            model.output = None if model.output is None else transpose_for_decoding(model.output)
+        if self.execution.panels and jax.sharding.get_abstract_mesh().empty:
+            model.stacks = pack_projections(model.stacks)
+            model.output = nnx.data(pack_projections(model.output_weight()))
         return model
+
+    def output_weight(self) -> nnx.Param:
+        """The weight [D, V] of the output; of a tied model the embedding table, transposed."""
+        table = self.embedding.table
+        return table.replace(table[...].T, axes=table.axes[::-1]) if self.output is None else self.output
 
 
 def abstract_model(config: c.Model, execution: c.Execution | None = None) -> Transformer:

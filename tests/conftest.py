@@ -68,6 +68,12 @@ def no_cache():
     compilation_cache.reset_cache()
 
 
+@pytest.fixture
+def small_panels(monkeypatch):
+    """Puts weights of any size into panels where a decoder asks for them."""
+    monkeypatch.setattr("model.panels.SMALLEST", 0)
+
+
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory) -> Path:
     """A folder shared by all workers and phases of one run of the suite; else this process's own."""

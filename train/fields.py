@@ -18,7 +18,10 @@ from typing import Any
 
 PYTHON_CONSTANTS = {"None": "null", "True": "true", "False": "false"}  # what people write on a command line, as JSON
 
-RENAMED_FIELDS = {"Execution": {"turned": "transposed"}, "Data": {"rows": "packing"}}  # by class, as once stored
+RENAMED_FIELDS = {  # by class, as once stored
+    "Execution": {"turned": "panels", "transposed": "panels"},
+    "Data": {"rows": "packing"},
+}
 UNSTORED_FIELDS = {"Data": {"split": "position"}}  # by class: what a config meant that was stored without the field
 
 

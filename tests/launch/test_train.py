@@ -327,11 +327,11 @@ def test_other_text_under_the_same_name_is_refused(skald, tmp_path):
 
 
 def test_a_run_goes_on_whose_config_has_a_field_under_its_earlier_name(skald, run_copy):
-    """Execution.transposed was `turned` up to version 0.2.0."""
+    """Execution.panels was `turned` up to version 0.2.0, then `transposed` up to 0.4.0."""
     for file in (run_copy / "config.json", *run_copy.glob("checkpoints/*/about/metadata")):
         text = file.read_text()
-        assert '"transposed": false' in text
-        file.write_text(text.replace('"transposed"', '"turned"'))
+        assert '"panels": false' in text
+        file.write_text(text.replace('"panels"', '"turned"'))
     status, _, err = skald("train", skald.config, "--run-dir", run_copy, "--set", "steps=45")
     assert status == 0 and "going on from step 40" in err, err
     assert [line for line in err.splitlines() if "changed since" in line] == [

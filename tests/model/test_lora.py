@@ -152,9 +152,10 @@ def test_every_mesh_computes_the_same_loss_and_gradients_of_adapters(sizes):
         assert np.linalg.norm(gradient - there) <= 1e-4 * np.linalg.norm(gradient), path
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-def test_a_cache_gives_the_logits_of_the_whole_row(transposed):
-    base, adapters = adapted(transposed=transposed)
+@pytest.mark.usefixtures("small_panels")
+@pytest.mark.parametrize("panels", [False, True])
+def test_a_cache_gives_the_logits_of_the_whole_row(panels):
+    base, adapters = adapted(panels=panels)
     model = lora.combine(base, adapters).for_decoding()
     rows, cache = tokens(2), model.init_cache(2, CONTEXT)
     first, cache = jax.jit(lambda model, *inputs: model(*inputs))(model, rows[:, :10], cache)

@@ -176,10 +176,11 @@ def test_plain_products_load_no_qwix():
     assert subprocess.run([sys.executable, "-c", program], timeout=120).returncode == 0
 
 
-@pytest.mark.parametrize("name, transposed", [("int8", True), ("fp8", False)])
-def test_a_decoder_reads_as_training_does(name, transposed):
+@pytest.mark.usefixtures("small_panels")
+@pytest.mark.parametrize("name, panels", [("int8", True), ("fp8", False)])
+def test_a_decoder_reads_as_training_does(name, panels):
     """Token after token through the cache: a token's scales are its own, whatever is read with it."""
-    model = jax.jit(lambda: Transformer(MODEL, jax.random.key(0), c.Execution(matmul=name, transposed=transposed)))()
+    model = jax.jit(lambda: Transformer(MODEL, jax.random.key(0), c.Execution(matmul=name, panels=panels)))()
     tokens = np.random.default_rng(0).integers(0, 64, (2, 12)).astype(np.int32)
     expected = jax.jit(lambda m, x: m.logits(m.hidden(x)))(model, tokens)
     reader, read = jax.jit(type(model).for_decoding)(model), jax.jit(lambda m, x, cache: m(x, cache))

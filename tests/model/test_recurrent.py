@@ -160,9 +160,10 @@ def test_padding_and_rows_without_a_token_leave_the_state_as_it_is():
             assert np.abs(before[:2]).min() > 0
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-def test_greedy_text_is_that_of_reading_everything_anew_for_each_token(transposed):
-    model, prompts = built(transposed=transposed), [[3], [5, 1, 2, 8, 8], [7, 7]]
+@pytest.mark.usefixtures("small_panels")
+@pytest.mark.parametrize("panels", [False, True])
+def test_greedy_text_is_that_of_reading_everything_anew_for_each_token(panels):
+    model, prompts = built(panels=panels), [[3], [5, 1, 2, 8, 8], [7, 7]]
     generator = Generator(model, vocab_size=VOCAB, context=LENGTH)
     rows = generator.generate(prompts, chain=parse_chain("greedy"), max_new_tokens=9)
     logits = jax.jit(lambda model, tokens_BT: model.logits(model.hidden(tokens_BT)))

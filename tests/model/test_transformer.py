@@ -225,14 +225,15 @@ LAID_OUT = ["mixture of experts", "two kinds of block", "gated, untied, normed a
 LAID_OUT += ["recurrent"]
 
 
+@pytest.mark.usefixtures("small_panels")
 @pytest.mark.parametrize(
-    "name, transposed", [*((name, None) for name in FEATURES), *((name, True) for name in LAID_OUT)]
+    "name, in_panels", [*((name, None) for name in FEATURES), *((name, True) for name in LAID_OUT)]
 )
-def test_reading_in_ragged_chunks_through_the_cache_gives_the_same_logits(name, transposed):
-    kernel = "cached" if transposed else "reference"  # as launch/machine/cpu has both
-    model, given = built(FEATURES[name], transposed=bool(transposed), kernel=kernel), tokens()
+def test_reading_in_ragged_chunks_through_the_cache_gives_the_same_logits(name, in_panels):
+    kernel = "cached" if in_panels else "reference"  # as launch/machine/cpu has both
+    model, given = built(FEATURES[name], panels=bool(in_panels), kernel=kernel), tokens()
     expected = np.asarray(logits(model, given))
-    reader = model if transposed is None else jax.jit(type(model).for_decoding)(model)
+    reader = model if in_panels is None else jax.jit(type(model).for_decoding)(model)
     read = jax.jit(lambda model, x, cache, count: model(x, cache, count))
     cache, lengths = jax.jit(lambda model: model.init_cache(3, CONTEXT + 8))(reader), np.zeros(3, int)
     for counts in ([8, 0, 3], [1, 8, 0], [5, 3, 8], [0, 1, 1]):
@@ -373,7 +374,7 @@ CHANGES = {
     c.Init: {"embedding": 0.5, "weight": 0.5, "residual": 0.0},
     c.Execution: {
         "dtype": "bfloat16", "layers": "unroll", "remat": "full", "kernel": "other", "matmul": "int8",
-        "transposed": True, "loss_chunks": 2, "stage_microbatches": 2, "cache": "int8",
+        "panels": True, "loss_chunks": 2, "stage_microbatches": 2, "cache": "int8",
     },
 }  # fmt: skip
 ELSEWHERE = {"loss_chunks", "stage_microbatches"}  # in tests/train/test_step.py and test_schedule.py: not seen here
@@ -430,7 +431,7 @@ def test_every_field_of_every_config_is_covered():
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CHANGES if CHANGES[kind]], ids=lambda kind: kind.__name__)
-def test_every_field_matters(kind, monkeypatch):
+def test_every_field_matters(kind, monkeypatch, small_panels):
     monkeypatch.setitem(kernels.KERNELS, "other", kernels.Kernel(lambda query, *_: query))
     base = base_of(kind)
     before = lowered(base)

@@ -57,11 +57,8 @@ def resolve(experiment: Experiment, devices: int) -> Experiment:
 
 
 def decoding_execution(execution: Execution) -> Execution:
-    """Execution for a decoder on a CPU: weights as [outputs, inputs], and a cache that is not copied at every token.
-
-    So weights are read fastest: a fifth to a quarter more tokens a second than as [inputs, outputs].
-    """
-    return replace(execution, transposed=True, kernel="cached" if execution.kernel == "auto" else execution.kernel)
+    """Execution for a decoder on a CPU: weights in panels, and a cache that is not copied at every token."""
+    return replace(execution, panels=True, kernel="cached" if execution.kernel == "auto" else execution.kernel)
 
 
 def rewrite_step(function):
