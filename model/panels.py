@@ -42,8 +42,9 @@ class PanelWeight(nnx.Module):
         leading, outputs = x.shape[: x.ndim - self.input_axes], self.shape[self.input_axes :]
         rows = math.prod(leading)
         x_RI = jnp.pad(x.reshape(rows, -1), ((0, max(2 - rows, 0)), (0, 0)))  # one row alone takes longer than two
-        product_RO = jnp.concatenate([multiply(x_RI, part[...]) for part in self.parts], axis=-1)
-        return shard(product_RO[:rows, : math.prod(outputs)].reshape(*leading, *outputs), *axes)
+        product_PRC = jnp.concatenate([multiply(x_RI, part[...]) for part in self.parts])
+        product_RO = product_PRC.swapaxes(0, 1).reshape(x_RI.shape[0], -1)[:rows, : math.prod(outputs)]
+        return shard(product_RO.reshape(*leading, *outputs), *axes)
 
     @property
     def matmul(self) -> str:
@@ -64,7 +65,6 @@ def pack(matrix_IO: jax.Array) -> jax.Array:
 
 
 def multiply(x_RI: jax.Array, panels_PIC: jax.Array) -> jax.Array:
-    """x times some panels: [R, I] -> [R, P * C]."""
+    """x times some panels: [R, I] -> [P, R, C]."""
     x_PRI = jnp.broadcast_to(x_RI, (panels_PIC.shape[0], *x_RI.shape))
-    product_PRC = jax.lax.dot_general(x_PRI, panels_PIC, (((2,), (1,)), ((0,), (0,))))
-    return product_PRC.swapaxes(0, 1).reshape(x_RI.shape[0], -1)
+    return jax.lax.dot_general(x_PRI, panels_PIC, (((2,), (1,)), ((0,), (0,))))
