@@ -204,11 +204,11 @@ def bench_arguments(command: argparse.ArgumentParser) -> None:
         "config", nargs="?", metavar="CONFIG", help="default: shakespeare:nanogpt, gpt2:small, shakespeare"
     )
     config_arguments(command)
-    command.add_argument(
-        "--against",
-        choices=["hf", "grain"],
-        help="run a peer in turn with ours: Hugging Face on PyTorch, for data Grain",
+    peers = (
+        "run a peer in turn with ours: hf, Hugging Face on PyTorch (train, decode); torch, the same GPT in plain "
+        "PyTorch, eager and compiled (train); grain (data)"
     )
+    command.add_argument("--against", choices=["hf", "torch", "grain"], help=peers)
     command.add_argument("--runs", type=positive, help="counted runs of each side (default 5; 1 with --engine)")
     engine = "decode: 64 requests of mixed lengths at once, and the same one after another"
     command.add_argument("--engine", action="store_true", help=engine)
@@ -219,7 +219,11 @@ def bench_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--batch", type=positive, action="append", help="decode, data: rows at a time (default 1, 8; 256)"
     )
+    latency = "decode: the first token's latency for prompts of 16, 256 and 1024 tokens"
+    command.add_argument("--latency", action="store_true", help=latency)
     command.add_argument("--length", type=positive, default=2048, help="data: tokens of a row (default 2048)")
+    seconds = "train, data: of a counted run, about (default 4; 2)"
+    command.add_argument("--seconds", type=positive_number, metavar="S", help=seconds)
 
 
 def positive(text: str) -> int:
@@ -235,6 +239,14 @@ def not_negative(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
+    return value
+
+
+def positive_number(text: str) -> float:
+    """A number above 0, for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
     return value
 
 

@@ -34,6 +34,12 @@ def attention_saved_features(attention: c.Attention, width: int, tensor: int) ->
     return heads * (attention.head_width + value_width(attention)) / tensor
 
 
+def attention_cached_numbers(attention: c.Attention, width: int, length: int) -> int:
+    return (
+        attention.kv_heads * (attention.head_width + value_width(attention)) * min(attention.window or length, length)
+    )
+
+
 def value_width(attention: c.Attention) -> int:
     return attention.value_width or attention.head_width
 
@@ -46,19 +52,27 @@ def lstm_saved_features(lstm: c.LSTM, width: int, tensor: int) -> float:
     return 8 * width  # four gates and two states, which in bfloat16 too are float32; whole on every device
 
 
+def lstm_cached_numbers(lstm: c.LSTM, width: int, length: int) -> int:
+    return 2 * width  # its two states, however long the text
+
+
 class MixerCost(NamedTuple):
     """What is counted of one class of mixers: `matmul_parameters(mixer, width)`, weights that each token is multiplied
     with; `score_flops(mixer, length)`, FLOPs a token of products without weights; `saved_features(mixer, width,
-    tensor)`, numbers a token that are saved on each of `tensor` devices for the backward pass."""
+    tensor)`, numbers a token that are saved on each of `tensor` devices for the backward pass; `cached_numbers(mixer,
+    width, length)`, numbers that a decoder reads for a token behind `length` others."""
 
     matmul_parameters: Callable
     score_flops: Callable
     saved_features: Callable
+    cached_numbers: Callable
 
 
 MIXERS = {
-    c.Attention: MixerCost(attention_matmul_parameters, attention_score_flops, attention_saved_features),
-    c.LSTM: MixerCost(lstm_matmul_parameters, lambda *_: 0.0, lstm_saved_features),
+    c.Attention: MixerCost(
+        attention_matmul_parameters, attention_score_flops, attention_saved_features, attention_cached_numbers
+    ),
+    c.LSTM: MixerCost(lstm_matmul_parameters, lambda *_: 0.0, lstm_saved_features, lstm_cached_numbers),
 }
 
 
@@ -92,6 +106,25 @@ def training_flops(model: c.Model, length: int, frozen: bool = False) -> float:
     With `frozen` weights the backward pass makes no gradients of them; adapters, which are small, are not counted."""
     forward = forward_flops(model, length)
     return 3 * forward - (forward - score_flops(model, length) if frozen else 0)
+
+
+def decoding_weights(model: c.Model, batch: int) -> float:
+    """The number of weights that a decoder reads for one token of each of `batch` rows: every matrix once, and of the
+    experts those that so many rows choose on the mean if all experts are as likely."""
+
+    def read(block: c.Block) -> float:
+        moe = block.feed_forward
+        if isinstance(moe, c.MoE):
+            chosen = moe.experts * (1 - (1 - moe.active / moe.experts) ** batch)
+            block = dataclasses.replace(block, feed_forward=dataclasses.replace(moe, active=chosen))
+        return block_matmul_parameters(block, model.width)
+
+    return sum(map(read, c.blocks(model))) + model.width * model.vocab_size
+
+
+def cached_numbers(model: c.Model, length: float) -> float:
+    """The numbers, most of them keys and values, that a decoder reads for a token behind `length` others of its row."""
+    return sum(MIXERS[type(b.mixer)].cached_numbers(b.mixer, model.width, length) for b in c.blocks(model))
 
 
 @dataclass(frozen=True)

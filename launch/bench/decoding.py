@@ -1,66 +1,79 @@
-"""Decoding speed of a config's shape with random weights: greedy, PROMPT tokens of prompt, NEW more for each.
+"""Decoding speed of a config's shape with random weights: greedy, `new` tokens for each of `batch` prompts.
 
-launch/commands/bench.py measures `task` and compares it with `limit`.
+launch/commands/bench.py measures `task` and compares it with `limit`. A model's context is as long as prompt and new
+tokens need: a run is one window.
 """
 
 from __future__ import annotations
 
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from launch.bench.arrivals import Arrival, decoding_figures
+from launch.bench.timing import seconds_of
 from launch.machine.auto import decoding_execution
+from model import cost
 from model.decode.chain import parse_chain
 from model.decode.generate import Generator
-from model.transformer import Transformer, abstract_model
+from model.transformer import Transformer
 from train.config import Experiment
 
+SPEED = "decoding_tokens_per_second"  # the figure that is held against the limit
 PROMPT, NEW = 32, 128
+LATENCY_PROMPTS, LATENCY_NEW = (16, 256, 1024), 32  # more new tokens than any decoder hands out at once
+FLOAT32 = 4  # bytes
 
 
 def cases(arguments: Namespace) -> list[dict]:
-    return [{"batch": batch} for batch in arguments.batch or [1, 8]]
+    if arguments.latency:
+        return [{"batch": 1, "prompt": prompt, "new": LATENCY_NEW} for prompt in LATENCY_PROMPTS]
+    return [{"batch": batch, "prompt": PROMPT, "new": NEW} for batch in arguments.batch or [1, 8]]
 
 
-def prompts(vocab_size: int, batch: int) -> list[list[int]]:
-    """Random prompts, the same for us and for a peer."""
-    return np.random.default_rng(0).integers(0, vocab_size, (batch, PROMPT)).tolist()
+def task(experiment: Experiment, batch: int, prompt: int, new: int) -> Callable[[], dict[str, float]]:
+    """A function that writes `new` tokens for each of `batch` random prompts and returns decoding_figures.
 
-
-def task(experiment: Experiment, batch: int):
-    """A function that writes NEW tokens for each of `batch` prompts and returns tokens a second, prefill included."""
-    model = experiment.model
+    A token has arrived when the caller of Generator.stream gets it, which is what a reader of the text waits for.
+    """
+    model = replace(experiment.model, context=max(experiment.model.context, prompt + new))
     execution = decoding_execution(replace(experiment.execution, dtype="float32"))
     weights = jax.jit(lambda: Transformer(model, jax.random.key(0), execution))()
     generator = Generator(weights, vocab_size=model.vocab_size, context=model.context)
     del weights
-    inputs, chain = prompts(model.vocab_size, batch), parse_chain("greedy")
+    inputs = np.random.default_rng(0).integers(0, model.vocab_size, (batch, prompt)).tolist()
+    chain = parse_chain("greedy")
 
-    def run_once() -> float:
-        start = time.perf_counter()
-        rows = generator.generate(inputs, chain=chain, max_new_tokens=NEW)
-        return sum(len(row.tokens) for row in rows) / (time.perf_counter() - start)
+    def run_once() -> dict[str, float]:
+        start, arrivals = time.perf_counter(), []
+        for pieces in generator.stream(inputs, chain=chain, max_new_tokens=new):
+            tokens = sum(len(piece.tokens) for piece in pieces)
+            arrivals.append(Arrival(time.perf_counter() - start, tokens))
+        return decoding_figures(arrivals, batch)
 
     return run_once
 
 
-def limit(experiment: Experiment, batch: int) -> float:
-    """Tokens a second if reading each weight once a token were all the work.
+def limit(experiment: Experiment, batch: int, prompt: int, new: int) -> Callable[[], dict[str, float]]:
+    """A function that returns the tokens a second if reading memory were all the work of decoding: for a token of all
+    rows each weight once, and the keys and values of the tokens before it, half of the new ones on the mean.
 
     The rate of reading: the best of several sums over an array larger than the caches.
     """
-    size, best = 1 << 26, float("inf")
+    size = 1 << 26
     a = jnp.ones(size)
     total = jax.jit(jnp.sum)
-    total(a).block_until_ready()
-    for _ in range(10):
-        start = time.perf_counter()
-        total(a).block_until_ready()
-        best = min(best, time.perf_counter() - start)
-    shapes = abstract_model(experiment.model)
-    blocks = sum(x.size for x in jax.tree.leaves(shapes.stacks)) + experiment.model.width * experiment.model.vocab_size
-    return batch * size / best / blocks
+    cache_bytes = FLOAT32 if experiment.execution.cache == "plain" else 1
+    read = FLOAT32 * cost.decoding_weights(experiment.model, batch)
+    read += cache_bytes * batch * cost.cached_numbers(experiment.model, prompt + new / 2)
+
+    def run_once() -> dict[str, float]:
+        best = min(seconds_of(lambda: total(a).block_until_ready()) for _ in range(10))
+        return {SPEED: batch * a.nbytes / best / read}
+
+    return run_once

@@ -14,16 +14,19 @@ import numpy as np
 
 from data.pipeline import Pipeline, open_pipeline
 from data.rows import Rows
+from launch.bench.timing import seconds_of
 from launch.machine.detection import cache_folder
 from train.config import Experiment
 
-SECONDS = 2.0  # of a counted run, about
+SPEED = "tokens_per_second"  # the figure that is held against the limit
+SECONDS = 2.0  # of a counted run, by default
 BATCH = 256  # by default
 BYTES_A_TOKEN = 2 + 5 * 4  # read once as stored, written once to each array of Rows
 
 
 def cases(arguments: Namespace) -> list[dict]:
-    return [{"batch": batch, "length": arguments.length} for batch in arguments.batch or [BATCH]]
+    shape = {"length": arguments.length, "seconds": arguments.seconds or SECONDS}
+    return [{"batch": batch, **shape} for batch in arguments.batch or [BATCH]]
 
 
 def open_data(experiment: Experiment, batch: int, length: int) -> Pipeline:
@@ -31,34 +34,36 @@ def open_data(experiment: Experiment, batch: int, length: int) -> Pipeline:
     return open_pipeline(replace(experiment.data, length=length), batch, experiment.seed, cache_folder())
 
 
-def task(experiment: Experiment, batch: int, length: int) -> Callable[[], float]:
-    """A function that makes batch after batch for about SECONDS and returns tokens a second.
+def task(experiment: Experiment, batch: int, length: int, seconds: float) -> Callable[[], dict[str, float]]:
+    """A function that makes batch after batch for about `seconds` and returns tokens a second.
 
     In one thread, as train/prefetch.py does: NumPy in several threads of one process waits for Python's lock.
     """
     data, step = open_data(experiment, batch, length), 0
 
-    def run_once() -> float:
+    def run_once() -> dict[str, float]:
         nonlocal step
         start, first = time.perf_counter(), step
-        while time.perf_counter() - start < SECONDS:
+        while time.perf_counter() - start < seconds:
             data.rows(step, 0, batch)
             step += 1
-        return (step - first) * batch * length / (time.perf_counter() - start)
+        return {SPEED: (step - first) * batch * length / (time.perf_counter() - start)}
 
     return run_once
 
 
-def limit(experiment: Experiment, batch: int, length: int) -> float:
-    """Tokens a second at which memory can be read and written, each byte once, best of several copies."""
-    del experiment
+def limit(experiment: Experiment, batch: int, length: int, seconds: float) -> Callable[[], dict[str, float]]:
+    """A function that returns the tokens a second at which memory can be read and written, each byte once, best of
+    several copies."""
+    del experiment, seconds
     source = np.ones(batch * length * BYTES_A_TOKEN, np.uint8)
-    target, best = np.empty_like(source), float("inf")
-    for _ in range(20):
-        start = time.perf_counter()
-        np.copyto(target, source)
-        best = min(best, time.perf_counter() - start)
-    return batch * length / best
+    target = np.empty_like(source)
+
+    def run_once() -> dict[str, float]:
+        best = min(seconds_of(lambda: np.copyto(target, source)) for _ in range(20))
+        return {SPEED: batch * length / best}
+
+    return run_once
 
 
 def packed_rows(experiment: Experiment, batch: int, length: int, count: int) -> Rows:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from data.rows import Rows
-from launch.bench.feeding import SECONDS, packed_rows
+from launch.bench.feeding import packed_rows
 from launch.bench.serving import serve
 from train import fields
 from train.config import Experiment
@@ -23,8 +23,8 @@ from train.config import Experiment
 ROWS = 1024  # in the file; read from memory once the first run has read them
 
 
-def feeding(experiment: dict, batch: int, length: int, folder: Path):
-    """A function that reads shuffled batches for about SECONDS and returns tokens a second."""
+def feeding(experiment: dict, batch: int, length: int, seconds: float, folder: Path):
+    """A function that reads shuffled batches for about `seconds` and returns tokens a second."""
     import grain.python as grain  # imports JAX; the package is no dependency of ours
 
     file = write_rows(packed_rows(fields.from_json(Experiment, experiment), batch, length, ROWS), folder)
@@ -32,12 +32,12 @@ def feeding(experiment: dict, batch: int, length: int, folder: Path):
     rows = source.shuffle(seed=0).repeat().map(functools.partial(parse, length=length))
     iterator = iter(rows.batch(batch).to_iter_dataset())
 
-    def run_once() -> float:
+    def run_once() -> dict[str, float]:
         start, count = time.perf_counter(), 0
-        while time.perf_counter() - start < SECONDS:
+        while time.perf_counter() - start < seconds:
             next(iterator)
             count += 1
-        return count * batch * length / (time.perf_counter() - start)
+        return {"tokens_per_second": count * batch * length / (time.perf_counter() - start)}
 
     return run_once
 

@@ -10,32 +10,28 @@ import time
 
 import numpy as np
 
+from launch.bench.arrivals import Arrival, decoding_figures
+from launch.bench.gpt_shape import gpt_shape
 from launch.bench.serving import serve
 from launch.machine.detection import cores
 
-PROMPT, NEW, SECONDS = 32, 128, 4.0  # as launch/bench/decoding.py and training.py
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
 
 
 def model(shape: dict):
     """Random weights. Raises ValueError for a shape that GPT-2 does not have."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2Config, GPT2LMHeadModel  # takes seconds to import
 
-    (stack,) = shape["layers"]
-    (block,) = stack["pattern"]
-    mixer, mlp = block["mixer"], block["feed_forward"]
-    plain = mixer["heads"] == mixer["kv_heads"] and not mixer["rope"] and not mlp["gated"]
-    if not plain or mlp["activation"] not in ACTIVATIONS or not shape["tied"]:
-        raise ValueError("Hugging Face's GPT-2 has no such shape; --against hf takes shakespeare:nanogpt and gpt2:*")
+    gpt = gpt_shape(shape)
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=shape["vocab_size"],
-            n_positions=shape["context"],
-            n_embd=shape["width"],
-            n_layer=stack["repeats"],
-            n_head=mixer["heads"],
-            n_inner=mlp["width"],
-            activation_function=ACTIVATIONS[mlp["activation"]],
+            vocab_size=gpt.vocab_size,
+            n_positions=gpt.context,
+            n_embd=gpt.width,
+            n_layer=gpt.layers,
+            n_head=gpt.heads,
+            n_inner=gpt.hidden,
+            activation_function=ACTIVATIONS[gpt.activation],
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
@@ -43,8 +39,9 @@ def model(shape: dict):
     )
 
 
-def training(experiment: dict, batch: int):
-    import torch
+def training(experiment: dict, batch: int, seconds: float):
+    """A function that trains on random rows for about `seconds` and returns tokens a second."""
+    import torch  # takes seconds to import
 
     network = model(experiment["model"]).train()
     rule = experiment["optimizer"]["rule"]
@@ -56,9 +53,9 @@ def training(experiment: dict, batch: int):
     )
     clip = experiment["optimizer"]["clip"]
 
-    def run_once() -> float:
+    def run_once() -> dict[str, float]:
         start, steps = time.perf_counter(), 0
-        while steps < 10 or time.perf_counter() - start < SECONDS:
+        while time.perf_counter() - start < seconds:
             tokens = rows[steps % len(rows)]
             optimizer.zero_grad(set_to_none=True)
             network(tokens, labels=tokens).loss.backward()
@@ -66,24 +63,39 @@ def training(experiment: dict, batch: int):
                 torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
             optimizer.step()
             steps += 1
-        return steps * batch * length / (time.perf_counter() - start)
+        return {"tokens_per_second": steps * batch * length / (time.perf_counter() - start)}
 
     return run_once
 
 
-def decoding(experiment: dict, batch: int):
-    import torch
+class Stopwatch:
+    """A streamer of `generate`, which gives it the prompt first and then the tokens [batch] of every step."""
 
-    network = model(experiment["model"]).eval()
-    vocab_size = experiment["model"]["vocab_size"]
-    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, vocab_size, (batch, PROMPT)))
-    request = {"max_new_tokens": NEW, "min_new_tokens": NEW, "do_sample": False, "pad_token_id": 0}
+    def __init__(self):
+        self.start, self.arrivals = time.perf_counter(), []
 
-    def run_once() -> float:
-        start = time.perf_counter()
+    def put(self, tokens) -> None:
+        self.arrivals.append(Arrival(time.perf_counter() - self.start, tokens.numel()))
+
+    def end(self) -> None:
+        """Called behind the last token."""
+
+
+def decoding(experiment: dict, batch: int, prompt: int, new: int):
+    """A function that writes as launch/bench/decoding.py does and returns decoding_figures. A token has arrived when
+    `generate` gives it to its streamer, which it does at every step: so nothing is run twice to time the prompt."""
+    import torch  # takes seconds to import
+
+    shape = experiment["model"]
+    network = model({**shape, "context": max(shape["context"], prompt + new)}).eval()
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, shape["vocab_size"], (batch, prompt)))
+    request = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+
+    def run_once() -> dict[str, float]:
+        stopwatch = Stopwatch()
         with torch.inference_mode():
-            written = network.generate(tokens, attention_mask=torch.ones_like(tokens), **request)
-        return written[:, PROMPT:].numel() / (time.perf_counter() - start)
+            network.generate(tokens, attention_mask=torch.ones_like(tokens), streamer=stopwatch, **request)
+        return decoding_figures(stopwatch.arrivals[1:], batch)
 
     return run_once
 

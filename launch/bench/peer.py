@@ -1,4 +1,4 @@
-"""A peer in a process of its own, with its own libraries and threads: each call is one run, in tokens a second."""
+"""A peer in a process of its own, with its own libraries and threads. launch/bench/measure.py runs it beside ours."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import os
 import subprocess
 import sys
 
-PEERS = {"hf": "launch.bench.huggingface", "grain": "launch.bench.grain_peer"}  # by name, the module of its process
+PEERS = {  # by name, the arguments of Python for each of its processes; those after the first may be missing
+    "hf": [["launch.bench.huggingface"]],
+    "torch": [["launch.bench.torch_peer", "eager"], ["launch.bench.torch_peer", "compiled"]],
+    "grain": [["launch.bench.grain_peer"]],
+}
 
 
 class PeerError(RuntimeError):
@@ -15,28 +19,41 @@ class PeerError(RuntimeError):
 
 
 class Peer:
-    """A peer of PEERS on an experiment's data or shape. Call it for one run; close it at the end."""
+    """One process of PEERS on an experiment's data or shape. Call it for a run's figures; close it at the end."""
 
-    def __init__(self, peer: str, what: str, experiment: dict, case: dict):
+    def __init__(self, command: list[str], what: str, experiment: dict, case: dict):
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", PEERS[peer], what, json.dumps(experiment), json.dumps(case)],
+            [sys.executable, "-m", *command, what, json.dumps(experiment), json.dumps(case)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         self.name = self.answer()
 
-    def __call__(self) -> float:
+    def __call__(self) -> dict[str, float]:
         self.process.stdin.write("run\n")
         self.process.stdin.flush()
-        return float(self.answer())
+        return json.loads(self.answer())
 
     def answer(self) -> str:
         line = self.process.stdout.readline().strip()
         if not line or line.startswith("error: "):
-            self.process.wait()
+            self.close()
             raise PeerError(line.removeprefix("error: ") or "the peer ended without an answer; see above")
         return line
 
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
+        self.process.stdout.close()
+
+
+def start_peers(name: str, what: str, experiment: dict, case: dict) -> tuple[list[Peer], list[str]]:
+    """The processes of a peer that can run here, and a line for each other one. Raises PeerError without the first."""
+    first, *others = PEERS[name]
+    peers, left_out = [Peer(first, what, experiment, case)], []
+    for command in others:
+        try:
+            peers.append(Peer(command, what, experiment, case))
+        except PeerError as error:
+            left_out.append(str(error))
+    return peers, left_out

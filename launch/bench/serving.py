@@ -1,4 +1,4 @@
-"""What the process of a peer does: it says who it is, then answers every line of standard input with a run.
+"""What the process of a peer does: it says who it is, then answers every line of standard input with a run's figures.
 
 launch/bench/peer.py starts such processes.
 """
@@ -16,7 +16,7 @@ def serve(prepare: Callable[[], str], benches: dict[str, Callable], packages: st
     `prepare` returns the peer's name and raises ImportError where one of its `packages` is missing. A line that begins
     with "error: " stands for a peer that can't run.
     """
-    what, experiment, case = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+    what, experiment, case = sys.argv[-3], json.loads(sys.argv[-2]), json.loads(sys.argv[-1])
     try:
         name = prepare()
         run_once = benches[what](experiment, **case)
@@ -29,4 +29,4 @@ def serve(prepare: Callable[[], str], benches: dict[str, Callable], packages: st
         return
     print(name, flush=True)
     for _ in sys.stdin:
-        print(run_once(), flush=True)
+        print(json.dumps(run_once()), flush=True)

@@ -18,7 +18,8 @@ def data_wait(experiment: Experiment) -> float:
         if isinstance(event, Measured):
             shares.extend(step["data_wait"] for step in event.steps)
 
-    run_once = training.task(experiment, experiment.batch_size, [listen])  # has trained for a while when it is made
+    # It has trained for a while when it is made.
+    run_once = training.task(experiment, experiment.batch_size, training.SECONDS, [listen])
     shares.clear()
     run_once()
     return round(statistics.fmean(shares), 5)
