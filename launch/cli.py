@@ -221,7 +221,7 @@ def bench_arguments(command: argparse.ArgumentParser) -> None:
     )
     latency = "decode: the first token's latency for prompts of 16, 256 and 1024 tokens"
     command.add_argument("--latency", action="store_true", help=latency)
-    command.add_argument("--length", type=positive, default=2048, help="data: tokens of a row (default 2048)")
+    command.add_argument("--length", type=positive, help="data: tokens of a row (default 2048)")
     seconds = "train, data: of a counted run, about (default 4; 2)"
     command.add_argument("--seconds", type=positive_number, metavar="S", help=seconds)
 

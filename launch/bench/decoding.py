@@ -63,17 +63,20 @@ def limit(experiment: Experiment, batch: int, prompt: int, new: int) -> Callable
     """A function that returns the tokens a second if reading memory were all the work of decoding: for a token of all
     rows each weight once, and the keys and values of the tokens before it, half of the new ones on the mean.
 
-    The rate of reading: the best of several sums over an array larger than the caches.
+    The rate of reading: the best of several sums and matrix-vector products over an array larger than the caches.
     """
-    size = 1 << 26
-    a = jnp.ones(size)
-    total = jax.jit(jnp.sum)
+    side = 8192
+    matrix, vector = jnp.ones((side, side)), jnp.ones(side)
+    kernels = [jax.jit(lambda matrix, _: jnp.sum(matrix)), jax.jit(jnp.matmul)]
     cache_bytes = FLOAT32 if experiment.execution.cache == "plain" else 1
-    read = FLOAT32 * cost.decoding_weights(experiment.model, batch)
-    read += cache_bytes * batch * cost.cached_numbers(experiment.model, prompt + new / 2)
+    step_bytes = FLOAT32 * cost.decoding_weights(experiment.model, batch)
+    step_bytes += cache_bytes * batch * cost.cached_numbers(experiment.model, prompt + new / 2)
+
+    def read(kernel: Callable) -> None:
+        kernel(matrix, vector).block_until_ready()
 
     def run_once() -> dict[str, float]:
-        best = min(seconds_of(lambda: total(a).block_until_ready()) for _ in range(10))
-        return {SPEED: batch * a.nbytes / best / read}
+        best = min(seconds_of(read, kernel) for kernel in kernels * 5)
+        return {SPEED: batch * matrix.nbytes / best / step_bytes}
 
     return run_once

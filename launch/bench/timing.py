@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-def seconds_of(call: Callable) -> float:
+def seconds_of(call: Callable, *arguments) -> float:
     start = time.perf_counter()
-    call()
+    call(*arguments)
     return time.perf_counter() - start

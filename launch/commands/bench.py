@@ -52,6 +52,10 @@ def check_arguments(arguments: Namespace) -> None:
         raise ConfigError("--invariant: it goes with decode alone, without --against; it brings its own peer")
     if arguments.latency and (what != "decode" or arguments.batch or arguments.engine or arguments.invariant):
         raise ConfigError("--latency: it goes with decode alone, without --batch, --engine and --invariant")
+    if arguments.batch and what == "train":
+        raise ConfigError("--batch: it goes with decode and data; for train, --set batch_size=N")
+    if arguments.length and what != "data":
+        raise ConfigError("--length: it goes with data; rows of train are as long as data.length")
     if arguments.seconds and what == "decode":
         raise ConfigError("--seconds: it goes with train and data; a run of decode writes a number of tokens")
 

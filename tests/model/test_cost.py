@@ -1,6 +1,7 @@
 """FLOPs, parameters and memory by arithmetic, against counting by hand, XLA's own count and the modules themselves."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from model import config as c
 from model import cost
 from model.kernels import blocks
 from model.sharding import MESH_AXES
-from model.transformer import abstract_model
+from model.transformer import Transformer, abstract_model
 
 ALONE = dict.fromkeys(MESH_AXES, 1)
 
@@ -89,3 +90,31 @@ def test_memory_is_estimated_for_every_kind_of_block(name, remat):
     twice = cost.estimate_memory(MODELS[name], execution, ALONE, 8, 64)
     assert estimate.parameters == 4 * matrices(MODELS[name])
     assert twice.saved == 2 * estimate.saved > 0 and twice.working > estimate.working
+
+
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
+def test_a_decoder_reads_every_matrix_once_but_the_table_of_an_embedding(config):
+    table = 0 if config.tied else config.vocab_size * config.width
+    assert cost.decoding_weights(config, batch=1000) == pytest.approx(matrices(config) - table)
+
+
+def test_a_decoder_reads_the_experts_that_its_rows_choose():
+    """Against the mean over every way in which two rows can choose two of four experts."""
+    config, width = MODELS["mixture of experts"], 12
+    pairs = list(itertools.combinations(range(4), 2))
+    chosen = [len({*a, *b}) for a, b in itertools.product(pairs, pairs)]
+    all_read, two_rows = (cost.decoding_weights(config, batch) for batch in (1000, 2))
+    unread = 4 - sum(chosen) / len(chosen)
+    assert all_read - two_rows == pytest.approx(2 * unread * 3 * 16 * width)  # in two layers, three matrices each
+
+
+@pytest.mark.parametrize("config", MODELS.values(), ids=MODELS)
+def test_what_a_decoder_has_cached_is_counted(config):
+    """Against the cache itself, of as many slots as tokens; a ring of a window has some slots more than it sees."""
+    length = 64
+    cache = jax.eval_shape(lambda: Transformer(config, jax.random.key(0)).init_cache(1, length))
+    held = sum(x.size for layer in cache.layers for x in jax.tree.leaves(layer.mixer) if x.ndim > 1)
+    ring = sum(
+        16 * 2 * (8 + 8) for block in c.blocks(config) if isinstance(block.mixer, c.Attention) and block.mixer.window
+    )
+    assert cost.cached_numbers(config, length) == held - ring
