@@ -30,10 +30,10 @@ def figures(of: dict, speed: str) -> str:
     """Speed, and for decoding what the prompt does to it."""
     if speed == "tokens_per_second":
         return f"{of[speed]:,.0f} tokens/s"
-    more = f" with {of['first_tokens'] - 1:.0f} more" if of["first_tokens"] > 1 else ""
+    first = f"first {of['first_tokens']:.0f} tokens" if of["first_tokens"] > 1 else "first token"
     return (
         f"{of[speed]:,.1f} tokens/s, with the prompt {of['tokens_per_second']:,.1f}; "
-        f"first token{more} after {of['first_token_seconds']:.3f} s"
+        f"{first} after {of['first_token_seconds']:.3f} s"
     )
 
 

@@ -130,7 +130,7 @@ def test_runs_that_do_not_agree_are_told_with_their_side():
     def runs(*speeds):
         return [{"tokens_per_second": speed} for speed in speeds]
 
-    sides = {"Skald": runs(100, 95, 105), "A peer": runs(100, 80, 101), "limit": runs(7.0)}
+    sides = {"Skald": runs(100, 95, 105), "A peer": runs(100, 80, 101), "the limit": runs(7.0)}
     (warning,) = spread_warnings(sides, "tokens_per_second")
     assert "A peer" in warning and "21%" in warning
 
