@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch import experiments
-from launch.bench import history
+from launch.bench import history, report
 from launch.bench.arrivals import Arrival, decoding_figures
 from launch.bench.measure import spread_warnings
 from launch.machine.load import LoadMeter
@@ -124,6 +124,15 @@ def test_a_bench_on_a_busy_machine_says_so_and_remembers(skald, spinner):
     before = out.partition(" on a busy machine: ")[2]
     assert before.startswith(f"{result['decoding_tokens_per_second']:,.0f} tokens/s; ")
     assert all(len(line) <= 120 for line in out.splitlines())
+
+
+def test_a_ratio_from_a_busy_machine_says_so_beside_it():
+    peer = {"name": "A peer", "tokens_per_second": 5.0, "ratios": {"tokens_per_second": 2.0}}
+    result = {"what": "train", "config": "a config", "batch": 1, "tokens_per_second": 10.0, "peers": [peer]}
+    result |= {"limit_tokens_per_second": 20.0, "share_of_limit": 0.5, "last": None}
+    for busy, end in (("others used 0.9 of 2 cores", " (busy machine: others used 0.9 of 2 cores)"), (None, "")):
+        lines = report.page({**result, "busy": busy}, "tokens_per_second").splitlines()
+        assert lines[1] == f"  A peer: 5 tokens/s; ratio 2.00{end}"
 
 
 def test_runs_that_do_not_agree_are_told_with_their_side():
