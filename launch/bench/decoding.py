@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from launch.bench.arrivals import Arrival, decoding_figures
-from launch.bench.timing import seconds_of
+from launch.bench.limits import compute_dtype, reading_rate
 from launch.machine.auto import decoding_execution
 from model import cost
 from model.decode.chain import parse_chain
@@ -27,7 +27,6 @@ from train.config import Experiment
 SPEED = "decoding_tokens_per_second"  # the figure that is held against the limit
 PROMPT, NEW = 32, 128
 LATENCY_PROMPTS, LATENCY_NEW = (16, 256, 1024), 32  # more new tokens than any decoder hands out at once
-FLOAT32 = 4  # bytes
 
 
 def cases(arguments: Namespace) -> list[dict]:
@@ -42,7 +41,7 @@ def task(experiment: Experiment, batch: int, prompt: int, new: int) -> Callable[
     A token has arrived when the caller of Generator.stream gets it, which is what a reader of the text waits for.
     """
     model = replace(experiment.model, context=max(experiment.model.context, prompt + new))
-    execution = decoding_execution(replace(experiment.execution, dtype="float32"))
+    execution = decoding_execution(experiment.execution)
     weights = jax.jit(lambda: Transformer(model, jax.random.key(0), execution))()
     generator = Generator(weights, vocab_size=model.vocab_size, context=model.context)
     del weights
@@ -61,22 +60,11 @@ def task(experiment: Experiment, batch: int, prompt: int, new: int) -> Callable[
 
 def limit(experiment: Experiment, batch: int, prompt: int, new: int) -> Callable[[], dict[str, float]]:
     """A function that returns the tokens a second if reading memory were all the work of decoding: for a token of all
-    rows each weight once, and the keys and values of the tokens before it, half of the new ones on the mean.
-
-    The rate of reading: the best of several sums and matrix-vector products over an array larger than the caches.
-    """
-    side = 8192
-    matrix, vector = jnp.ones((side, side)), jnp.ones(side)
-    kernels = [jax.jit(lambda matrix, _: jnp.sum(matrix)), jax.jit(jnp.matmul)]
-    cache_bytes = FLOAT32 if experiment.execution.cache == "plain" else 1
-    step_bytes = FLOAT32 * cost.decoding_weights(experiment.model, batch)
+    rows each weight once, as the decoder holds it, and the keys and values of the tokens before it, half of the new
+    ones on the mean."""
+    number_bytes = jnp.dtype(compute_dtype(experiment.execution)).itemsize
+    cache_bytes = number_bytes if experiment.execution.cache == "plain" else 1
+    step_bytes = number_bytes * cost.decoding_weights(experiment.model, batch)
     step_bytes += cache_bytes * batch * cost.cached_numbers(experiment.model, prompt + new / 2)
-
-    def read(kernel: Callable) -> None:
-        kernel(matrix, vector).block_until_ready()
-
-    def run_once() -> dict[str, float]:
-        best = min(seconds_of(read, kernel) for kernel in kernels * 5)
-        return {SPEED: batch * matrix.nbytes / best / step_bytes}
-
-    return run_once
+    rate = reading_rate()
+    return lambda: {SPEED: batch * rate() / step_bytes}

@@ -1,17 +1,19 @@
-"""The peer's side of `skald bench --against hf`: GPT2LMHeadModel of our config's shape, on PyTorch.
+"""The peer's side of `skald bench --against hf`: Hugging Face's GPT-2 or Llama of our config's shape, on PyTorch.
 
-It is given what helps it: eager on a CPU is its fastest here, fused AdamW, scaled-dot-product attention, all cores,
-no dropout, no gradient where none is needed. It imports neither JAX nor anything that does.
+It is given what helps it: fused AdamW, scaled-dot-product attention, no dropout, no gradient where none is needed. On
+a CPU: eager, its fastest here, and all cores. On a GPU: bfloat16, compiled, and a static cache for decoding. It imports
+neither JAX nor anything that does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import numpy as np
 
 from launch.bench.arrivals import Arrival, decoding_figures
-from launch.bench.gpt_shape import gpt_shape
+from launch.bench.gpt_shape import GPTShape, gpt_shape, is_gpt
 from launch.bench.serving import serve
 from launch.machine.detection import cores
 
@@ -19,10 +21,33 @@ ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu",
 
 
 def model(shape: dict):
-    """Random weights. Raises ValueError for a shape that GPT-2 does not have."""
-    from transformers import GPT2Config, GPT2LMHeadModel  # takes seconds to import
+    """Random weights, in float32, on the device. Raises ValueError for a shape that neither GPT-2 nor Llama has."""
+    (stack, *others), block = shape["layers"], shape["layers"][0]["pattern"][0]
+    if not others and is_gpt(shape, block):
+        return gpt2(gpt_shape(shape)).to(device())
+    if not others and is_llama(shape, stack["pattern"]):
+        return llama(shape, stack["repeats"], block["mixer"], block["feed_forward"]).to(device())
+    raise ValueError("Hugging Face has no such shape; --against hf takes shakespeare:nanogpt, gpt2:* and llama:*")
 
-    gpt = gpt_shape(shape)
+
+def is_llama(shape: dict, pattern: list[dict]) -> bool:
+    """Whether all layers are like the first of this pattern, and that is one of a Llama's."""
+    mixer, mlp = pattern[0]["mixer"], pattern[0]["feed_forward"] or {"is": None}
+    if len(pattern) > 1 or mixer["is"] != "Attention" or mlp["is"] != "MLP":
+        return False
+    changes = (shape["positions"], mlp["bias"], *(mixer[name] for name in ("bias", "window", "score_cap")))
+    return (
+        not any(changes)
+        and mixer["rope"]
+        and not mixer["rope"]["scaling"]
+        and mlp["gated"]
+        and mlp["activation"] == "silu"
+    )
+
+
+def gpt2(gpt: GPTShape):
+    from transformers import GPT2Config, GPT2LMHeadModel  # here, so that `prepare` can say that it is not installed
+
     return GPT2LMHeadModel(
         GPT2Config(
             vocab_size=gpt.vocab_size,
@@ -39,9 +64,64 @@ def model(shape: dict):
     )
 
 
+def llama(shape: dict, layers: int, mixer: dict, mlp: dict):
+    from transformers import LlamaConfig, LlamaForCausalLM  # as above
+
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=shape["vocab_size"],
+            max_position_embeddings=shape["context"],
+            hidden_size=shape["width"],
+            num_hidden_layers=layers,
+            num_attention_heads=mixer["heads"],
+            num_key_value_heads=mixer["kv_heads"],
+            head_dim=mixer["head_width"],
+            intermediate_size=mlp["width"],
+            tie_word_embeddings=shape["tied"],
+            rope_parameters={"rope_type": "default", "rope_theta": mixer["rope"]["base"]},
+        )
+    )
+
+
+def device() -> str:
+    import torch  # as above
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def dtype(experiment: dict):
+    """The number format of products: ours, as launch/machine/auto.py chooses it."""
+    import torch  # as above
+
+    stated = experiment["execution"]["dtype"]
+    return getattr(torch, {"cpu": "float32", "cuda": "bfloat16"}[device()] if stated == "auto" else stated)
+
+
+def wait_for_device() -> None:
+    import torch  # as above
+
+    if device() == "cuda":
+        torch.cuda.synchronize()
+
+
+def loss_function(network, experiment: dict):
+    """A function of tokens to the mean loss, whose products are in `dtype`; compiled on a GPU."""
+    import torch  # as above
+
+    fast = torch.compile(network) if device() == "cuda" else network
+    mixed = dtype(experiment) != torch.float32
+    context = torch.autocast(device(), dtype(experiment)) if mixed else contextlib.nullcontext()
+
+    def loss(tokens):
+        with context:
+            return fast(tokens, labels=tokens, use_cache=False).loss
+
+    return loss
+
+
 def training(experiment: dict, batch: int, seconds: float):
     """A function that trains on random rows for about `seconds` and returns tokens a second."""
-    import torch  # takes seconds to import
+    import torch  # as above
 
     network = model(experiment["model"]).train()
     rule = experiment["optimizer"]["rule"]
@@ -50,19 +130,22 @@ def training(experiment: dict, batch: int, seconds: float):
     length = experiment["data"]["length"]
     rows = torch.from_numpy(
         np.random.default_rng(0).integers(0, experiment["model"]["vocab_size"], (64, batch, length))
-    )
-    clip = experiment["optimizer"]["clip"]
+    ).to(device())
+    clip, loss = experiment["optimizer"]["clip"], loss_function(network, experiment)
 
     def run_once() -> dict[str, float]:
         start, steps = time.perf_counter(), 0
         while time.perf_counter() - start < seconds:
             tokens = rows[steps % len(rows)]
             optimizer.zero_grad(set_to_none=True)
-            network(tokens, labels=tokens).loss.backward()
+            loss(tokens).backward()
             if clip:
                 torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
             optimizer.step()
             steps += 1
+            if steps % 10 == 0:
+                wait_for_device()  # steps are queued faster than they are computed
+        wait_for_device()
         return {"tokens_per_second": steps * batch * length / (time.perf_counter() - start)}
 
     return run_once
@@ -81,15 +164,23 @@ class Stopwatch:
         """Called behind the last token."""
 
 
+def generation_cache() -> dict:
+    """What `generate` is asked for on a GPU: a static cache, with which it compiles the model by itself, as a graph of
+    CUDA, which dispatches fastest."""
+    return {"cache_implementation": "static"} if device() == "cuda" else {}
+
+
 def decoding(experiment: dict, batch: int, prompt: int, new: int):
     """A function that writes as launch/bench/decoding.py does and returns decoding_figures. A token has arrived when
-    `generate` gives it to its streamer, which it does at every step: so nothing is run twice to time the prompt."""
-    import torch  # takes seconds to import
+    `generate` gives it to its streamer, on the host, which it does at every step: so nothing is run twice to time the
+    prompt."""
+    import torch  # as above
 
     shape = experiment["model"]
-    network = model({**shape, "context": max(shape["context"], prompt + new)}).eval()
-    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, shape["vocab_size"], (batch, prompt)))
+    network = model({**shape, "context": max(shape["context"], prompt + new)}).eval().to(dtype(experiment))
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(0, shape["vocab_size"], (batch, prompt))).to(device())
     request = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+    request |= generation_cache()
 
     def run_once() -> dict[str, float]:
         stopwatch = Stopwatch()
@@ -106,9 +197,16 @@ def prepare() -> str:
     import transformers
 
     torch.set_num_threads(cores())
+    torch.set_float32_matmul_precision("high")  # what is left in float32 on a GPU: on its tensor cores
     transformers.logging.set_verbosity_error()
     return f"Hugging Face transformers {transformers.__version__}, PyTorch {torch.__version__}"
 
 
+def compile_early(run_once) -> None:
+    """On a GPU, where the first run compiles for a minute: while our own side does. On a CPU it would only slow us."""
+    if device() == "cuda":
+        run_once()
+
+
 if __name__ == "__main__":
-    serve(prepare, {"train": training, "decode": decoding}, "torch transformers")
+    serve(prepare, {"train": training, "decode": decoding}, "torch transformers", compile_early)

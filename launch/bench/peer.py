@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -19,7 +20,10 @@ class PeerError(RuntimeError):
 
 
 class Peer:
-    """One process of PEERS on an experiment's data or shape. Call it for a run's figures; close it at the end."""
+    """One process of PEERS on an experiment's data or shape. Call it for a run's figures; close it at the end.
+
+    It gets ready, which may take as long as our own side does, while we go on: its first answer is waited for.
+    """
 
     def __init__(self, command: list[str], what: str, experiment: dict, case: dict):
         environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
@@ -27,9 +31,14 @@ class Peer:
             [sys.executable, "-m", *command, what, json.dumps(experiment), json.dumps(case)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
-        self.name = self.answer()
+
+    @functools.cached_property
+    def name(self) -> str:
+        """With its version. Raises PeerError where the peer can't run."""
+        return self.answer()
 
     def __call__(self) -> dict[str, float]:
+        assert self.name  # its first line, before those of the runs
         self.process.stdin.write("run\n")
         self.process.stdin.flush()
         return json.loads(self.answer())
@@ -52,8 +61,9 @@ def start_peers(name: str, what: str, experiment: dict, case: dict) -> tuple[lis
     first, *others = PEERS[name]
     peers, left_out = [Peer(first, what, experiment, case)], []
     for command in others:
+        peer = Peer(command, what, experiment, case)
         try:
-            peers.append(Peer(command, what, experiment, case))
+            peers += [peer] if peer.name else []
         except PeerError as error:
             left_out.append(str(error))
     return peers, left_out

@@ -12,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from data.pipeline import open_pipeline
-from launch.bench.timing import seconds_of
+from launch.bench.limits import compute_dtype, matmul_rate
 from launch.machine.auto import make_program
 from launch.machine.detection import cache_folder
 from model import cost
@@ -35,7 +34,7 @@ def cases(arguments: Namespace) -> list[dict]:
 def task(
     experiment: Experiment, batch: int, seconds: float, listeners: Sequence[Callable] = ()
 ) -> Callable[[], dict[str, float]]:
-    """A function that goes on training for about `seconds` and returns tokens a second."""
+    """A function that goes on training for about `seconds` and returns tokens a second. Its program is compiled."""
     e = replace(experiment, batch_size=batch, steps=10**9)  # no pause falls into a run
     e = replace(e, evaluation=replace(e.evaluation, every=10**9), checkpoints=replace(e.checkpoints, every=10**9))
     check(e)
@@ -43,34 +42,26 @@ def task(
     check_vocabulary(e, data.tokenizer.vocab_size)
     run = Run(make_program(e), Path(), data, listeners)
     run.state = run.create_state()
-    size = [2 * run.next_count()]
 
-    def run_once() -> dict[str, float]:
-        first, run.step = run.step, 0
-        run.experiment = replace(run.experiment, steps=size[0])
+    def seconds_of_steps(steps: int) -> float:
+        done, run.step = run.step, 0
+        run.experiment = replace(run.experiment, steps=steps)
         start = time.perf_counter()
         train(run)
         jax.block_until_ready(run.state)
-        taken = time.perf_counter() - start
-        done, run.step = run.step, first + run.step
-        size[0] = max(1, round(seconds / taken * done / size[0])) * size[0] if first == 0 else size[0]
-        return {SPEED: done * e.batch_size * e.data.length / taken}
+        run.step += done
+        return time.perf_counter() - start
 
-    run_once()
-    return run_once
+    few = 2 * run.next_count()
+    seconds_of_steps(few)  # compiles
+    steps = few * max(1, round(seconds / seconds_of_steps(few)))
+    return lambda: {SPEED: steps * e.batch_size * e.data.length / seconds_of_steps(steps)}
 
 
 def limit(experiment: Experiment, batch: int, seconds: float) -> Callable[[], dict[str, float]]:
-    """A function that returns the tokens a second at the rate of a large float32 matrix product on this machine, best
-    of several."""
+    """A function that returns the tokens a second if large matrix products, in the number format of this training, were
+    all the work."""
     del batch, seconds
-    size, e = 1024, experiment
-    a = jnp.ones((size, size))
-    multiply = jax.jit(lambda a: a @ a)
+    e, rate = experiment, matmul_rate(compute_dtype(experiment.execution))
     flops = cost.training_flops(e.model, e.data.length, e.lora is not None)  # a token
-
-    def run_once() -> dict[str, float]:
-        best = min(seconds_of(lambda: multiply(a).block_until_ready()) for _ in range(20))
-        return {SPEED: 2 * size**3 / best / flops}
-
-    return run_once
+    return lambda: {SPEED: rate() / flops}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -53,18 +54,20 @@ def prove_attention(config: c.Attention, execution: c.Execution, length: int) ->
     length = kernel.proof_length * shard_count("time")
     config = within_reach(config, length)
     rows = proof_rows(config, shard_count("batch"), length, dtype)
-    try:
-        differences, changed = jax.device_get(
-            compare_with_reference(config, kernel.attention, rows, reference_results(config, rows), dtype)
-        )
-    except RuntimeError as error:  # of XLA, or NotImplementedError of a library
-        raise KernelError(f"{label} does not run here: {str(error).splitlines()[0]}; {REMEDY}") from error
-    if changed:
-        raise KernelError(f"{label} lets documents of one row see each other ({changed} numbers changed); {REMEDY}")
+    one_document = rows._replace(segments_BT=np.ones_like(rows.segments_BT))  # for which a kernel may take no mask
     limit = FLOAT32_LIMIT if dtype == jnp.float32 and kernels.platform() == "cpu" else BFLOAT16_LIMIT
-    for result, difference in zip(RESULTS, differences, strict=True):
-        if not difference <= limit:
-            raise KernelError(f"{label}: {result} is off by {difference:.1e} of its norm, not {limit:g}; {REMEDY}")
+    for given in (rows, one_document):
+        try:
+            differences, changed = jax.device_get(
+                compare_with_reference(config, kernel.attention, given, reference_results(config, given), dtype)
+            )
+        except RuntimeError as error:  # of XLA, or NotImplementedError of a library
+            raise KernelError(f"{label} does not run here: {str(error).splitlines()[0]}; {REMEDY}") from error
+        if changed:
+            raise KernelError(f"{label} lets documents of one row see each other ({changed} numbers changed); {REMEDY}")
+        for result, difference in zip(RESULTS, differences, strict=True):
+            if not difference <= limit:
+                raise KernelError(f"{label}: {result} is off by {difference:.1e} of its norm, not {limit:g}; {REMEDY}")
 
 
 # Class of a mixer's config -> what proves the program that computes it.
@@ -109,18 +112,23 @@ def proof_rows(config: c.Attention, count: int, length: int, dtype: jnp.dtype) -
 
 def reference_results(config: c.Attention, rows: ProofRows) -> list[np.ndarray]:
     """The reference's context and its gradients of query, key and value, in float32, on one device of this process."""
-    *arrays, segments_BT = rows
-
-    @jax.jit
-    def run(*arrays):
-        *inputs, context_gradient = arrays
-        slots_BT = jnp.broadcast_to(jnp.arange(segments_BT.shape[1]), segments_BT.shape)
-        mask = AttentionMask(slots_BT, segments_BT, config.window)
-        context, vjp = jax.vjp(lambda *x: reference.attention(*x, mask, score_cap=config.score_cap), *inputs)
-        return [context, *vjp(context_gradient)]
-
+    slots_BT = np.broadcast_to(np.arange(rows.segments_BT.shape[1], dtype=np.int32), rows.segments_BT.shape)
     with jax.set_mesh(make_mesh({}, jax.local_devices()[:1])), jax.default_matmul_precision("highest"):
-        return jax.device_get(run(*arrays))
+        return jax.device_get(context_and_gradients(reference.attention, config, jnp.float32, slots_BT, *rows))
+
+
+# Jitted here, so that all rows of one shape take one program: another might round differently, and compiles for long.
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def context_and_gradients(
+    attention: Callable, config: c.Attention, dtype: jnp.dtype, slots_BT, *rows: jax.Array
+) -> list[jax.Array]:
+    """The context, and the gradients of query, key and value, of ProofRows in the order of the mesh, computed in
+    `dtype`."""
+    *arrays, segments_BT = rows
+    mask = AttentionMask(*(shard(jnp.asarray(x), *SEGMENTS) for x in (slots_BT, segments_BT)), config.window)
+    *inputs, context_gradient = (shard(x, *axes).astype(dtype) for x, axes in zip(arrays, AXES, strict=True))
+    context, vjp = jax.vjp(lambda *x: attention(*x, mask, score_cap=config.score_cap), *inputs)
+    return [context, *vjp(context_gradient)]
 
 
 def compare_with_reference(
@@ -135,23 +143,20 @@ def compare_with_reference(
     segments_BT, first_and_third = segments_BT[:, order], segments_BT[:, None, order, None] % 2 == 1
     arrays, expected = ([x[:, :, order] for x in group] for group in (arrays, expected))
 
-    @jax.jit  # one program for both runs: another might round differently
     def run(*arrays):
-        slots_and_segments = (shard(jnp.asarray(x), *SEGMENTS) for x in (slots_BT, segments_BT))
-        mask = AttentionMask(*slots_and_segments, config.window)
-        *inputs, context_gradient = (shard(x, *axes).astype(dtype) for x, axes in zip(arrays, AXES, strict=True))
-        context, vjp = jax.vjp(lambda *x: attention(*x, mask, score_cap=config.score_cap), *inputs)
-        return [context, *vjp(context_gradient)]
-
-    @jax.jit
-    def compare(results, negated_results, expected):
-        expected = [shard(x, *axes) for x, axes in zip(expected, (QUERY, *AXES[:3]), strict=True)]
-        changed = jnp.sum(~first_and_third & (results[0] != negated_results[0]))
-        return [relative_difference(x, y) for x, y in zip(results, expected, strict=True)], changed
+        return context_and_gradients(attention, config, dtype, slots_BT, *arrays, segments_BT)
 
     # One at a time: on CPU programs that do not take each other's results may block each other (train/in_flight.py).
     results = jax.block_until_ready(run(*arrays))
-    return compare(results, run(*(np.where(first_and_third, -x, x) for x in arrays)), expected)
+    return differences(results, run(*(np.where(first_and_third, -x, x) for x in arrays)), expected, first_and_third)
+
+
+@jax.jit
+def differences(results, negated_results, expected, first_and_third) -> tuple:
+    """What `compare_with_reference` returns."""
+    expected = [shard(x, *axes) for x, axes in zip(expected, (QUERY, *AXES[:3]), strict=True)]
+    changed = jnp.sum(~first_and_third & (results[0] != negated_results[0]))
+    return [relative_difference(x, y) for x, y in zip(results, expected, strict=True)], changed
 
 
 def relative_difference(result: jax.Array, expected: jax.Array) -> jax.Array:

@@ -370,15 +370,19 @@ def test_backward_of_splash_finds_what_its_forward_kept_under_the_name_context()
     assert loops(remade(splash, MINIMAL)) == loops(splash) < loops(remade(splash, None))
 
 
-@pytest.mark.parametrize("documents", [0, 3])
 @pytest.mark.parametrize("window", [None, 5])
-def test_cudnn_is_asked_for_causality_and_window_alone_where_a_row_is_one_document(window, documents, monkeypatch):
+def test_cudnn_takes_a_mask_only_where_documents_share_a_row(window, monkeypatch):
     asked, real = [], jax.nn.dot_product_attention
     monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *x, **named: asked.append(named) or real(*x, **named))
-    computed(EVERYWHERE["cudnn"], rows(documents=documents, window=window))
-    (named,) = asked
-    assert (named["is_causal"], named["mask"] is None) == (not documents, not documents)
-    assert named["local_window_size"] == ((4, 0) if window and not documents else None)
+    whole, shared = rows(documents=1, window=window), rows(documents=3, window=window)
+    assert_near(computed(EVERYWHERE["cudnn"], whole), numpy_attention(whole), 2e-6)
+    assert all(named["is_causal"] for named in asked)
+    assert {named.get("local_window_size") for named in asked if "mask" not in named} == {window and (window - 1, 0)}
+    assert {named.get("local_window_size") for named in asked if "mask" in named} == {None}
+
+    monkeypatch.setattr(cudnn, "masked_attention", lambda window, name, query, *_: 0 * query)
+    assert_near(computed(EVERYWHERE["cudnn"], whole), numpy_attention(whole), 2e-6)
+    assert not computed(EVERYWHERE["cudnn"], shared)[0].any()
 
 
 REFUSED = {
@@ -570,6 +574,17 @@ def test_a_kernel_that_computes_something_else_is_refused(change, factor, found,
     with jax.set_mesh(make_mesh(sizes, jax.devices()[:1] if not sizes else None)), pytest.raises(KernelError) as error:
         proof.prove(MODEL, c.Execution(kernel="other", dtype=dtype), 512)
     assert_one_line(error, "execution.kernel=other", found, "set execution.kernel=reference")
+
+
+def test_a_kernel_that_fails_on_whole_documents_alone_is_refused(monkeypatch):
+    def wrong(query, key, value, mask, weight_dropout=(0.0, None), score_cap=None):
+        shared = jnp.any(mask.segments_BT != mask.segments_BT[:, :1])
+        return jnp.where(shared, 1, 1.1) * reference.attention(query, key, value, mask, weight_dropout)
+
+    monkeypatch.setitem(kernels.KERNELS, "other", kernels.Kernel(wrong))
+    with pytest.raises(KernelError) as error:
+        proof.prove(MODEL, c.Execution(kernel="other"), 512)
+    assert_one_line(error, "execution.kernel=other", "context is off")
 
 
 def test_a_kernel_with_wrong_gradients_is_refused(monkeypatch):

@@ -1,0 +1,58 @@
+"""Hugging Face's side of `skald bench`: the same shapes as ours, the number format that we compute in."""
+
+import jax
+import pytest
+
+from configs import gpt2, llama, lstm, mixtral, shakespeare
+from launch.bench import limits
+from model.config import Execution
+from model.transformer import abstract_model
+from train import fields
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+from launch.bench import huggingface  # noqa: E402
+
+SAME_SHAPE = {"gpt2:small": gpt2.small, "llama:1b": llama.one_b, "llama:tiny": llama.tiny}
+
+
+@pytest.mark.parametrize("config", SAME_SHAPE.values(), ids=SAME_SHAPE)
+def test_the_peer_has_as_many_parameters_as_we_have(config, monkeypatch):
+    monkeypatch.setattr(huggingface, "device", lambda: "meta")  # no memory is taken
+    experiment = config()
+    with torch.device("meta"):
+        network = huggingface.model(fields.to_json(experiment)["model"])
+    ours = sum(x.size for x in jax.tree.leaves(abstract_model(experiment.model)))
+    assert sum(x.numel() for x in network.parameters()) == ours
+
+
+@pytest.mark.parametrize(
+    "config", [mixtral.tiny, lstm.default, shakespeare.default], ids=lambda config: config.__module__
+)
+def test_a_shape_that_hugging_face_does_not_have_is_refused(config):
+    with pytest.raises(ValueError, match="takes shakespeare:nanogpt, gpt2"):
+        huggingface.model(fields.to_json(config())["model"])
+
+
+@pytest.mark.parametrize("stated, expected", [("auto", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_the_peer_trains_and_writes_in_our_number_format(stated, expected):
+    experiment = fields.to_json(llama.tiny())
+    experiment["execution"]["dtype"] = stated
+    assert huggingface.dtype(experiment) == expected
+    assert huggingface.training(experiment, 1, seconds=0.1)()["tokens_per_second"] > 0
+    assert huggingface.decoding(experiment, 2, prompt=5, new=3)()["tokens_per_second"] > 0
+
+
+def test_the_number_format_is_the_devices_where_the_config_leaves_it_open(monkeypatch):
+    assert limits.compute_dtype(Execution(dtype="auto")) == "float32"
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert limits.compute_dtype(Execution(dtype="auto")) == "bfloat16"
+    assert limits.compute_dtype(Execution(dtype="float32")) == "float32"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_limits_are_rates_that_a_machine_can_have(dtype, monkeypatch):
+    monkeypatch.setitem(limits.MATMUL_SIZE, "cpu", 256)
+    monkeypatch.setitem(limits.READ_BYTES, "cpu", 1 << 24)
+    assert 1e7 < limits.matmul_rate(dtype)() < 1e14  # FLOP/s
+    assert 1e7 < limits.reading_rate()() < 1e13  # bytes/s
