@@ -175,12 +175,13 @@ class Generator:
         cache = branch_caches(caches, [branch.last_B for branch in batch.branches])
         state, models = DecodeState(cache, self.texts(rows, batch)), [self.models[run] for run in dict.fromkeys(runs)]
         decode, leaves = jitted_decode(tuple(m.structure for m in models)), [model.leaves for model in models]
-        finished_B, limits = batch.finished_B, batch.requests.limit_B
+        finished_B, limits, steps = batch.finished_B, batch.requests.limit_B, 1  # who reads it sees a first token soon
         while not all(row.finish_reason or finished_B[index] for index, row in enumerate(rows)):
             ended_B = np.array([bool(row.finish_reason) for row in rows] + [True] * (len(finished_B) - len(rows)))
             requests = batch.requests._replace(limit_B=np.where(ended_B, 0, limits))
-            step = (state, *self.next_draws(rows, requests))
+            step = (state, *self.next_draws(rows, requests, steps))
             state, fetched = decode(leaves, *step, vocab_size=self.vocab_size)
+            steps = self.chunk
             # Waits for every device: what else may be dispatched in between must not find one still at work.
             finished_before_B, (drawn, finished_B) = finished_B, jax.device_get(jax.block_until_ready(fetched))
             pieces = []
@@ -198,11 +199,11 @@ class Generator:
         if chain.strategy.searches:
             reorder_ids(rows)
 
-    def next_draws(self, rows: list[SequenceState], requests: Requests) -> tuple[Requests, np.int32]:
-        """The requests for the next dispatch, and its number of tokens: one where grammars must see each before the
-        next."""
+    def next_draws(self, rows: list[SequenceState], requests: Requests, steps: int) -> tuple[Requests, np.int32]:
+        """The requests for the next dispatch, and its number of tokens: `steps`, or one where grammars must see each
+        before the next."""
         if rows[0].matcher is None:
-            return requests, np.int32(self.chunk)
+            return requests, np.int32(steps)
         masks = [row.mask() for row in rows]
         masks += [np.zeros_like(masks[0])] * (len(requests.limit_B) - len(rows))
         return requests._replace(chain=with_masks(requests.chain, np.stack(masks))), np.int32(1)

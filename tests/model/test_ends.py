@@ -98,8 +98,8 @@ def test_a_looping_batch_stops_computing(writer):
     chain = parse_chain("greedy,max_repeats(repeats=2,period=1,min_tokens=2)")
     uniform = Generator(jax.tree.map(lambda x: x * 0, model()), vocab_size=VOCAB, context=CONTEXT)
     dispatches = list(uniform.stream([[1], [2]], chain=chain, max_new_tokens=1000))
-    assert len(dispatches) == 1 and [piece.tokens for piece in dispatches[0]] == [[0, 0]] * 2
-    assert [piece.repetition_start for piece in dispatches[0]] == [0, 0]
+    assert [[piece.tokens for piece in pieces] for pieces in dispatches] == [[[0]] * 2] * 2, "one alone, then a chunk"
+    assert [piece.repetition_start for piece in dispatches[1]] == [0, 0]
 
 
 # Tokens
