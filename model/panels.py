@@ -1,9 +1,10 @@
 """A decoder's weights on a CPU: in panels of a few outputs, of which each is read once for all rows of a product.
 
 XLA's CPU compiler packs a weight anew in each product of several rows, which takes as long as reading it twice; a panel
-it multiplies as it lies there, so that two to eight rows cost little more than one. It multiplies panels in one thread,
-and shares out what is ready among threads where there are more than eight things: hence PARTS. launch/machine/cpu asks
-for panels (`execution.panels`), transformer.py makes them, layers.py multiplies with them in its `project`.
+it multiplies as it lies there, so that two to eight rows cost little more than one. Few rows it multiplies with all
+panels of an array in one thread; arrays it shares out among threads where more than eight are ready: hence PARTS.
+launch/machine/cpu asks for panels (`execution.panels`), transformer.py makes them, and layers.py multiplies with them
+in its `project`.
 """
 
 from __future__ import annotations
