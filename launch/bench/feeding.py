@@ -6,6 +6,7 @@ launch/commands/bench.py measures `task` and compares it with `limit`.
 from __future__ import annotations
 
 import time
+import timeit
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,6 @@ import numpy as np
 
 from data.pipeline import Pipeline, open_pipeline
 from data.rows import Rows
-from launch.bench.timing import seconds_of
 from launch.machine.detection import cache_folder
 from train.config import Experiment
 
@@ -60,7 +60,7 @@ def limit(experiment: Experiment, batch: int, length: int, seconds: float) -> Ca
     target = np.empty_like(source)
 
     def run_once() -> dict[str, float]:
-        best = min(seconds_of(np.copyto, target, source) for _ in range(20))
+        best = min(timeit.repeat(lambda: np.copyto(target, source), number=1, repeat=20))
         return {SPEED: batch * length / best}
 
     return run_once

@@ -128,7 +128,7 @@ class BestOf(Sample):
 
 
 def first_of_greatest(x_BV: jax.Array) -> jax.Array:
-    """argmax, as two plain reductions: one over pairs of value and index takes XLA's CPU compiler six times as long."""
+    """argmax, as two plain reductions: one over pairs of value and index takes thrice as long on a CPU."""
     size = x_BV.shape[-1]
     is_greatest_BV = x_BV == x_BV.max(-1, keepdims=True)
     index_B = jnp.where(is_greatest_BV, jnp.arange(size, dtype=jnp.int32), size).min(-1)
