@@ -58,8 +58,7 @@ def expert_mlp(x_BTD, expert_BTK, weight_BTK, matrices: dict[str, jax.Array], ac
     quarter. Buffers hold e n K rows either way, since all tokens may choose one shard. Besides, matrices are gathered
     over data and context where they are used, forward and backward, and their gradients are scattered back.
 
-    Rows are weighted before `down`, so that the gradient of the weights does not need the output of `down`. On CPU XLA
-    multiplies every row with every expert: K times the work of all experts on all tokens.
+    Rows are weighted before `down`, so that the gradient of the weights does not need the output of `down`.
     """
     axes, expert_count = expert_axes(x_BTD, matrices["up"]), len(matrices["up"]) // shard_count("experts")
     row_spec, hidden_spec = PartitionSpec(axes.tokens), PartitionSpec(axes.tokens, axes.features)

@@ -14,7 +14,7 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from model import config as c
 from model import panels
 from model.panels import PanelWeight
-from model.sharding import available_mesh_axes, gather, partition_of, partition_spec, shard
+from model.sharding import flatten_axes, gather, partition_of, partition_spec, shard
 
 Initializer = Callable[[jax.Array, tuple[int, ...], jax.sharding.PartitionSpec | None], jax.Array]
 
@@ -216,10 +216,10 @@ def constrain_row_major(x: jax.Array) -> jax.Array:
     def constrain(x: jax.Array) -> jax.Array:
         return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
 
-    if jax.sharding.get_abstract_mesh().empty:
-        return constrain(x)
     spec = jax.P(*partition_of(x))
-    return jax.shard_map(constrain, in_specs=spec, out_specs=spec, axis_names=available_mesh_axes(), check_vma=False)(x)
+    axes = set(flatten_axes(*spec))  # no others: the gradient of x would be summed over them
+    shards = jax.shard_map(constrain, in_specs=spec, out_specs=spec, axis_names=axes, check_vma=False)
+    return shards(x) if axes else constrain(x)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ from flax import nnx
 from model import config as c
 from model.experts import expert_mlp
 from model.forward_pass import ForwardPass
+from model.kernels.shard_map import shard_map_logical
 from model.layers import ParameterFactory, at_least_float32
 from model.mlp import MLP
 from model.sharding import partition_spec, shard
@@ -42,7 +43,8 @@ class MoE(nnx.Module):
         logits_BTE = self.router_logits(x_BTD)
         scores_BTE = jax.nn.softmax(logits_BTE) if self.config.score == "softmax" else jax.nn.sigmoid(logits_BTE)
         expert_BTK = self.choose_experts(scores_BTE)
-        weight_BTK = jnp.take_along_axis(scores_BTE, expert_BTK, axis=-1)
+        is_chosen_BTKE = expert_BTK[..., None] == jnp.arange(self.config.experts)
+        weight_BTK = jnp.where(is_chosen_BTKE, scores_BTE[:, :, None], 0).sum(-1)  # a gather's gradient would be moved
         if self.config.normalised:
             weight_BTK = weight_BTK / jnp.maximum(weight_BTK.sum(-1, keepdims=True), EPSILON)
         matrices = {"gate": self.gate, "up": self.up, "down": self.down}
@@ -63,7 +65,13 @@ class MoE(nnx.Module):
         """The experts with the highest scores, the bias included: int32 [B, T, K]. Of equal scores the first wins."""
         if self.bias is not None:
             scores_BTE = scores_BTE + self.bias[...]
-        return jax.lax.top_k(jax.lax.stop_gradient(scores_BTE), self.config.active)[1]
+
+        def choose(scores_BTE):
+            return jax.lax.top_k(scores_BTE, self.config.active)[1]
+
+        # On each device's tokens: for a top_k of the whole array the compiler gathers it (seen on CPU).
+        axes = ("batch", "time", None)
+        return shard_map_logical(choose, (axes,), axes, jax.lax.stop_gradient(scores_BTE))
 
     def auxiliary_loss(self, logits_BTE, scores_BTE, expert_BTK, mask_BT) -> jax.Array:
         """The auxiliary loss [B] of each row, nats: means over its real tokens, so that no cut of the batch changes it.

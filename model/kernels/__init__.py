@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-from model.kernels import blocks, cached, cudnn, megablox, page_by_page, paged, reference, ring, splash
+from model.kernels import blocks, cached, cudnn, megablox, page_by_page, paged, reference, ring, splash, windows
 from model.kernels.reference import AttentionMask
 from model.sharding import shard_count
 
@@ -58,6 +58,8 @@ KERNELS = {
         splash.attention, splash.refusal, "tpu", portable=False, proof_length=2 * splash.BLOCK_Q, names_residuals=True
     ),
 }
+
+GROUPED_MATMULS = {"tpu": megablox.grouped_matmul, "cpu": windows.grouped_matmul}  # elsewhere XLA's own
 
 
 @functools.cache
@@ -108,8 +110,7 @@ def choose_kernel(
 def grouped_matmul(rows_RD: jax.Array, matrices_EDF: jax.Array, group_sizes_E: jax.Array) -> jax.Array:
     """Multiplies each row with the matrix of its group: [R, F]. The first group_sizes[0] rows are group 0, and so on;
     rows past the last group are undefined, forward and backward."""
-    matmul = megablox.grouped_matmul if platform() == "tpu" else jax.lax.ragged_dot
-    return matmul(rows_RD, matrices_EDF, group_sizes_E)
+    return GROUPED_MATMULS.get(platform(), jax.lax.ragged_dot)(rows_RD, matrices_EDF, group_sizes_E)
 
 
 paged_attention, page_by_page_attention = paged.attention, page_by_page.attention

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from model.kernels import pallas
+from model.kernels.shard_map import mark_varying
 
 LANES = 128  # of a vector register: rows are padded to a multiple
 MAX_TILE_ROWS = 512
@@ -63,18 +64,6 @@ def tile_sizes(rows_RD: jax.Array, output_width: int) -> tuple[int, int, int]:
     row_count, input_width = rows_RD.shape
     max_width = MAX_TILE_ROW_BYTES // rows_RD.dtype.itemsize
     return math.gcd(row_count, MAX_TILE_ROWS), min(input_width, max_width), min(output_width, max_width)
-
-
-def mark_varying(*arrays: jax.Array) -> list[jax.Array]:
-    """The arrays, each marked as varying along all manual mesh axes that any of them varies along. Their gradients are
-    summed over the axes added here, as JAX does for its own products."""
-    axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arrays))
-
-    def mark(x: jax.Array) -> jax.Array:
-        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return list(map(mark, arrays))
 
 
 @functools.cache

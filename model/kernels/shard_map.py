@@ -1,4 +1,5 @@
-"""What attention kernels share: jax.shard_map by logical axes, for those that know no mesh, and common refusals."""
+"""What kernels share: jax.shard_map by logical axes, for those that know no mesh; marks of what varies inside one;
+common refusals."""
 
 from __future__ import annotations
 
@@ -38,6 +39,18 @@ def shard_map_logical(
     out_specs = tuple(map(spec, out_axes)) if isinstance(out_axes[0], tuple) else spec(out_axes)
     options = {"in_specs": in_specs, "out_specs": out_specs, "axis_names": available_mesh_axes(), "check_vma": False}
     return jax.shard_map(function, **options)(*sharded)
+
+
+def mark_varying(*arrays: jax.Array) -> list[jax.Array]:
+    """The arrays, each marked as varying along all manual mesh axes that any of them varies along. Their gradients are
+    summed over the axes added here, as JAX does for its own products."""
+    axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arrays))
+
+    def mark(x: jax.Array) -> jax.Array:
+        missing = tuple(axes - jax.typeof(x).manual_axis_type.varying)
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return list(map(mark, arrays))
 
 
 def dropout_refusal(weight_dropout: tuple[float, jax.Array | None]) -> str | None:
