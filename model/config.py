@@ -235,6 +235,8 @@ class Execution:
     - `remat`: what the backward pass recomputes (model/schedule.py). `auto`: as little as memory allows.
     - `kernel`: the program that computes attention (model/kernels). `auto`: chosen by backend and mesh.
     - `matmul`: the precision in which activations and weights are multiplied.
+    - `precision`: of float32 products in training. `default`: what the device does by itself; `bfloat16`: operands may
+      be rounded to it where a CPU multiplies it faster. Sums stay in float32.
     - `loss_chunks`: the logits of a row are computed in this many chunks, one after another, and never held whole.
     - `stage_microbatches`: microbatches into which the pipeline of mesh.stage stages cuts a batch. 0: as many as divide
       the batch, up to four a stage.
@@ -247,6 +249,7 @@ class Execution:
     remat: Literal["auto", "none", "minimal", "save_qkv", "full", "offload"] = "none"
     kernel: Literal["auto", "reference", "blocks", "cudnn", "splash", "ring", "cached"] = "auto"
     matmul: Literal["plain", "int8", "fp8"] = "plain"
+    precision: Literal["default", "bfloat16"] = "default"
     loss_chunks: int = 1
     stage_microbatches: int = 0
     panels: bool = False

@@ -108,7 +108,8 @@ class Evaluation:
     sampler: str = "temperature=0.8,top_p=0.95"
 
 
-AUTO_EXECUTION = Execution(dtype="auto", layers="auto", remat="auto")  # chosen for the machine (launch/machine/auto.py)
+# Chosen for the machine (launch/machine/auto.py).
+AUTO_EXECUTION = Execution(dtype="auto", layers="auto", remat="auto", precision="bfloat16")
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from train.feed import ROW_AXES, rows_shape
 class Program:
     """The training steps of an experiment, compiled for a mesh over `devices`; None: those that are here.
 
-    `rewrite` may change the steps for the machine before they are compiled, without changing their numbers. `options`:
-    the compiler's, by name.
+    `rewrite` may change the steps for the machine before they are compiled, their numbers as far as
+    execution.precision allows. `options`: the compiler's, by name.
     """
 
     def __init__(

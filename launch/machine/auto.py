@@ -5,6 +5,7 @@ Training runs the step that `make_program` returns; launch/plan compiles the sam
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,8 +34,10 @@ def make_program(experiment: Experiment, devices: list | None = None) -> Program
 
     device = devices[0] if devices else jax.local_devices()[0]
     devices = devices or jax.devices()
-    rewrites = {"rewrite": cpu_tuning().rewrite_step} if device.platform == "cpu" and cpu_tuning() else {}
     experiment = resolve(experiment, device, len(devices))
+    rewrites = {}
+    if device.platform == "cpu" and cpu_tuning():
+        rewrites["rewrite"] = functools.partial(cpu_tuning().rewrite_step, experiment.execution)
     return Program(experiment, devices, options=flags.compiler_options(device), **rewrites)
 
 
@@ -42,6 +45,8 @@ def resolve(experiment: Experiment, device, count: int) -> Experiment:
     """The experiment with everything it leaves open chosen for `count` devices like this one."""
     if device.platform == "cpu" and cpu_tuning():
         experiment = cpu_tuning().resolve(experiment, count)
+    else:
+        experiment = replace(experiment, execution=replace(experiment.execution, precision="default"))
     experiment = replace(experiment, execution=resolve_auto(experiment.execution, device.platform))
     remat = experiment.execution.remat
     remat = choose_remat(experiment, count, chips.memory(device)) if remat == "auto" else remat

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from launch import experiments
-from launch.machine import auto
+from launch.machine import auto, cpu
 
 WIDTH, LAYERS, VOCAB, CONTEXT = 768, 12, 50257, 1024  # GPT-2 small, Radford et al. 2019
 TABLES = (VOCAB + CONTEXT) * WIDTH
@@ -48,6 +48,16 @@ def test_layers_run_as_they_are_set_and_unrolled_on_a_cpu_where_nothing_is(setti
     assert (text.count("stablehlo.while") >= 2 + 1) == loops  # and one over the steps of a dispatch
 
 
+@pytest.mark.parametrize("has_them, precision", [(True, "bfloat16"), (False, "default")])
+def test_products_are_rounded_where_the_processor_multiplies_bfloat16(has_them, precision, monkeypatch):
+    monkeypatch.setattr(cpu, "multiplies_bfloat16", lambda: has_them)
+    open_choice = experiments.resolve("shakespeare", [], None)
+    exact = experiments.resolve("shakespeare", ["execution.precision=default"], None)
+    device = jax.devices()[0]
+    assert auto.resolve(open_choice, device, 2).execution.precision == precision
+    assert auto.resolve(exact, device, 2).execution.precision == "default"
+
+
 def test_what_is_set_is_obeyed_and_what_is_open_is_chosen():
     device = jax.devices()[0]
     resolved = auto.resolve(experiments.resolve("shakespeare", [], None), device, 2)
@@ -55,6 +65,7 @@ def test_what_is_set_is_obeyed_and_what_is_open_is_chosen():
     settings = {
         "mesh.data": 2, "steps_per_dispatch": 3, "execution.dtype": "bfloat16", "execution.layers": "scan",
         "execution.remat": "full", "execution.kernel": "reference", "execution.loss_chunks": 2,
+        "execution.precision": "default",
     }  # fmt: skip
     experiment = experiments.resolve("shakespeare", [f"{path}={value}" for path, value in settings.items()], None)
     assert auto.resolve(experiment, device, 2) == experiment

@@ -341,7 +341,7 @@ def test_a_run_goes_on_whose_config_has_a_field_under_its_earlier_name(skald, ru
 
 
 def test_without_the_cpu_folder_only_speed_changes(skald, fresh, trained_run, tmp_path):
-    """A copy of the checkout that lacks launch/machine/cpu: the same losses, to rounding."""
+    """A copy of the checkout that lacks launch/machine/cpu: the same losses, to rounding, bfloat16's in products."""
     for package in ("model", "data", "train", "configs", "launch"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.rmtree(tmp_path / "launch" / "machine" / "cpu")

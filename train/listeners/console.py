@@ -58,6 +58,7 @@ class ConsoleProgress:
         self.say(
             f"{run.experiment.name}: steps {step} to {run.experiment.steps} on {devices.size} "
             f"{devices.flat[0].device_kind} device{'s' if devices.size > 1 else ''}{describe_mesh(run)}, "
+            f"{'products in bfloat16, ' if run.experiment.execution.precision == 'bfloat16' else ''}"
             f"into {escape(str(run.folder))}"
         )
         self.printed = 0.0  # the first loss is shown at once

@@ -10,6 +10,7 @@ import os
 from dataclasses import replace
 
 from launch.machine.detection import cores
+from launch.machine.processor import multiplies_bfloat16
 from model.config import Execution
 from train.config import Experiment
 
@@ -46,14 +47,17 @@ def device_count(experiment: Experiment, cores: int, processes: int = 1) -> int:
 
 
 def resolve(experiment: Experiment, devices: int) -> Experiment:
-    """The experiment with its open choices made for a CPU: layers unrolled, many steps a dispatch, rows over cores."""
+    """The experiment with its open choices made for a CPU: layers unrolled, many steps a dispatch, rows over cores,
+    products of bfloat16 where the processor has them."""
     e, mesh = experiment, experiment.mesh
     rows = e.batch_size // e.microbatches
     if (mesh.replica, mesh.data) == (1, 0) and rows % devices == 0:
         mesh = replace(mesh, replica=0, data=1)  # parameters whole on each core: nothing to gather
     steps = e.steps_per_dispatch or STEPS_PER_DISPATCH
     layers = "unroll" if e.execution.layers == "auto" else e.execution.layers
-    return replace(e, steps_per_dispatch=steps, mesh=mesh, execution=replace(e.execution, layers=layers))
+    precision = e.execution.precision if multiplies_bfloat16() else "default"
+    execution = replace(e.execution, layers=layers, precision=precision)
+    return replace(e, steps_per_dispatch=steps, mesh=mesh, execution=execution)
 
 
 def decoding_execution(execution: Execution) -> Execution:
@@ -61,8 +65,9 @@ def decoding_execution(execution: Execution) -> Execution:
     return replace(execution, panels=True, kernel="cached" if execution.kernel == "auto" else execution.kernel)
 
 
-def rewrite_step(function):
-    """The step with a barrier behind every large value that is read more than once (launch/machine/cpu/barriers.py)."""
+def rewrite_step(execution: Execution, function):
+    """The step with a barrier behind every large value that is read more than once (launch/machine/cpu/barriers.py);
+    if the execution's precision allows it, with rounded operands of products (launch/machine/cpu/products.py)."""
     from launch.machine.cpu import barriers  # imports JAX, which must not be imported before set_flags
 
-    return barriers.with_barriers(function)
+    return barriers.rewrite(function, rounded=execution.precision == "bfloat16")
