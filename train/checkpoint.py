@@ -56,6 +56,12 @@ def orbax_items(state: TrainState) -> dict:
     return {name: flatten_by_path(tree) for name, tree in trees.items() if tree is not None and flatten_by_path(tree)}
 
 
+def one_copy(x: jax.Array) -> jax.Array:
+    """An array that all devices of a lone process hold, as one of them does. Else Orbax would have each device write a
+    slice of it, and compile a program for every shape."""
+    return x.addressable_data(0) if x.is_fully_addressable and x.is_fully_replicated else x
+
+
 class PreservationPolicy:
     """Orbax's preservation policy for a run: it keeps the newest checkpoints, and those with the best scores.
 
@@ -120,9 +126,10 @@ class Checkpoints:
         """Starts saving; returns once the arrays left the devices. Errors of an earlier save are raised here."""
         metadata = {**metadata, "step": step, "saved": time.time(), "scores": scores or {}}
         needed = OVERHEAD + 2 * len(json.dumps(metadata))
-        needed += sum(x.nbytes for arrays in orbax_items(state).values() for x in arrays.values())
+        items = {name: jax.tree.map(one_copy, arrays) for name, arrays in orbax_items(state).items()}
+        needed += sum(x.nbytes for arrays in items.values() for x in arrays.values())
         check_free_space(self.folder, needed)
-        args = {name: ocp.args.StandardSave(arrays) for name, arrays in orbax_items(state).items()}
+        args = {name: ocp.args.StandardSave(arrays) for name, arrays in items.items()}
         args["about"] = ocp.args.JsonSave(metadata)
         self.policy.losses[step] = metadata["scores"].get("eval/loss")
         if not self.manager.save(step, args=ocp.args.Composite(**args)):

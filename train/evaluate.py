@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -23,17 +23,23 @@ class LossSums(NamedTuple):
     text_nats: float
 
 
-@jax.jit
-def batch_sums(model: Transformer, batch: ScoredRows) -> LossSums:
+def add_losses(model: Transformer, batch: ScoredRows) -> LossSums:
+    """The sums over one batch of rows [B, T], traceable."""
     rows = batch.rows
     hidden_BTD = model.hidden(rows.tokens, rows.segments, rows.positions)
     losses_BT, _ = loss.chunked_losses(model, hidden_BTD, rows.targets)
     return LossSums((losses_BT * rows.weights).sum(), rows.weights.sum(), (losses_BT * batch.text).sum())
 
 
-def sums_by_batch(model: Transformer, batches: Iterable[ScoredRows]) -> Iterator[LossSums]:
-    """Yields the sums of each batch of rows [B, T], as they are computed."""
-    return in_flight.bounded_map(lambda rows: batch_sums(model, rows), map(shard_rows, batches))
+batch_sums = jax.jit(add_losses)
+
+
+def sums_by_batch(
+    model: Transformer, batches: Iterable[ScoredRows], compute: Callable | None = None
+) -> Iterator[LossSums]:
+    """Yields the sums of each batch of rows [B, T], as they are computed by `compute`, or else by `batch_sums`."""
+    compute = compute or batch_sums
+    return in_flight.bounded_map(lambda rows: compute(model, rows), map(shard_rows, batches))
 
 
 def add_up(sums: Iterable[LossSums]) -> LossSums:

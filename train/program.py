@@ -14,28 +14,30 @@ from data.rows import Rows
 from model import schedule
 from model.sharding import ShardingError, check_chunks, make_mesh, partition_spec, time_order
 from model.transformer import Transformer
-from train import state, step
+from train import evaluate, state, step
 from train.config import Experiment
 from train.feed import ROW_AXES, rows_shape
 
 
 class Program:
-    """The training steps of an experiment, compiled for a mesh over `devices`; None: those that are here.
+    """The training steps of an experiment and its evaluation, compiled for a mesh over `devices`; None: those that are
+    here.
 
-    `rewrite` may change the steps for the machine before they are compiled, their numbers as far as
-    execution.precision allows. `options`: the compiler's, by name.
+    `rewrite(function, precision)` may change a function for the machine before it is compiled, its numbers as far as
+    that precision (Execution) allows. Evaluation has `default`. `options`: the compiler's, by name, for the steps.
     """
 
     def __init__(
         self,
         experiment: Experiment,
         devices: list | None = None,
-        rewrite: Callable = lambda steps: steps,
+        rewrite: Callable = lambda function, precision: function,
         options: dict[str, str] | None = None,
     ):
         self.experiment, self.mesh = experiment, make_mesh(vars(experiment.mesh), devices)
-        steps = rewrite(functools.partial(step.train_steps, experiment))
+        steps = rewrite(functools.partial(step.train_steps, experiment), experiment.execution.precision)
         self.train_steps = jax.jit(steps, donate_argnums=0, compiler_options=options)
+        self.batch_sums = jax.jit(rewrite(evaluate.add_losses, "default"))
 
     @functools.cached_property
     def abstract_state(self) -> state.TrainState:

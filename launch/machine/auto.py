@@ -5,7 +5,6 @@ Training runs the step that `make_program` returns; launch/plan compiles the sam
 
 from __future__ import annotations
 
-import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -35,9 +34,7 @@ def make_program(experiment: Experiment, devices: list | None = None) -> Program
     device = devices[0] if devices else jax.local_devices()[0]
     devices = devices or jax.devices()
     experiment = resolve(experiment, device, len(devices))
-    rewrites = {}
-    if device.platform == "cpu" and cpu_tuning():
-        rewrites["rewrite"] = functools.partial(cpu_tuning().rewrite_step, experiment.execution)
+    rewrites = {"rewrite": cpu_tuning().rewrite} if device.platform == "cpu" and cpu_tuning() else {}
     return Program(experiment, devices, options=flags.compiler_options(device), **rewrites)
 
 

@@ -20,7 +20,7 @@ def evaluation(run: Run, event: Event) -> None:
     model, scored = run.state.evaluation_model, []
     for text in run.data.validation:
         batches = scoring_rows(text.documents, length, length, rows)
-        scored.append(add_up(run.until_stopped(sums_by_batch(model, batches))))
+        scored.append(add_up(run.until_stopped(sums_by_batch(model, batches, run.program.batch_sums))))
         if run.stop:  # the same step is evaluated when the run goes on
             return
     scores = metrics(add_up(scored), sum(text.bytes for text in run.data.validation))

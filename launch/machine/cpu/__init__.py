@@ -65,9 +65,9 @@ def decoding_execution(execution: Execution) -> Execution:
     return replace(execution, panels=True, kernel="cached" if execution.kernel == "auto" else execution.kernel)
 
 
-def rewrite_step(execution: Execution, function):
-    """The step with a barrier behind every large value that is read more than once (launch/machine/cpu/barriers.py);
-    if the execution's precision allows it, with rounded operands of products (launch/machine/cpu/products.py)."""
+def rewrite(function, precision: str):
+    """The function with a barrier behind every large value that is read more than once (launch/machine/cpu/barriers.py)
+    and, if the precision allows it, with rounded operands of products (launch/machine/cpu/products.py)."""
     from launch.machine.cpu import barriers  # imports JAX, which must not be imported before set_flags
 
-    return barriers.rewrite(function, rounded=execution.precision == "bfloat16")
+    return barriers.rewrite(function, rounded=precision == "bfloat16")
