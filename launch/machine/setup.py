@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib.util
 import os
 
@@ -16,6 +18,7 @@ WITHOUT_TPU = {  # TPU's compiler looks for no device, several processes may loa
     "TPU_ACCELERATOR_TYPE": "v5p-8", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }  # fmt: skip
+COLLECTED_AFTER = 50_000  # new objects; Python's own 700 make imports and tracing a tenth longer
 
 
 def prepare(experiment: Experiment | None = None, slot: ProcessSlot | None = None, compile_only: bool = False) -> None:
@@ -24,6 +27,8 @@ def prepare(experiment: Experiment | None = None, slot: ProcessSlot | None = Non
     `experiment`: what is going to be trained; None: a checkpoint is only used. `slot`: this process's place among
     several. `compile_only`: for TPUs that are not here. Flags that the environment sets are kept.
     """
+    gc.set_threshold(COLLECTED_AFTER)
+    atexit.register(gc.freeze)  # else the interpreter searches everything once more as it ends: a third of a second
     if compile_only:
         for name, value in WITHOUT_TPU.items():
             os.environ.setdefault(name, value)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 from jax.extend import core
@@ -28,57 +29,85 @@ def rewrite(function, rounded: bool = False):
     @functools.wraps(function)
     def rewritten(*arguments):
         traced, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-        program = rewrite_program(traced, rounded)
-        results = evaluate(program, jax.tree.leaves(arguments))
+        results = Rewriter(traced, rounded).run(jax.tree.leaves(arguments))
         return jax.tree.unflatten(jax.tree.structure(shape), results)
 
     return rewritten
 
 
-def rewrite_program(traced: core.ClosedJaxpr, rounded: bool) -> core.ClosedJaxpr:
-    """The program with inner calls put in line, then with barriers behind shared values, and with rounded products."""
-    shapes = [v.aval for v in traced.jaxpr.invars]
-    flat = jax.make_jaxpr(lambda *inputs: evaluate(traced, inputs))(*shapes)
-    return jax.make_jaxpr(lambda *inputs: evaluate(flat, inputs, Rewriter(flat.jaxpr, rounded)))(*shapes)
+class Equation(NamedTuple):
+    """An equation of a program whose calls are put in line: its inputs and outputs by their numbers there."""
+
+    own: core.JaxprEqn
+    inputs: list[int]
+    outputs: list[int]
 
 
 class Rewriter:
-    """Computes the equations of one traced program in its own way. `rounded`: products with operands in bfloat16."""
+    """A traced program, with calls put in line, that runs equation by equation in its own way."""
 
-    def __init__(self, jaxpr: core.Jaxpr, rounded: bool):
+    def __init__(self, traced: core.ClosedJaxpr, rounded: bool):
+        self.values: list = []  # by number; None: not computed yet
+        self.equations: list[Equation] = []
+        self.inputs = [self.number() for _ in traced.jaxpr.invars]
+        self.outputs = self.put_in_line(traced, self.inputs)
+        self.readers = collections.Counter(number for e in self.equations for number in e.inputs)
         self.rounded, self.products = rounded, RoundedProducts()
-        self.readers = collections.Counter(v for e in jaxpr.eqns for v in e.invars if isinstance(v, core.Var))
 
-    def results(self, e: core.JaxprEqn, inputs: list) -> list:
-        if self.rounded and is_roundable(e):
-            results = [self.products.multiply(e, *inputs)]
-        elif e.primitive.name == "scan":
-            results = bind(e, inputs, jaxpr=rewrite_program(e.params["jaxpr"], self.rounded))
+    def number(self, value=None) -> int:
+        """The number of a new value."""
+        self.values.append(value)
+        return len(self.values) - 1
+
+    def put_in_line(self, traced: core.ClosedJaxpr, inputs: list[int]) -> list[int]:
+        """Adds the equations of a program to this one's; the numbers of its results."""
+        jaxpr = traced.jaxpr
+        numbers = dict(zip(jaxpr.invars, inputs, strict=True))
+        numbers |= {v: self.number(value) for v, value in zip(jaxpr.constvars, traced.consts, strict=True)}
+
+        def read(v) -> int:
+            return numbers[v] if isinstance(v, core.Var) else self.number(v.val)
+
+        for e in jaxpr.eqns:
+            read_here = list(map(read, e.invars))
+            if e.primitive.name in ("jit", "pjit"):
+                made = self.put_in_line(e.params["jaxpr"], read_here)
+            else:
+                made = [self.number() for _ in e.outvars]
+                self.equations.append(Equation(e, read_here, made))
+            numbers |= dict(zip(e.outvars, made, strict=True))
+        return list(map(read, jaxpr.outvars))
+
+    def run(self, arguments: list) -> list:
+        """The program's results."""
+        values = list(self.values)
+        for number, value in zip(self.inputs, arguments, strict=True):
+            values[number] = value
+        for e in self.equations:
+            results = self.compute(e, [values[number] for number in e.inputs])
+            for number, value in zip(e.outputs, results, strict=True):
+                values[number] = value
+        return [values[number] for number in self.outputs]
+
+    def compute(self, e: Equation, inputs: list) -> list:
+        if self.rounded and is_roundable(e.own):
+            results = [self.products.multiply(e.own, e.inputs, *inputs)]
+        elif e.own.primitive.name == "scan":
+            results = bind(e.own, inputs, jaxpr=rewrite_body(e.own.params["jaxpr"], self.rounded))
         else:
-            results = bind(e, inputs)
+            results = bind(e.own, inputs)
         return [jax.lax.optimization_barrier(x) if self.needs_barrier(e) else x for x in results]
 
-    def needs_barrier(self, e: core.JaxprEqn) -> bool:
+    def needs_barrier(self, e: Equation) -> bool:
         """Whether an equation's one result is worth keeping: large, costlier than a copy, and read more than once."""
-        v = e.outvars[0]
-        once = len(e.outvars) > 1 or self.readers[v] < 2
-        return not once and math.prod(v.aval.shape) >= LARGE and e.primitive.name not in COPIES
+        once = len(e.outputs) > 1 or self.readers[e.outputs[0]] < 2
+        return not once and math.prod(e.own.outvars[0].aval.shape) >= LARGE and e.own.primitive.name not in COPIES
 
 
-def evaluate(traced: core.ClosedJaxpr, arguments, rewriter: Rewriter | None = None) -> list:
-    """Runs a traced program equation by equation: with calls put in line, or as `rewriter` computes it."""
-    jaxpr = traced.jaxpr
-    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*traced.consts, *arguments), strict=True))
-    for e in jaxpr.eqns:
-        inputs = [values[v] if isinstance(v, core.Var) else v.val for v in e.invars]
-        if rewriter:
-            results = rewriter.results(e, inputs)
-        elif e.primitive.name in ("jit", "pjit"):
-            results = evaluate(e.params["jaxpr"], inputs)
-        else:
-            results = bind(e, inputs)
-        values.update(zip(e.outvars, results, strict=True))
-    return [values[v] if isinstance(v, core.Var) else v.val for v in jaxpr.outvars]
+def rewrite_body(traced: core.ClosedJaxpr, rounded: bool) -> core.ClosedJaxpr:
+    """The body of a loop, rewritten."""
+    rewriter = Rewriter(traced, rounded)
+    return jax.make_jaxpr(lambda *inputs: rewriter.run(inputs))(*(v.aval for v in traced.jaxpr.invars))
 
 
 def bind(e: core.JaxprEqn, inputs: list, **changed) -> list:

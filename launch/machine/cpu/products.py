@@ -38,14 +38,14 @@ def is_vector(e: core.JaxprEqn) -> bool:
 
 
 class RoundedProducts:
-    """Computes such equations of one traced program, and keeps the rounded copies of its variables."""
+    """Computes such equations of one traced program, and keeps the rounded copies of its values."""
 
     def __init__(self):
         self.copies: dict = {}
 
-    def multiply(self, e: core.JaxprEqn, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-        """The product of such an equation."""
-        (left, right), sharding = e.invars, e.params["out_sharding"]
+    def multiply(self, e: core.JaxprEqn, numbers: Sequence[int], lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+        """The product of such an equation, whose operands have these numbers in the program."""
+        (left, right), sharding = numbers, e.params["out_sharding"]
         (left_summed, right_summed), (left_batch, right_batch) = e.params["dimension_numbers"]
         left_order = axes_in_order(lhs.ndim, first=left_batch, last=left_summed)
         right_order = axes_in_order(rhs.ndim, first=right_batch)
@@ -62,14 +62,14 @@ class RoundedProducts:
         right_free = rhs.ndim - len(right_summed)
         return product.transpose(*range(right_free, result.ndim), *range(right_free))
 
-    def copy(self, variable, x: jax.Array, order: Sequence[int] = ()) -> jax.Array:
+    def copy(self, number: int, x: jax.Array, order: Sequence[int] = ()) -> jax.Array:
         """x in bfloat16, its axes in this order: a copy in memory."""
         order = tuple(order) or tuple(range(x.ndim))
-        if (variable, order) not in self.copies:
+        if (number, order) not in self.copies:
             own = order == tuple(range(x.ndim))
-            copy = x.astype(jnp.bfloat16) if own else self.copy(variable, x).transpose(order)
-            self.copies[variable, order] = jax.lax.optimization_barrier(copy)
-        return self.copies[variable, order]
+            copy = x.astype(jnp.bfloat16) if own else self.copy(number, x).transpose(order)
+            self.copies[number, order] = jax.lax.optimization_barrier(copy)
+        return self.copies[number, order]
 
 
 def is_cheaper_exchanged(lhs, rhs, result, left_order: Sequence[int], right_summed: Sequence[int]) -> bool:
