@@ -38,7 +38,9 @@ build() {  # $1: interpreter, $2: extras
   say "setting up .venv with $("$1" --version) for $2 (once; a minute or a few)"
   uv=$(uv_command "$1")
   "$venv/bin/python" -c '' 2>/dev/null || "$uv" venv --quiet --clear --python "$1" "$venv"
-  "$uv" pip install --quiet --python "$venv/bin/python" --constraints "$here/requirements.lock" --editable "${here}[$2]"
+  # Compiled here, once: a machine that writes no bytecode (PYTHONDONTWRITEBYTECODE) would compile JAX at every start.
+  "$uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" --constraints "$here/requirements.lock" \
+    --editable "${here}[$2]"
 }
 
 recipe() {  # $1: extras; what .venv is built from

@@ -1,19 +1,22 @@
 """The peer's side of `skald bench --against hf`: Hugging Face's GPT-2 or Llama of our config's shape, on PyTorch.
 
 It is given what helps it: fused AdamW, scaled-dot-product attention, no dropout, no gradient where none is needed. On
-a CPU: eager, its fastest here, and all cores. On a GPU: bfloat16, compiled, and a static cache for decoding. It imports
-neither JAX nor anything that does.
+a CPU: eager, its fastest here, and all cores; with the argument bfloat16 it trains with such products. On a GPU:
+bfloat16, compiled, and a static cache for decoding. It imports neither JAX nor anything that does.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import sys
 import time
 
 import numpy as np
 
 from launch.bench.arrivals import Arrival, decoding_figures
 from launch.bench.gpt_shape import GPTShape, gpt_shape, is_gpt
+from launch.bench.peer import MIXED
 from launch.bench.serving import serve
 from launch.machine.detection import cores
 
@@ -191,7 +194,7 @@ def decoding(experiment: dict, batch: int, prompt: int, new: int):
     return run_once
 
 
-def prepare() -> str:
+def prepare(mixed: bool) -> str:
     """Sets PyTorch up; returns the peer's name and versions. Raises ImportError where a package is missing."""
     import torch
     import transformers
@@ -199,7 +202,8 @@ def prepare() -> str:
     torch.set_num_threads(cores())
     torch.set_float32_matmul_precision("high")  # what is left in float32 on a GPU: on its tensor cores
     transformers.logging.set_verbosity_error()
-    return f"Hugging Face transformers {transformers.__version__}, PyTorch {torch.__version__}"
+    versions = f"Hugging Face transformers {transformers.__version__}, PyTorch {torch.__version__}"
+    return f"{versions}, products in bfloat16" if mixed else versions
 
 
 def compile_early(run_once) -> None:
@@ -208,5 +212,12 @@ def compile_early(run_once) -> None:
         run_once()
 
 
+def mixed_training(experiment: dict, **case):
+    """`training` with products of bfloat16."""
+    return training({**experiment, "execution": {**experiment["execution"], "dtype": "bfloat16"}}, **case)
+
+
 if __name__ == "__main__":
-    serve(prepare, {"train": training, "decode": decoding}, "torch transformers", compile_early)
+    mixed = MIXED in sys.argv[1:-3]
+    benches = {"train": mixed_training if mixed else training, "decode": decoding}
+    serve(functools.partial(prepare, mixed), benches, "torch transformers", compile_early)

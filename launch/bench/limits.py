@@ -5,6 +5,7 @@ launch/bench/training.py and decoding.py turn these rates into tokens a second.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -31,10 +32,12 @@ def compute_dtype(execution: Execution) -> str:
 
 
 def matmul_rate(dtype: str) -> Callable[[], float]:
-    """Measures FLOP/s of a large square matrix product in `dtype`, on random numbers: a GPU multiplies zeros faster."""
+    """Measures FLOP/s of a large square matrix product in `dtype`, on random numbers: a GPU multiplies zeros faster.
+    Its sums are float32, without which a CPU has no fast product of bfloat16."""
     size = MATMUL_SIZE[device()]
-    a, multiply = jax.random.normal(jax.random.key(0), (size, size), dtype), jax.jit(lambda a: a @ a)
-    return lambda: 2 * size**3 / shortest_call(multiply, a)
+    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    multiply = jax.jit(functools.partial(jnp.matmul, preferred_element_type=jnp.float32))
+    return lambda: 2 * size**3 / shortest_call(lambda a: multiply(a, a), a)
 
 
 def reading_rate() -> Callable[[], float]:

@@ -8,11 +8,15 @@ import os
 import subprocess
 import sys
 
+from launch.machine.detection import has_accelerator
+from launch.machine.processor import multiplies_bfloat16
+
 PEERS = {  # by name, the arguments of Python for each of its processes; those after the first may be missing
     "hf": [["launch.bench.huggingface"]],
     "torch": [["launch.bench.torch_peer", "eager"], ["launch.bench.torch_peer", "compiled"]],
     "grain": [["launch.bench.grain_peer"]],
 }
+MIXED = "bfloat16"  # the argument of a training peer whose products are to be bfloat16's
 
 
 class PeerError(RuntimeError):
@@ -57,8 +61,14 @@ class Peer:
 
 
 def start_peers(name: str, what: str, experiment: dict, case: dict) -> tuple[list[Peer], list[str]]:
-    """The processes of a peer that can run here, and a line for each other one. Raises PeerError without the first."""
+    """The processes of a peer that can run here, and a line for each other one. Raises PeerError without the first.
+
+    Where our training on a CPU rounds the operands of products, peers that do so run too: the fastest one counts.
+    """
     first, *others = PEERS[name]
+    rounded = experiment["execution"]["precision"] == "bfloat16" and multiplies_bfloat16() and not has_accelerator()
+    if what == "train" and rounded:
+        others += [[*command, MIXED] for command in PEERS[name]]
     peers, left_out = [Peer(first, what, experiment, case)], []
     for command in others:
         peer = Peer(command, what, experiment, case)

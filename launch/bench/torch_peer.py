@@ -1,7 +1,8 @@
 """The peer's side of `skald bench train --against torch`: the same GPT in plain PyTorch, `eager` or `compiled`.
 
-It trains on our own rows with our batch, microbatches, AdamW and clipping, in float32 on all cores. What it is spared
-helps it: no dropout, no borders between documents, a rate that stays. It imports no JAX.
+It trains on our own rows with our batch, microbatches, AdamW and clipping, on all cores, in float32; with the argument
+bfloat16 its products are that. What it is spared helps it: no dropout, no borders between documents, a rate that stays.
+It imports no JAX.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 
 from data.pipeline import open_pipeline
 from launch.bench.gpt_shape import gpt_shape
+from launch.bench.peer import MIXED
 from launch.bench.serving import serve
 from launch.machine.detection import cache_folder, cores
 from train import fields
@@ -21,13 +23,19 @@ BATCHES = 16  # read ahead, then trained on again and again
 WARM_UP = 3  # steps before the first run: compilation, and the optimizer's state
 
 
-def training(experiment: dict, batch: int, seconds: float, compiled: bool) -> Callable[[], dict[str, float]]:
+def training(
+    experiment: dict, batch: int, seconds: float, compiled: bool, mixed: bool = False
+) -> Callable[[], dict[str, float]]:
     """A function that trains for about `seconds` and returns tokens a second. Raises ValueError where it can't."""
+    import torch
+
     from launch.bench.torch_gpt import GPT  # imports PyTorch, which `prepare` has found
 
     shape, e = gpt_shape(experiment["model"]), fields.from_json(Experiment, experiment)
     batches, network = read_batches(e, batch), GPT(shape).train()
     optimizer, loss = make_optimizer(network, e.optimizer), compile_loss(network.loss) if compiled else network.loss
+    if mixed:
+        loss = torch.autocast("cpu", torch.bfloat16)(loss)
     done = 0
 
     def step() -> None:
@@ -94,18 +102,18 @@ def compile_loss(loss: Callable) -> Callable:
     return torch.compile(loss)
 
 
-def prepare(mode: str) -> str:
+def prepare(*modes: str) -> str:
     """Sets PyTorch up; returns the peer's name and version. Raises ImportError where it is missing."""
     import torch
 
     torch.set_num_threads(cores())
-    return f"PyTorch {torch.__version__} {mode}"
+    return f"PyTorch {torch.__version__} {', products in '.join(modes)}"
 
 
 if __name__ == "__main__":
-    mode = sys.argv[1]
+    modes = sys.argv[1:-3]  # eager or compiled, and bfloat16 or nothing
 
     def train(experiment: dict, **case):
-        return training(experiment, **case, compiled=mode == "compiled")
+        return training(experiment, **case, compiled="compiled" in modes, mixed=MIXED in modes)
 
-    serve(lambda: prepare(mode), {"train": train}, "torch")
+    serve(lambda: prepare(*modes), {"train": train}, "torch")

@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 
 from data.pipeline import open_pipeline
-from launch.bench.limits import compute_dtype, matmul_rate
-from launch.machine.auto import make_program
+from launch.bench.limits import matmul_rate
+from launch.machine import auto
 from launch.machine.detection import cache_folder
 from model import cost
 from train.check import check, check_vocabulary
@@ -40,7 +40,7 @@ def task(
     check(e)
     data = open_pipeline(e.data, e.batch_size, e.seed, cache_folder())
     check_vocabulary(e, data.tokenizer.vocab_size)
-    run = Run(make_program(e), Path(), data, listeners)
+    run = Run(auto.make_program(e), Path(), data, listeners)
     run.state = run.create_state()
 
     def seconds_of_steps(steps: int) -> float:
@@ -62,6 +62,12 @@ def limit(experiment: Experiment, batch: int, seconds: float) -> Callable[[], di
     """A function that returns the tokens a second if large matrix products, in the number format of this training, were
     all the work."""
     del batch, seconds
-    e, rate = experiment, matmul_rate(compute_dtype(experiment.execution))
+    e, rate = experiment, matmul_rate(product_dtype(experiment))
     flops = cost.training_flops(e.model, e.data.length, e.lora is not None)  # a token
     return lambda: {SPEED: rate() / flops}
+
+
+def product_dtype(experiment: Experiment) -> str:
+    """The number format of this training's products."""
+    execution = auto.resolve(experiment, jax.local_devices()[0], jax.device_count()).execution
+    return execution.dtype if execution.precision == "default" else execution.precision
