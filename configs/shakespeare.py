@@ -26,7 +26,7 @@ def default() -> Experiment:
     """
     return Experiment(
         name="shakespeare",
-        model=transformer(MLP(width=344, activation="silu", gated=True), Init()),
+        model=transformer(MLP(width=340, activation="silu", gated=True), Init()),
         data=DATA,
         optimizer=Optimizer(
             peak_rate=0.018,

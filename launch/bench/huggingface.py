@@ -8,6 +8,7 @@ bfloat16, compiled, and a static cache for decoding. It imports neither JAX nor 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import sys
 import time
@@ -19,6 +20,7 @@ from launch.bench.gpt_shape import GPTShape, gpt_shape, is_gpt
 from launch.bench.peer import MIXED
 from launch.bench.serving import serve
 from launch.machine.detection import cores
+from model import config as c
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh", "relu": "relu", "silu": "silu"}
 
@@ -35,17 +37,27 @@ def model(shape: dict):
 
 def is_llama(shape: dict, pattern: list[dict]) -> bool:
     """Whether all layers are like the first of this pattern, and that is one of a Llama's."""
-    mixer, mlp = pattern[0]["mixer"], pattern[0]["feed_forward"] or {"is": None}
+    block, mixer, mlp = pattern[0], pattern[0]["mixer"], pattern[0]["feed_forward"] or {"is": None}
     if len(pattern) > 1 or mixer["is"] != "Attention" or mlp["is"] != "MLP":
         return False
-    changes = (shape["positions"], mlp["bias"], *(mixer[name] for name in ("bias", "window", "score_cap")))
+    rope, norms = mixer["rope"], (block["norm"], shape["final_norm"])
     return (
-        not any(changes)
-        and mixer["rope"]
-        and not mixer["rope"]["scaling"]
+        rope
+        and not rope["scaling"]
         and mlp["gated"]
         and mlp["activation"] == "silu"
+        and all(norm and norm["kind"] == "rms" and norm["scale"] for norm in norms)
+        and has_defaults(mixer, c.Attention, "rope")
+        and has_defaults(mlp, c.MLP, "gated", "activation")
+        and has_defaults(block, c.Block)
+        and has_defaults(shape, c.Model, "tied")
     )
+
+
+def has_defaults(part: dict, kind: type, *others: str) -> bool:
+    """Whether the fields of a part that have a default are at it, but for these others."""
+    fields = [field for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING]
+    return all(part[field.name] == field.default for field in fields if field.name not in others)
 
 
 def gpt2(gpt: GPTShape):

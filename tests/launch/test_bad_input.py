@@ -49,7 +49,7 @@ BAD_CONFIGS = [
     (["shakespeare", "--set", HEADS_FIELD.replace("heads", "window=0")], ["mixer.window: must be at least 1, or null"]),
     (["shakespeare", "--set", "model.vocab_size=64"], ["64 is smaller than the tokenizer's 65", "vocab_size=65"]),
     (["shakespeare", "--set", "batch_size=0"], ["batch_size: must be at least 1, got 0"]),
-    (["shakespeare", "--set", "microbatches=5"], ["microbatches: 5 does not divide batch_size=24", "try 4"]),
+    (["shakespeare", "--set", "microbatches=5"], ["microbatches: 5 does not divide batch_size=12", "try 4"]),
     (["shakespeare", "--set", "data.length=65"], ["data.length: 65 is longer than model.context=64"]),
     (["shakespeare", "--set", "data.train.stop=1"], ["data.train: 0 to 1", "0.9 to 1 of it; set data.train.stop=0.9"]),
     (["shakespeare", "--set", "data.train.start=0.95"], ["data.train: must be", "start < stop", "got 0.95 to 0.9"]),

@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from configs import gpt2, llama, lstm, mixtral, shakespeare
+from launch import experiments
 from launch.bench import limits
 from model.config import Execution
 from model.transformer import abstract_model
@@ -32,6 +33,16 @@ def test_the_peer_has_as_many_parameters_as_we_have(config, monkeypatch):
 def test_a_shape_that_hugging_face_does_not_have_is_refused(config):
     with pytest.raises(ValueError, match="takes shakespeare:nanogpt, gpt2"):
         huggingface.model(fields.to_json(config())["model"])
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["token_shift=0.5", "placement=sandwich", "mixer.window=8", "mixer.query_key_norm={}", "norm.kind=layer"],
+)
+def test_a_llama_with_anything_else_in_it_is_none(setting):
+    experiment = experiments.resolve("llama:tiny", [f"model.layers.0.pattern.0.{setting}"], None)
+    with pytest.raises(ValueError, match="takes shakespeare:nanogpt, gpt2"):
+        huggingface.model(fields.to_json(experiment)["model"])
 
 
 @pytest.mark.parametrize("stated, expected", [("auto", torch.float32), ("bfloat16", torch.bfloat16)])

@@ -22,9 +22,8 @@ def is_roundable(e: core.JaxprEqn) -> bool:
     """Whether an equation is a product whose operands may be rounded, and are worth it."""
     if e.primitive.name != "dot_general" or e.params["precision"] is not None:
         return False
-    return all(v.aval.dtype == jnp.float32 and v.aval.size >= LEAST for v in (*e.invars, *e.outvars)) and not is_vector(
-        e
-    )
+    large = all(v.aval.dtype == jnp.float32 and v.aval.size >= LEAST for v in (*e.invars, *e.outvars))
+    return large and not is_vector(e)
 
 
 def is_vector(e: core.JaxprEqn) -> bool:
