@@ -3,7 +3,7 @@
     bash launch/local.sh train shakespeare
 
 Losses are nats a token over the whole validation split (the text's last tenth), in windows of 64 that do not overlap;
-figures are means of three seeds, with their curves in configs/curves/. Times are of a busy machine with two cores.
+figures are means of three seeds, with their curves in configs/curves/. Times are of machines with two cores.
 """
 
 from __future__ import annotations

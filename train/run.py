@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
@@ -88,10 +89,10 @@ class Run:
                 return
 
     def close(self) -> None:
-        """Closes what listeners have open, however the loop ended."""
-        self.prefetch.close()
-        for listener in self.listeners:
-            getattr(listener, "close", lambda: None)()
+        """Closes what listeners have open, however the loop ended: each, though another can't be closed."""
+        with contextlib.ExitStack() as stack:
+            for opened in reversed((self.prefetch, *self.listeners)):  # the last is closed first
+                stack.callback(getattr(opened, "close", lambda: None))
 
 
 def is_path(field: str) -> bool:

@@ -5,7 +5,7 @@ import pytest
 
 from configs import gpt2, llama, lstm, mixtral, shakespeare
 from launch import experiments
-from launch.bench import limits
+from launch.bench import limits, peer
 from model.config import Execution
 from model.transformer import abstract_model
 from train import fields
@@ -43,6 +43,36 @@ def test_a_llama_with_anything_else_in_it_is_none(setting):
     experiment = experiments.resolve("llama:tiny", [f"model.layers.0.pattern.0.{setting}"], None)
     with pytest.raises(ValueError, match="takes shakespeare:nanogpt, gpt2"):
         huggingface.model(fields.to_json(experiment)["model"])
+
+
+@pytest.mark.parametrize(
+    "has_them, settings, count", [(True, [], 4), (False, [], 2), (True, ["execution.precision=default"], 2)]
+)
+def test_peers_train_in_bfloat16_too_where_we_round_products(has_them, settings, count, monkeypatch):
+    started = []
+
+    class Recorded:
+        name = "a peer"
+
+        def __init__(self, command, *given):
+            started.append(command)
+
+    monkeypatch.setattr(peer, "Peer", Recorded)
+    monkeypatch.setattr(peer, "multiplies_bfloat16", lambda: has_them)
+    experiment = fields.to_json(experiments.resolve("shakespeare:nanogpt", settings, None))
+    peer.start_peers("torch", "train", experiment, {})
+    assert len(started) == count and [peer.MIXED in command for command in started].count(True) == count - 2
+
+
+def test_a_peer_in_bfloat16_computes_in_it():
+    """Its loss is the float32 one to bfloat16's three digits, and not to more."""
+    experiment = fields.to_json(shakespeare.nanogpt())
+    network, tokens = huggingface.model(experiment["model"]), torch.randint(65, (4, 64))
+    exact = huggingface.loss_function(network, experiment)(tokens).item()
+    experiment["execution"]["dtype"] = "bfloat16"
+    rounded = huggingface.loss_function(network, experiment)(tokens).item()
+    assert rounded == pytest.approx(exact, rel=0.01) and rounded != pytest.approx(exact, rel=1e-7)
+    assert huggingface.mixed_training(fields.to_json(llama.tiny()), batch=1, seconds=0.1)()["tokens_per_second"] > 0
 
 
 @pytest.mark.parametrize("stated, expected", [("auto", torch.float32), ("bfloat16", torch.bfloat16)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -23,7 +23,8 @@ class TensorBoard:
             case Started(step):
                 self.written = self.thread.submit(self.write, step)
             case Measured() | Evaluated() | Sampled():
-                raise_error(self.written)
+                if self.written.done():  # before it was told to end
+                    self.close()
                 self.events.put(event)
             case Ended():
                 self.close()
@@ -52,9 +53,3 @@ class TensorBoard:
             written, self.written = self.written, None
             self.thread.shutdown()
             written.result()
-
-
-def raise_error(work: Future) -> None:
-    """Raises the error that ended this work; nothing where it goes on."""
-    if work.done():
-        work.result()

@@ -1,4 +1,5 @@
-"""What makes training and decoding fast on a CPU, and nothing else: delete this folder and only speed changes.
+"""What makes training and decoding fast on a CPU, and nothing else: delete this folder and only speed changes, and how
+products are rounded where a config leaves that open (execution.precision).
 
 launch/machine/setup.py and auto.py call it through tuning.py. Figures: README, "What was measured".
 """

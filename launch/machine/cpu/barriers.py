@@ -52,7 +52,7 @@ class Rewriter:
         self.inputs = [self.number() for _ in traced.jaxpr.invars]
         self.outputs = self.put_in_line(traced, self.inputs)
         self.readers = collections.Counter(number for e in self.equations for number in e.inputs)
-        self.rounded, self.products = rounded, RoundedProducts()
+        self.rounded = rounded
 
     def number(self, value=None) -> int:
         """The number of a new value."""
@@ -80,18 +80,18 @@ class Rewriter:
 
     def run(self, arguments: list) -> list:
         """The program's results."""
-        values = list(self.values)
+        values, products = list(self.values), RoundedProducts()
         for number, value in zip(self.inputs, arguments, strict=True):
             values[number] = value
         for e in self.equations:
-            results = self.compute(e, [values[number] for number in e.inputs])
+            results = self.compute(e, [values[number] for number in e.inputs], products)
             for number, value in zip(e.outputs, results, strict=True):
                 values[number] = value
         return [values[number] for number in self.outputs]
 
-    def compute(self, e: Equation, inputs: list) -> list:
+    def compute(self, e: Equation, inputs: list, products: RoundedProducts) -> list:
         if self.rounded and is_roundable(e.own):
-            results = [self.products.multiply(e.own, e.inputs, *inputs)]
+            results = [products.multiply(e.own, e.inputs, *inputs)]
         elif e.own.primitive.name == "scan":
             results = bind(e.own, inputs, jaxpr=rewrite_body(e.own.params["jaxpr"], self.rounded))
         else:

@@ -50,11 +50,11 @@ class RoundedProducts:
         right_order = axes_in_order(rhs.ndim, first=right_batch)
         result = e.outvars[0].aval
         if left_batch or not is_cheaper_exchanged(lhs, rhs, result, left_order, right_summed):
-            axes = number(left_order, left_summed, left_batch), number(right_order, right_summed, right_batch)
+            axes = places(left_order, left_summed, left_batch), places(right_order, right_summed, right_batch)
             return contract(self.copy(left, lhs, left_order), self.copy(right, rhs, right_order), axes, sharding)
         # A transpose follows a weight's gradient in a traced program: it undoes this one.
         right_order = axes_in_order(rhs.ndim, last=right_summed)
-        axes = number(right_order, right_summed), number(range(lhs.ndim), left_summed)
+        axes = places(right_order, right_summed), places(range(lhs.ndim), left_summed)
         left_free = lhs.ndim - len(left_summed)
         exchanged = permute(sharding, [*range(left_free, result.ndim), *range(left_free)])
         product = contract(self.copy(right, rhs, right_order), self.copy(left, lhs), axes, exchanged)
@@ -83,7 +83,7 @@ def axes_in_order(count: int, first: Sequence[int] = (), last: Sequence[int] = (
     return [*first, *(axis for axis in range(count) if axis not in (*first, *last)), *last]
 
 
-def number(order: Sequence[int], *groups: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+def places(order: Sequence[int], *groups: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     """Each group of axes by its places in the order."""
     return tuple(tuple(list(order).index(axis) for axis in group) for group in groups)
 
