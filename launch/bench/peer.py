@@ -76,4 +76,4 @@ def start_peers(name: str, what: str, experiment: dict, case: dict) -> tuple[lis
             peers += [peer] if peer.name else []
         except PeerError as error:
             left_out.append(str(error))
-    return peers, left_out
+    return peers, list(dict.fromkeys(left_out))

@@ -18,7 +18,7 @@ from launch.bench import history, report
 from launch.bench.arrivals import Arrival, decoding_figures
 from launch.bench.measure import spread_warnings
 from launch.machine.load import LoadMeter
-from launch.machine.processor import processor, widest_instructions
+from launch.machine.processor import multiplies_bfloat16, processor, widest_instructions
 from train import fields
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux counts the time of others in /proc")
@@ -362,8 +362,8 @@ def test_a_model_that_is_no_gpt_is_refused_by_the_peer(path, value):
 def test_training_is_compared_with_plain_pytorch_eager_and_compiled(skald):
     pytest.importorskip("torch")
     result = bench_against_torch(skald)
-    names = [peer["name"].split()[-1] for peer in result["peers"]]
-    assert names == ["eager", "compiled"] or "compiled is left out" in result["warnings"][0]
+    left_out = any("compiled is left out" in warning for warning in result["warnings"])
+    assert torch_modes(result) == (with_bfloat16("eager") if left_out else with_bfloat16("eager", "compiled"))
     fastest = max(peer["tokens_per_second"] for peer in result["peers"])
     assert result["against"]["tokens_per_second"] == fastest
     assert result["ratio"] == pytest.approx(result["tokens_per_second"] / fastest, abs=1e-2)
@@ -373,8 +373,19 @@ def test_training_is_compared_with_plain_pytorch_eager_and_compiled(skald):
 def test_without_a_compiler_pytorch_runs_eager_and_the_other_is_told(skald):
     pytest.importorskip("torch")
     result = bench_against_torch(skald.with_environment(CXX="/nowhere/g++"))
-    assert [peer["name"].split()[-1] for peer in result["peers"]] == ["eager"]
-    assert result["warnings"][0].startswith("PyTorch compiled is left out: ") and "C++" in result["warnings"][0]
+    assert torch_modes(result) == with_bfloat16("eager")
+    told = [warning for warning in result["warnings"] if warning.startswith("PyTorch compiled is left out: ")]
+    assert len(told) == 1 and "C++" in told[0]
+
+
+def torch_modes(result: dict) -> list[str]:
+    """What stands behind PyTorch's version in the peers' names."""
+    return [peer["name"].split(maxsplit=2)[2] for peer in result["peers"]]
+
+
+def with_bfloat16(*modes: str) -> list[str]:
+    """The modes, and each with products in bfloat16 where our own side has them."""
+    return [*modes, *(f"{mode}, products in bfloat16" for mode in modes if multiplies_bfloat16())]
 
 
 def bench_against_torch(skald) -> dict:
