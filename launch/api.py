@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from launch.machine import setup
 
@@ -30,8 +31,8 @@ from model.decode.prompts import PromptError, PromptTooLong  # noqa: E402
 class LoadedRun(LoadedCheckpoint):
     """A checkpoint to write with, to score and to take logits from; its `config`, `tokenizer` and `step`."""
 
-    def __init__(self, name: str, weights: str | None = None):
-        super().__init__(name, weights)
+    def __init__(self, name: str, weights: str | None = None, quantize: str | None = None):
+        super().__init__(name, weights, quantize=quantize)
         self.generator = TextGenerator(self.model, self.tokenizer, self.trained_length, self.stop_ids)
         self.forward = jax.jit(lambda model, tokens: model.logits(model.hidden(tokens)))
 
@@ -73,7 +74,7 @@ class LoadedRun(LoadedCheckpoint):
 
     def evaluate(
         self,
-        text: str | None = None,
+        text: str | Path | None = None,
         window: int | None = None,
         stride: int | None = None,
         field: str | None = None,
@@ -123,11 +124,12 @@ def check_tokens(tokens, vocab_size: int, context: int) -> np.ndarray:
     return tokens_BT.astype(np.int32)
 
 
-def load(name: str, weights: str | None = None) -> LoadedRun:
+def load(name: str, weights: str | None = None, quantize: str | None = None) -> LoadedRun:
     """Loads the checkpoint RUN, RUN@STEP, RUN@latest or RUN@best.
 
-    `weights`: `average` or `plain`; None: the average where one was kept.
+    `weights`: `average` or `plain`; None: the average where one was kept. `quantize`: `int8` or `int4`, in so many bits
+    they are kept to write with, and `evaluate` tells the price; None: as the config says.
 
     Raises CheckpointError saying what there is.
     """
-    return LoadedRun(name, weights)
+    return LoadedRun(name, weights, quantize)

@@ -100,6 +100,8 @@ def checkpoint_arguments(command: argparse.ArgumentParser) -> None:
 
 def generate_arguments(command: argparse.ArgumentParser) -> None:
     checkpoint_arguments(command)
+    quantize = "keep weights in 8 or 4 bits while decoding (default: as the config says)"
+    command.add_argument("--quantize", choices=["none", "int8", "int4"], help=quantize)
     source = command.add_mutually_exclusive_group()
     source.add_argument("--prompt", default="\n", metavar="TEXT", help="the text to go on from")
     prompts = 'many at once: JSON lines in ({"prompt": …, "seed": …}), JSON lines out, in order'
@@ -133,6 +135,8 @@ def generate_arguments(command: argparse.ArgumentParser) -> None:
 
 def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     checkpoint_arguments(command)
+    quantize = "score with weights in 8 or 4 bits, as generate has them, and with those that they are rounded from"
+    command.add_argument("--quantize", choices=["none", "int8", "int4"], help=quantize)
     command.add_argument("--text", metavar="FILE", help="score this text instead of the validation split")
     command.add_argument("--field", metavar="NAME", help="the text's field or column (default: the run's own)")
     command.add_argument("--window", type=positive, help="tokens a window (default: the rows it was trained on)")
@@ -216,6 +220,8 @@ def bench_arguments(command: argparse.ArgumentParser) -> None:
         "decode: texts whose every bit is the same in any company, and the same texts in fast mode (--batch at once)"
     )
     command.add_argument("--invariant", action="store_true", help=price)
+    bits = "decode: weights in 8 or 4 bits, and as they are, in turn"
+    command.add_argument("--quantize", choices=["int8", "int4"], help=bits)
     command.add_argument(
         "--batch", type=positive, action="append", help="decode, data: rows at a time (default 1, 8; 256)"
     )

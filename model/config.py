@@ -241,6 +241,8 @@ class Execution:
     - `stage_microbatches`: microbatches into which the pipeline of mesh.stage stages cuts a batch. 0: as many as divide
       the batch, up to four a stage.
     - `panels`: a decoder on one device keeps its weights in panels of a few outputs (model/panels.py).
+    - `quantize`: a decoder keeps the weights of layers and logits in 8 or 4 bits (model/quantized_weights.py).
+      Embeddings, norms, routers, experts and adapters stay as they are.
     - `cache`: how a decoder remembers keys and values: `plain` in `dtype`, `int8` in 8 bits with a scale a head.
     """
 
@@ -253,6 +255,7 @@ class Execution:
     loss_chunks: int = 1
     stage_microbatches: int = 0
     panels: bool = False
+    quantize: Literal["none", "int8", "int4"] = "none"
     cache: Literal["plain", "int8"] = "plain"
 
 

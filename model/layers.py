@@ -12,8 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental.layout import Layout, with_layout_constraint
 
 from model import config as c
-from model import panels
 from model.panels import PanelWeight
+from model.quantized_weights import QuantizedWeight, decoding_weight
 from model.sharding import flatten_axes, gather, partition_of, partition_spec, shard
 
 Initializer = Callable[[jax.Array, tuple[int, ...], jax.sharding.PartitionSpec | None], jax.Array]
@@ -130,14 +130,14 @@ def is_projection(parameter: nnx.Param) -> bool:
     return bool(parameter.input_axes) and "experts" not in parameter.axes and not parameter.keep_float32
 
 
-def pack_projections(module: nnx.Module) -> nnx.Module:
-    """A gathered module with its weights in panels (panels.py), but for small ones and those of adapters."""
+def prepare_projections(module: nnx.Module, execution: c.Execution) -> nnx.Module:
+    """A gathered module with each weight of `project` as a decoder reads it (quantized_weights.py, panels.py). Adapters
+    stay as they are."""
 
-    def pack(part: nnx.Param | Adapter) -> nnx.Param | Adapter | PanelWeight:
-        packs = isinstance(part, nnx.Param) and is_projection(part) and part[...].size >= panels.SMALLEST
-        return PanelWeight(part) if packs else part
+    def prepare(part: nnx.Param | Adapter) -> nnx.Module:
+        return decoding_weight(part, execution) if isinstance(part, nnx.Param) and is_projection(part) else part
 
-    return jax.tree.map(pack, module, is_leaf=lambda x: isinstance(x, nnx.Param | Adapter))
+    return jax.tree.map(prepare, module, is_leaf=lambda x: isinstance(x, nnx.Param | Adapter))
 
 
 def einsum(formula: str, x: jax.Array, y: jax.Array, *axes: str | None) -> jax.Array:
@@ -151,11 +151,13 @@ def einsum(formula: str, x: jax.Array, y: jax.Array, *axes: str | None) -> jax.A
 
 
 def project(
-    formula: str, x: jax.Array, weight: nnx.Param | PanelWeight | AdaptedWeight, *axes: str | None
+    formula: str, x: jax.Array, weight: nnx.Param | PanelWeight | QuantizedWeight | AdaptedWeight, *axes: str | None
 ) -> jax.Array:
-    """`einsum` of x and a weight, in panels or not, in the weight's precision. It sums over the last axes of x."""
+    """`einsum` of x and a weight, in any form, in the weight's precision. It sums over the last axes of x."""
     if isinstance(weight, AdaptedWeight):
         return weight.project(formula, x, *axes)
+    if isinstance(weight, QuantizedWeight):
+        return einsum(formula, x, weight.unpacked(x.dtype), *axes)
     if weight.matmul != "plain":
         from model import quantized  # only here: qwix, and what it imports, takes more than a second
 

@@ -26,14 +26,23 @@ class PanelWeight(nnx.Module):
     """A weight of inputs I and outputs O as arrays [L, P, I, WIDTH], which together have all its panels, in order.
 
     It stands where the weight stood, for `project` and `gather_parameters`. `shape`: the weight's own, without L.
+    `in_int8`: panels of 8-bit integers with a scale for each output. Their products are of integers: of several rows
+    the compiler has fast ones, while it would convert panels for every product. So x is rounded, too, row by row.
     """
 
-    def __init__(self, weight: nnx.Param):
+    def __init__(self, weight: nnx.Param, in_int8: bool = False):
         value, self.input_axes = weight[...], weight.input_axes
         stacked = weight.axes[0] == "layers"
         self.shape = value.shape[stacked:]
         inputs = math.prod(self.shape[: self.input_axes])
-        panels = pack(value.reshape(*value.shape[:stacked], inputs, -1))
+        matrix_IO = value.reshape(*value.shape[:stacked], inputs, -1)
+        scale = None
+        if in_int8:
+            matrix_IO, scale_1O = quantize(matrix_IO, axis=-2)
+            scale = weight.replace(scale_1O, axes=(None,) * scale_1O.ndim, keep_float32=True)
+            weight = weight.replace(keep_float32=True)
+        self.scale = nnx.data(scale)
+        panels = pack(matrix_IO)
         count = -(-panels.shape[-3] // PARTS)
         parts = [panels[..., first : first + count, :, :] for first in range(0, panels.shape[-3], count)]
         self.parts = nnx.List([weight.replace(part, axes=(None,) * part.ndim) for part in parts])
@@ -43,9 +52,18 @@ class PanelWeight(nnx.Module):
         leading, outputs = x.shape[: x.ndim - self.input_axes], self.shape[self.input_axes :]
         rows = math.prod(leading)
         x_RI = jnp.pad(x.reshape(rows, -1), ((0, max(2 - rows, 0)), (0, 0)))  # one row alone takes longer than two
+        if self.scale is None:
+            product_RO = self.multiply(x_RI)
+        else:
+            x_RI, scale_R1 = jax.lax.optimization_barrier(quantize(x_RI, axis=-1))  # once for all parts
+            product_RO = (self.multiply(x_RI) * scale_R1 * self.scale[...]).astype(x.dtype)
+        return shard(product_RO[:rows].reshape(*leading, *outputs), *axes)
+
+    def multiply(self, x_RI: jax.Array) -> jax.Array:
+        """The product with all panels [R, O], of integers in int32."""
         product_PRC = jnp.concatenate([multiply(x_RI, part[...]) for part in self.parts])
-        product_RO = product_PRC.swapaxes(0, 1).reshape(x_RI.shape[0], -1)[:rows, : math.prod(outputs)]
-        return shard(product_RO.reshape(*leading, *outputs), *axes)
+        outputs = math.prod(self.shape[self.input_axes :])
+        return product_PRC.swapaxes(0, 1).reshape(x_RI.shape[0], -1)[:, :outputs]
 
     @property
     def matmul(self) -> str:
@@ -54,8 +72,8 @@ class PanelWeight(nnx.Module):
     def unpacked(self) -> jax.Array:
         """The weight in its own shape."""
         matrix_IO = jnp.concatenate([part[...].swapaxes(0, 1).reshape(part.shape[1], -1) for part in self.parts], 1)
-        outputs = self.shape[self.input_axes :]
-        return matrix_IO[:, : math.prod(outputs)].reshape(self.shape)
+        matrix_IO = matrix_IO[:, : math.prod(self.shape[self.input_axes :])]
+        return (matrix_IO if self.scale is None else matrix_IO * self.scale[...]).reshape(self.shape)
 
 
 def pack(matrix_IO: jax.Array) -> jax.Array:
@@ -68,4 +86,12 @@ def pack(matrix_IO: jax.Array) -> jax.Array:
 def multiply(x_RI: jax.Array, panels_PIC: jax.Array) -> jax.Array:
     """x times some panels: [R, I] -> [P, R, C]."""
     x_PRI = jnp.broadcast_to(x_RI, (panels_PIC.shape[0], *x_RI.shape))
-    return jax.lax.dot_general(x_PRI, panels_PIC, (((2,), (1,)), ((0,), (0,))))
+    sums = jnp.int32 if panels_PIC.dtype == jnp.int8 else None
+    return jax.lax.dot_general(x_PRI, panels_PIC, (((2,), (1,)), ((0,), (0,))), preferred_element_type=sums)
+
+
+def quantize(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+    """8-bit integers, and the float32 scales that numbers along this axis share: x = integers * scales, roughly."""
+    x = x.astype(jnp.float32)
+    scale = jnp.abs(x).max(axis, keepdims=True) / 127
+    return jnp.round(x / jnp.where(scale == 0, 1, scale)).astype(jnp.int8), scale

@@ -26,7 +26,7 @@ from model.layers import (
     constrain_row_major,
     dropout,
     gather_parameters,
-    pack_projections,
+    prepare_projections,
     project,
     soft_cap,
 )
@@ -190,10 +190,17 @@ class Transformer(nnx.Module):
         calls are added up in float32."""
         formula = "BTD,VD->BTV" if self.output is None else "BTD,DV->BTV"
         weight = gather_parameters(self.embedding.table if self.output is None else self.output, dtype, move)
-        weight_float32 = jax.tree.map(at_least_float32, weight)
+
+        def cast(weight: nnx.Module, convert: Callable) -> nnx.Module:
+            def cast_one(parameter: nnx.Param) -> nnx.Param:
+                return parameter if parameter.keep_float32 else parameter.replace(convert(parameter[...]))
+
+            return jax.tree.map(cast_one, weight, is_leaf=lambda x: isinstance(x, nnx.Param))
+
+        weight_float32 = cast(weight, at_least_float32)
 
         def logits(hidden_BTD):
-            weight = jax.tree.map(lambda x: x.astype(dtype), weight_float32)
+            weight = cast(weight_float32, lambda x: x.astype(dtype))
             logits_BTV = project(formula, hidden_BTD, weight, "batch", "time", "vocab") * self.config.logit_scale
             return soft_cap(logits_BTV, self.config.logit_cap)
 
@@ -302,12 +309,13 @@ class Transformer(nnx.Module):
 
     def for_decoding(self) -> Transformer:
         """The same model with its weights as a decoding step reads them, once a token: cast, in the compute sharding,
-        each layer's in arrays of their own (a slice of a stacked array would be a copy), and on one device in panels if
-        `execution.panels`. The embedding table of a tied model is there twice then: to look up, and in panels."""
-        model = gather_parameters(self, jnp.dtype(self.execution.dtype), shard).unstack_layers()
-        if self.execution.panels and jax.sharding.get_abstract_mesh().empty:
-            model.stacks = pack_projections(model.stacks)
-            model.output = nnx.data(pack_projections(model.output_weight()))
+        each layer's in arrays of their own (a slice of a stacked array would be a copy), and in few bits or in panels
+        if `execution` says so. The embedding table of a tied model is there twice then: to look up, and for logits."""
+        execution = self.execution
+        model = gather_parameters(self, jnp.dtype(execution.dtype), shard).unstack_layers()
+        if execution.quantize != "none" or (execution.panels and jax.sharding.get_abstract_mesh().empty):
+            model.stacks = prepare_projections(model.stacks, execution)
+            model.output = nnx.data(prepare_projections(model.output_weight(), execution))
         return model
 
     def output_weight(self) -> nnx.Param:

@@ -73,3 +73,12 @@ def invariance_page(result: dict) -> str:
         f"ratio {case['ratio']:.2f}"
         for case in result["cases"]
     )
+
+
+def quantization_page(result: dict) -> str:
+    """What weights in few bits gain, a line for each number of rows."""
+    return "\n".join(
+        f"decode {result['config']}, batch {case['batch']}: {case['tokens_per_second']:,.1f} tokens/s with weights in "
+        f"{result['quantize']}; as they are {case['against']['tokens_per_second']:,.1f}; ratio {case['ratio']:.2f}"
+        for case in result["cases"]
+    )

@@ -6,10 +6,13 @@ import json
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
 
-from launch.bench import batching, decoding, feeding, history, invariance, training, waiting
+from launch.bench import batching, decoding, feeding, history, invariance, quantization, training, waiting
 from launch.bench.measure import load_warnings, measure
-from launch.bench.report import engine_page, invariance_page, page
+from launch.bench.report import engine_page, invariance_page, page, quantization_page
 from launch.machine.load import LoadMeter
 from launch.machine.processor import processor
 from train.check import check_vocabulary_stated
@@ -19,14 +22,29 @@ PEERS_OF = {"train": ["hf", "torch"], "decode": ["hf"], "data": ["grain"]}
 BENCHES = {"train": training, "decode": decoding, "data": feeding}
 
 
+class OwnPeer(NamedTuple):
+    """A bench with both sides in one process, and what a person sees of its result."""
+
+    bench: ModuleType
+    page: Callable[[dict], str]
+
+
+OWN_PEERS = {  # by option
+    "engine": OwnPeer(batching, engine_page),
+    "invariant": OwnPeer(invariance, invariance_page),
+    "quantize": OwnPeer(quantization, quantization_page),
+}
+
+
 def main(arguments: Namespace) -> int:
     check_arguments(arguments)
     name = processor()
     if not arguments.json:
         print(f"processor: {name}", flush=True)
-    if arguments.engine or arguments.invariant:
-        result = measure_own_peer(batching if arguments.engine else invariance, arguments)
-        text = engine_page(result) if arguments.engine else invariance_page(result)
+    own = next((bench for option, bench in OWN_PEERS.items() if getattr(arguments, option)), None)
+    if own:
+        result = measure_own_peer(own.bench, arguments)
+        text = own.page(result)
         print(json.dumps({**result, "processor": name}) if arguments.json else text)
         return 0
     results = []
@@ -46,12 +64,15 @@ def check_arguments(arguments: Namespace) -> None:
         raise ConfigError(f"--against {arguments.against}: the peer of {what} is {' or '.join(peers)}")
     if what != "data":
         check_vocabulary_stated(arguments.experiment)
-    if arguments.engine and (what != "decode" or arguments.against or arguments.batch):
-        raise ConfigError("--engine: it goes with decode alone, without --against and --batch; it brings its own peer")
-    if arguments.invariant and (what != "decode" or arguments.against):
-        raise ConfigError("--invariant: it goes with decode alone, without --against; it brings its own peer")
-    if arguments.latency and (what != "decode" or arguments.batch or arguments.engine or arguments.invariant):
-        raise ConfigError("--latency: it goes with decode alone, without --batch, --engine and --invariant")
+    own = [f"--{option}" for option in OWN_PEERS if getattr(arguments, option)]
+    if len(own) > 1:
+        raise ConfigError(f"{' and '.join(own)}: one at a time")
+    if own and (what != "decode" or arguments.against):
+        raise ConfigError(f"{own[0]}: it goes with decode alone, without --against; it brings its own peer")
+    if arguments.engine and arguments.batch:
+        raise ConfigError("--engine: it brings its own requests; without --batch")
+    if arguments.latency and (what != "decode" or arguments.batch or own):
+        raise ConfigError(f"--latency: it goes with decode alone, without {', '.join(['--batch', *own])}")
     if arguments.batch and what == "train":
         raise ConfigError("--batch: it goes with decode and data; for train, --set batch_size=N")
     if arguments.length and what != "data":

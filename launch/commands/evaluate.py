@@ -10,7 +10,7 @@ from launch.inference.scoring import evaluate
 
 
 def main(arguments: Namespace) -> int:
-    run = LoadedCheckpoint(arguments.run, arguments.weights)
+    run = LoadedCheckpoint(arguments.run, arguments.weights, quantize=arguments.quantize)
     scores = evaluate(run, arguments.text, arguments.window, arguments.stride, arguments.field)
     if arguments.json:
         print(json.dumps(scores))
@@ -21,4 +21,10 @@ def main(arguments: Namespace) -> int:
             f"{scores['tokens']} tokens of {arguments.text or 'the validation split'}, window {scores['window']}, "
             f"stride {scores['stride']}"
         )
+        if "unquantized" in scores:
+            plain = scores["unquantized"]
+            print(
+                f"weights in {run.execution.quantize}; as they are: {plain['loss']:.4f} nats a token, perplexity "
+                f"{plain['perplexity']:.3f}; it grows by {scores['perplexity'] / plain['perplexity'] - 1:.2%}"
+            )
     return 0

@@ -36,7 +36,7 @@ def main(arguments: Namespace) -> int:
     request = TextRequest(arguments.prompt, sampler, arguments.max_new_tokens, arguments.seed,
                           arguments.num_samples, tuple(arguments.stop))  # fmt: skip
     requests = read_requests(Path(arguments.prompts), request) if arguments.prompts else [request]
-    run = LoadedCheckpoint(arguments.run, arguments.weights, arguments.kv_cache)
+    run = LoadedCheckpoint(arguments.run, arguments.weights, arguments.kv_cache, arguments.quantize)
     requests = [request.with_defaults(run) for request in requests]
     if arguments.prompts:
         engine = new_engine(run, arguments)

@@ -31,10 +31,11 @@ class LoadedCheckpoint:
     checkpoint says of itself. `trained_length`: tokens of the longest rows that the weights were trained on, in this
     run or before it. `sampler`: the default chain; `max_new_tokens`: of a text, by default. `stop_ids`: the ids that
     end a text. `weights`: `average` or `plain`; None: the average where one was kept. `kv_cache`: how a decoder
-    remembers keys and values, as execution.cache of the config; None: as that says. Raises CheckpointError.
+    remembers keys and values, as execution.cache of the config; `quantize`: in how many bits it keeps weights, as
+    execution.quantize; None: as that says. Raises CheckpointError.
     """
 
-    def __init__(self, name: str, weights: str | None = None, kv_cache: str | None = None):
+    def __init__(self, name: str, weights: str | None = None, kv_cache: str | None = None, quantize: str | None = None):
         checkpoint = find_checkpoint(name)
         self.name, self.step, self.folder = name, checkpoint.step, checkpoint.folder
         self.weights = weights
@@ -49,7 +50,8 @@ class LoadedCheckpoint:
         generation = huggingface and huggingface["generation_config"]
         self.max_new_tokens = (generation and generation_config.max_new_tokens(generation)) or MAX_NEW_TOKENS
         execution = decoding_execution(self.config.execution if self.config else AUTO_EXECUTION)
-        self.execution = execution if kv_cache is None else replace(execution, cache=kv_cache)
+        chosen = {name: value for name, value in (("cache", kv_cache), ("quantize", quantize)) if value}
+        self.execution = replace(execution, **chosen)
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         shapes = abstract_model(self.model_config, self.execution)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)

@@ -7,6 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jax
+
 from data.config import Source
 from data.errors import DataError
 from data.sources import source as sources
@@ -16,7 +18,8 @@ from data.windows import ScoredText, check_targets, scoring_rows
 from launch.inference.checkpoint import NOT_FINITE, LoadedCheckpoint
 from launch.machine.detection import cache_folder
 from model.config import Learned
-from train.evaluate import add_up, metrics, score_model
+from model.transformer import Transformer
+from train.evaluate import LossSums, add_up, metrics, score_model
 from train.fields import ConfigError
 from train.run import RunError
 
@@ -25,7 +28,7 @@ IMPORTED_WINDOW, IMPORTED_ROWS = 1024, 4  # tokens a row, and rows at a time, wh
 
 def evaluate(
     run: LoadedCheckpoint,
-    text: str | None = None,
+    text: str | Path | None = None,
     window: int | None = None,
     stride: int | None = None,
     field: str | None = None,
@@ -34,7 +37,8 @@ def evaluate(
 
     `window`: tokens a row, by default as in training, for an imported checkpoint its context up to IMPORTED_WINDOW.
     `stride`: tokens between windows, by default the window. `field`: the field of records that holds their text, by
-    default the run's own (`text` for an imported checkpoint).
+    default the run's own (`text` for an imported checkpoint). With execution.quantize the scores are of the weights as
+    a decoder has them; `unquantized` has the metrics of those that they are rounded from.
 
     Raises ConfigError where the window is longer than the model's context, or, with learned positions, longer than the
     rows of training (positions behind them were never trained); RunError where the loss is not finite; DataError.
@@ -54,14 +58,24 @@ def evaluate(
         if isinstance(run.model_config.positions, Learned):
             raise ConfigError(f"window {window}: {line}; a window of {run.trained_length} at most")
         say(line)
-    texts = [read_text(run, text, field)] if text is not None else validation_texts(run)
+    texts = [read_text(run, str(text), field)] if text is not None else validation_texts(run)
     rows = run.config.evaluation.rows if run.config else IMPORTED_ROWS
-    sums = {each.name: score_model(run.model, scoring_rows(each.documents, window, stride, rows)) for each in texts}
-    scores = metrics(add_up(sums.values()), sum(each.bytes for each in texts))
+
+    def score(model: Transformer) -> tuple[dict[str, LossSums], dict]:
+        sums = {each.name: score_model(model, scoring_rows(each.documents, window, stride, rows)) for each in texts}
+        return sums, metrics(add_up(sums.values()), sum(each.bytes for each in texts))
+
+    unquantized = {}
+    if run.execution.quantize == "none":
+        sums, scores = score(run.model)
+    else:
+        unquantized = {"unquantized": score(run.model)[1]}
+        sums, scores = score(jax.jit(Transformer.for_decoding)(run.model))
     if not math.isfinite(scores["loss"]):
         raise RunError(f"{run.name} at step {run.step}: its loss is {scores['loss']}; {NOT_FINITE}")
     by_source = {each.name: metrics(sums[each.name], each.bytes) for each in texts} if len(texts) > 1 else {}
-    return {"step": run.step, **scores, "window": window, "stride": stride, "sources": by_source, "tasks": {}}
+    shape = {"window": window, "stride": stride}
+    return {"step": run.step, **scores, **shape, "sources": by_source, "tasks": {}, **unquantized}
 
 
 def default_window(run: LoadedCheckpoint) -> int:

@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from data.config import Source
 from data.errors import DataError
 from model.config import Learned
 from model.decode.prompts import PromptTooLong
+from model.quantized_weights import QuantizedWeight
 from train.checkpoint_folder import CheckpointError
 from train.fields import ConfigError
 
@@ -56,6 +58,30 @@ def reference_nats(run, ids: list[int], window: int, stride: int) -> tuple[float
         new = start + len(piece) - 1 - counted
         total, counted = total + losses_T[-new:].sum(), counted + new
     return total, counted
+
+
+def test_weights_in_few_bits_are_scored_as_a_decoder_has_them(skald, run, trained_run, tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text("First Citizen:\nWe are accounted poor citizens, the patricians good.\n" * 4)
+    found = skald.json("evaluate", trained_run, "--text", file, "--quantize", "int4")
+    assert found["unquantized"]["loss"] == run.evaluate(file)["loss"]
+
+    def rounded(weight: nnx.Param) -> nnx.Param:
+        inside = weight.axes[0] == "layers" and weight.input_axes
+        return weight.replace(QuantizedWeight(weight, "int4").unpacked(np.float32)) if inside else weight
+
+    other = copy.copy(run)
+    other.model = jax.tree.map(rounded, run.model, is_leaf=lambda x: isinstance(x, nnx.Param))
+    table = run.model.output_weight()
+    other.model.output = nnx.data(table.replace(QuantizedWeight(table, "int4").unpacked(np.float32)))
+    assert found["loss"] == pytest.approx(other.evaluate(file)["loss"], abs=1e-4) != found["unquantized"]["loss"]
+    said = skald("evaluate", trained_run, "--text", file, "--quantize", "int4").stdout
+    assert "weights in int4; as they are:" in said and "it grows by" in said
+    (text,) = skald.json("generate", trained_run, "--sampler", "greedy", "--quantize", "int4")["samples"]
+    assert (
+        text["text"]
+        and text["text"] != skald.json("generate", trained_run, "--sampler", "greedy")["samples"][0]["text"]
+    )
 
 
 @pytest.mark.parametrize("window, stride", [(32, 32), (32, 8), (17, 5)])

@@ -374,7 +374,8 @@ CHANGES = {
     c.Init: {"embedding": 0.5, "weight": 0.5, "residual": 0.0},
     c.Execution: {
         "dtype": "bfloat16", "layers": "unroll", "remat": "full", "kernel": "other", "matmul": "int8",
-        "panels": True, "loss_chunks": 2, "stage_microbatches": 2, "cache": "int8", "precision": "bfloat16",
+        "panels": True, "quantize": "int8", "loss_chunks": 2, "stage_microbatches": 2, "cache": "int8",
+        "precision": "bfloat16",
     },
 }  # fmt: skip
 # Not seen here, but in tests/train/test_step.py, test_schedule.py and tests/launch/test_cpu_products.py.
