@@ -65,6 +65,15 @@ def limit(experiment: Experiment, batch: int, prompt: int, new: int) -> Callable
     number_bytes = jnp.dtype(compute_dtype(experiment.execution)).itemsize
     cache_bytes = number_bytes if experiment.execution.cache == "plain" else 1
     step_bytes = number_bytes * cost.decoding_weights(experiment.model, batch)
+    step_bytes -= saved_by_quantizing(experiment, number_bytes)
     step_bytes += cache_bytes * batch * cost.cached_numbers(experiment.model, prompt + new / 2)
     rate = reading_rate()
     return lambda: {SPEED: batch * rate() / step_bytes}
+
+
+def saved_by_quantizing(experiment: Experiment, number_bytes: int) -> float:
+    """Bytes that a decoder's weights in few bits take less than numbers of `number_bytes`."""
+    execution = decoding_execution(experiment.execution)
+    decoder = jax.eval_shape(lambda: Transformer(experiment.model, jax.random.key(0), execution).for_decoding())
+    quantized = [leaf for leaf in jax.tree.leaves(decoder) if jnp.issubdtype(leaf.dtype, jnp.integer)]
+    return sum(leaf.size * (number_bytes - jnp.iinfo(leaf.dtype).bits / 8) for leaf in quantized)

@@ -110,9 +110,13 @@ if [ "$proven" != 0 ]; then
 fi
 gpt2+=(--set "execution.kernel=$kernel")
 llama+=(--set "execution.kernel=$kernel")
-step "decode batch 1" 45 "${bench[@]}" decode "${decoder[@]}" --batch 1 "${options[@]}" || true
-step "train gpt2" 75 "${bench[@]}" train "${gpt2[@]}" "${options[@]}" || true
-step "train llama" 85 "${bench[@]}" train "${llama[@]}" "${options[@]}" || true
-step "decode batch 64" 35 "${bench[@]}" decode "${decoder[@]}" --batch 64 "${options[@]}" || true
-step "decode batch 8" 35 "${bench[@]}" decode "${decoder[@]}" --batch 8 "${options[@]}" || true
+step "decode batch 1" 40 "${bench[@]}" decode "${decoder[@]}" --batch 1 "${options[@]}" || true
+step "train gpt2" 70 "${bench[@]}" train "${gpt2[@]}" "${options[@]}" || true
+step "train llama" 80 "${bench[@]}" train "${llama[@]}" "${options[@]}" || true
+step "decode batch 64" 30 "${bench[@]}" decode "${decoder[@]}" --batch 64 "${options[@]}" || true
+step "decode batch 8" 30 "${bench[@]}" decode "${decoder[@]}" --batch 8 "${options[@]}" || true
+for bits in int8 int4; do  # beside what "decode batch 1" has
+  step "decode $bits" 15 "${bench[@]}" decode "${decoder[@]}" --batch 1 --set "execution.quantize=$bits" --runs "$runs" \
+    --json || true
+done
 exit "$proven"

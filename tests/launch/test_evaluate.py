@@ -75,7 +75,7 @@ def test_weights_in_few_bits_are_scored_as_a_decoder_has_them(skald, run, traine
     table = run.model.output_weight()
     other.model.output = nnx.data(table.replace(QuantizedWeight(table, "int4").unpacked(np.float32)))
     assert found["loss"] == pytest.approx(other.evaluate(file)["loss"], abs=1e-4) != found["unquantized"]["loss"]
-    said = skald("evaluate", trained_run, "--text", file, "--quantize", "int4").stdout
+    _, said, _ = skald("evaluate", trained_run, "--text", file, "--quantize", "int4")
     assert "weights in int4; as they are:" in said and "it grows by" in said
     (text,) = skald.json("generate", trained_run, "--sampler", "greedy", "--quantize", "int4")["samples"]
     assert (
