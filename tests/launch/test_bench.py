@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from launch import experiments
 from launch.bench import history, report
 from launch.bench.arrivals import Arrival, decoding_figures
+from launch.bench.decoding import saved_by_quantizing
 from launch.bench.measure import spread_warnings
 from launch.machine.load import LoadMeter
 from launch.machine.processor import multiplies_bfloat16, processor, widest_instructions
@@ -242,6 +243,25 @@ def test_the_first_token_is_timed_for_prompts_of_three_lengths(skald):
         )
 
 
+@pytest.mark.slow(15)
+def test_weights_in_few_bits_are_timed_beside_those_as_they_are_and_against_their_own_limit(skald):
+    result = skald.json("bench", "decode", skald.config, "--quantize", "int8", "--batch", "2", "--runs", "2")
+    (case,) = result["cases"]
+    assert case["batch"] == 2 and {side: len(speeds) for side, speeds in case["runs"].items()} == {"ours": 2, "peer": 2}
+    assert case["ratio"] == pytest.approx(np.median(np.divide(case["runs"]["ours"], case["runs"]["peer"])), abs=1e-3)
+    _, text, _ = skald("bench", "decode", skald.config, "--quantize", "int4", "--batch", "1", "--runs", "1")
+    assert "tokens/s with weights in int4; as they are" in text
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_weights_in_few_bits_save_what_their_numbers_are_shorter(quantize):
+    """On a CPU, whose panels have 64 outputs, of eight bits each; weights below 2 ** 16 numbers stay in float32."""
+    small = experiments.resolve("gpt2:small", [*SMALL_GPT, f"execution.quantize={quantize}"], None)
+    hidden = small.model.layers[0].pattern[0].feed_forward.width
+    numbers = 32 * -(-small.model.vocab_size // 64) * 64 + 2 * (32 * hidden + hidden * 64)
+    assert saved_by_quantizing(small, 4) == 3 * numbers
+
+
 def gpt(name: str, *settings: str) -> dict:
     """The JSON of a small experiment with a config's kind of layers."""
     return fields.to_json(experiments.resolve(name, [*SMALL_GPT, *settings], None))
@@ -400,6 +420,9 @@ def test_options_that_do_not_go_together_are_refused(skald):
         ("bench", "decode", "--against", "torch"): "--against torch: the peer of decode is hf",
         ("bench", "train", "--batch", "4"): "--batch: it goes with decode and data",
         ("bench", "train", "--length", "4"): "--length: it goes with data",
+        ("bench", "train", "--quantize", "int8"): "--quantize: it goes with decode alone",
+        ("bench", "decode", "--engine", "--quantize", "int4"): "--engine and --quantize: one at a time",
+        ("bench", "decode", "--latency", "--invariant"): "--latency: it goes with decode alone, without --batch, --inv",
     }
     for command, message in commands.items():
         status, out, err = skald(*command)
