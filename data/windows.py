@@ -27,8 +27,10 @@ class Window(NamedTuple):
     """A part of a document, in one row: it reads tokens[start:stop] and predicts tokens[start + 1 : stop + 1].
 
     Its first `overlap` targets counted in an earlier window. `has_end`: its last target is the document's end token.
+    `document`: its number.
     """
 
+    document: int
     start: int
     stop: int
     overlap: int
@@ -42,9 +44,24 @@ def scoring_rows(documents: Documents, length: int, stride: int, batch_size: int
     of pieces that do not count have no weight. Short windows share a row, each with a segment of its own. The last
     batch is filled up with rows of weight 0.
     """
+    for batch in window_batches(documents, length, stride, batch_size):
+        yield fill_windows(documents, batch, length, batch_size)
+
+
+def window_batches(documents: Documents, length: int, stride: int, batch_size: int) -> Iterator[list[list[Window]]]:
+    """The windows of each row of each batch of `scoring_rows`, in their order in the row."""
     rows = share_rows(document_windows(documents, length, stride), length)
     while batch := list(itertools.islice(rows, batch_size)):
-        yield fill_windows(documents, batch, length, batch_size)
+        yield batch
+
+
+def document_numbers(batch: list[list[Window]], length: int, batch_size: int) -> np.ndarray:
+    """The number of the document that each target of a batch belongs to, int64 [rows, length]; 0 in padding."""
+    numbers = np.zeros((batch_size, length), np.int64)
+    for row, windows in zip(numbers, batch, strict=False):
+        own = np.repeat([w.document for w in windows], [w.stop - w.start for w in windows])
+        row[: len(own)] = own
+    return numbers
 
 
 def share_rows(windows: Iterable[Window], length: int) -> Iterator[list[Window]]:
@@ -63,11 +80,14 @@ def share_rows(windows: Iterable[Window], length: int) -> Iterator[list[Window]]
 
 def document_windows(documents: Documents, length: int, stride: int) -> Iterator[Window]:
     for first_number in range(0, len(documents), DOCUMENTS):
-        bounds = documents.bounds(np.arange(first_number, min(first_number + DOCUMENTS, len(documents))))
-        for first, stop, ended in zip(*map(np.ndarray.tolist, bounds), strict=True):
+        numbers = np.arange(first_number, min(first_number + DOCUMENTS, len(documents)))
+        bounds = (numbers, *documents.bounds(numbers))
+        for number, first, stop, ended in zip(*map(np.ndarray.tolist, bounds), strict=True):
             for start in window_starts(first, stop, length, stride):
                 overlap = 0 if start == first else length - stride
-                yield Window(start, min(start + length, stop - 1), overlap, ended and start + length >= stop - 1)
+                yield Window(
+                    number, start, min(start + length, stop - 1), overlap, ended and start + length >= stop - 1
+                )
 
 
 def check_targets(text: ScoredText, origin: str) -> None:
@@ -99,7 +119,7 @@ def fill_windows(documents: Documents, batch: list[list[Window]], length: int, b
 
 def fill_window(scored: ScoredRows, documents: Documents, window: Window, row: int, column: int, segment: int) -> None:
     """Writes a window into a row, from a column on."""
-    (start, stop, overlap, has_end), rows = window, scored.rows
+    (_, start, stop, overlap, has_end), rows = window, scored.rows
     size = stop - start
     part = row, slice(column, column + size)
     read = documents.tokens[start : stop + 1]

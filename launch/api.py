@@ -78,9 +78,11 @@ class LoadedRun(LoadedCheckpoint):
         window: int | None = None,
         stride: int | None = None,
         field: str | None = None,
+        examples: list[dict] | None = None,
     ) -> dict:
-        """Scores of the validation split or of the file `text`, with the keys of `skald evaluate --json`."""
-        return evaluate(self, text, window, stride, field)
+        """Scores of the validation split or of the file `text`, with the keys of `skald evaluate --json`. `examples`: a
+        list that gets what `--examples` writes, the worst document first."""
+        return evaluate(self, text, window, stride, field, examples)
 
     def watermark(self, text: str, key: int, gamma: float = 0.25) -> dict:
         """What a text shows of the watermark that the sampler `watermark(key=…,gamma=…)` leaves: `tokens`,

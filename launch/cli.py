@@ -141,6 +141,8 @@ def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--field", metavar="NAME", help="the text's field or column (default: the run's own)")
     command.add_argument("--window", type=positive, help="tokens a window (default: the rows it was trained on)")
     command.add_argument("--stride", type=positive, help="tokens between windows (default: the window)")
+    examples = "write the score of every document, the worst first, as JSON lines"
+    command.add_argument("--examples", metavar="FILE", help=examples)
 
 
 def prepare_arguments(command: argparse.ArgumentParser) -> None:

@@ -48,11 +48,6 @@ def add_up(sums: Iterable[LossSums]) -> LossSums:
     return LossSums(nats, round(tokens), text_nats)
 
 
-def score_model(model: Transformer, batches: Iterable[ScoredRows]) -> LossSums:
-    """The sums over all batches of rows [B, T]."""
-    return add_up(sums_by_batch(model, batches))
-
-
 def metrics(sums: LossSums, text_bytes: int) -> dict:
     """The metrics of `skald evaluate`, from sums over a text: loss (nats a token), perplexity, bits a byte.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -32,18 +33,18 @@ def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Arra
     return logsumexp_BT - jnp.where(is_target, logits_BTV, 0).sum(-1), logsumexp_BT
 
 
-def chunked_losses(model: Transformer, hidden_BTD: jax.Array, targets_BT: jax.Array):
-    """`token_losses` of hidden states, one chunk of time after another: forward and backward hold one chunk's logits.
+def chunked_losses(model: Transformer, hidden_BTD: jax.Array, targets_BT: jax.Array, score: Callable = token_losses):
+    """`score` of hidden states' logits, one chunk of time after another: forward and backward hold one chunk's logits.
     Each device cuts its own time, into fewer chunks where their number does not divide it (a window that is scored)."""
     chunks = largest_divisor(targets_BT.shape[1] // shard_count("time"), model.execution.loss_chunks)
     if chunks == 1:
-        return token_losses(model.logits(hidden_BTD), targets_BT)
+        return score(model.logits(hidden_BTD), targets_BT)
     project = model.output_projection(hidden_BTD.dtype)
 
     @jax.checkpoint
     def chunk_losses(chunk):
         hidden_BTD, targets_BT = chunk
-        return token_losses(project(hidden_BTD), targets_BT)
+        return score(project(hidden_BTD), targets_BT)
 
     parts = (split_within_shards(hidden_BTD, 1, chunks, "time"), split_within_shards(targets_BT, 1, chunks, "time"))
     return jax.tree.map(lambda x: join_within_shards(x, 1, "time"), jax.lax.map(chunk_losses, parts))

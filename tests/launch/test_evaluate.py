@@ -60,11 +60,49 @@ def reference_nats(run, ids: list[int], window: int, stride: int) -> tuple[float
     return total, counted
 
 
+def plain_loss(run, text: str) -> float:
+    total, tokens = reference_nats(run, run.tokenizer.encode(text), run.config.data.length, run.config.data.length)
+    return total / tokens
+
+
+def test_calibration_and_the_worst_documents_are_those_of_the_models_own_logits(skald, run, trained_run, tmp_path):
+    texts = ["We are accounted poor citizens", "qxz jvk qqq zzz", "the patricians good."]
+    file, out = tmp_path / "texts.jsonl", tmp_path / "examples.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    found = skald.json("evaluate", trained_run, "--text", file, "--window", 32, "--examples", out)
+    losses, confidences, correct, briers = [], [], [], []
+    for text in texts:
+        ids = run.tokenizer.encode(text)
+        logits_TV = np.asarray(run.logits([ids[:-1]])[0], np.float64)
+        p_TV = np.exp(logits_TV) / np.exp(logits_TV).sum(-1, keepdims=True)
+        losses.append(-np.log(p_TV[np.arange(len(ids) - 1), ids[1:]]))
+        confidences += p_TV.max(-1).tolist()
+        correct += (p_TV.argmax(-1) == ids[1:]).tolist()
+        briers += np.square(p_TV - np.eye(p_TV.shape[-1])[ids[1:]]).sum(-1).tolist()
+    calibration, bins = found["calibration"], np.ceil(np.array(confidences) * 15)
+    distances = [abs(sum(np.array(correct)[bins == i] - np.array(confidences)[bins == i])) for i in range(1, 16)]
+    assert calibration["ece"] == pytest.approx(sum(distances) / len(correct), abs=1e-5)
+    assert calibration["brier"] == pytest.approx(np.mean(briers), abs=1e-5)
+    assert calibration["accuracy"] == pytest.approx(np.mean(correct))
+    assert sum(tokens for tokens, _, _ in calibration["bins"]) == found["tokens"] == len(correct)
+    examples = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [example["text"] for example in examples] == [texts[i] for i in np.argsort([-x.mean() for x in losses])]
+    for example in examples:
+        assert example["loss"] == pytest.approx(losses[texts.index(example["text"])].mean(), abs=1e-5)
+        assert example["tokens"] == len(losses[example["document"]]) and example["text"] == texts[example["document"]]
+    status, _, err = skald(
+        "evaluate", trained_run, "--text", file, "--examples", tmp_path / "nowhere" / "examples.jsonl"
+    )
+    assert status == 1 and "nowhere" in err and len(err.strip().splitlines()) == 1
+
+
 def test_weights_in_few_bits_are_scored_as_a_decoder_has_them(skald, run, trained_run, tmp_path):
     file = tmp_path / "text.txt"
     file.write_text("First Citizen:\nWe are accounted poor citizens, the patricians good.\n" * 4)
     found = skald.json("evaluate", trained_run, "--text", file, "--quantize", "int4")
-    assert found["unquantized"]["loss"] == run.evaluate(file)["loss"]
+    assert (
+        found["unquantized"]["loss"] == run.evaluate(file)["loss"] == pytest.approx(plain_loss(run, file.read_text()))
+    )
 
     def rounded(weight: nnx.Param) -> nnx.Param:
         inside = weight.axes[0] == "layers" and weight.input_axes

@@ -16,7 +16,7 @@ from data.store.store import open_store
 from data.tokenizers.tokenizer import build_tokenizer
 from data.windows import scoring_rows
 from model.transformer import Transformer
-from train.evaluate import metrics, score_model
+from train.evaluate import add_up, metrics, sums_by_batch
 
 LENGTH, LARGEST = 24, 600
 TEXTS = [
@@ -82,7 +82,7 @@ def test_bits_a_byte_are_those_of_a_sum_over_documents(monkeypatch, folder, mode
     source = Source("texts.jsonl")
     tokenizer = build_tokenizer(KINDS[kind], [source])
     store = open_store(source, tokenizer, folder / "cache")
-    sums = score_model(model, scoring_rows(store.documents, LENGTH, LENGTH, 256))
+    sums = add_up(sums_by_batch(model, scoring_rows(store.documents, LENGTH, LENGTH, 256)))
     found = metrics(sums, int(store.documents.sizes.sum()))
     nats, tokens, bits, size = 0.0, 0, 0.0, 0
     encoded = [tokenizer.encode(text) for text in TEXTS]

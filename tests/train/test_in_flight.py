@@ -49,7 +49,7 @@ def test_no_batch_of_an_evaluation_waits_behind_another(monkeypatch):
         model = jax.jit(lambda: state.create_state(made).model)()
         watched = Watched(evaluate.batch_sums)
         monkeypatch.setattr(evaluate, "batch_sums", watched)
-        tokens = evaluate.score_model(model, batches(20)).tokens
+        tokens = evaluate.add_up(evaluate.sums_by_batch(model, batches(20))).tokens
     assert tokens == 20 * 8 * 16 and len(watched.results) == 20
     assert watched.most == in_flight.limit() - 1 == 0
 
@@ -82,7 +82,7 @@ from data.windows import scoring_rows
 from model.config import Execution
 from model.sharding import make_mesh
 from train import state
-from train.evaluate import score_model
+from train.evaluate import add_up, sums_by_batch
 
 e = replace(shakespeare.quick(), execution=Execution())
 tokens = np.random.default_rng(0).integers(0, 65, 1200 * 8 * 16 + 1).astype(np.int32)
@@ -90,7 +90,7 @@ for count in (1, 2):
     with jax.set_mesh(make_mesh({"data": count}, jax.devices()[:count])):
         model = jax.jit(lambda: state.create_state(e).model)()
         documents = Documents(tokens, np.array([0, len(tokens)]), np.array([len(tokens)]), ended=False)
-        print(*score_model(model, scoring_rows(documents, 16, 16, 8)))
+        print(*add_up(sums_by_batch(model, scoring_rows(documents, 16, 16, 8))))
 """
 
 

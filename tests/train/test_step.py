@@ -254,7 +254,7 @@ def test_scoring_sums_every_token_once():
     made = jax.jit(lambda: state.create_state(tiny.experiment()))()
     tokens = np.random.default_rng(0).integers(0, tiny.VOCAB, 75)
     documents = Documents(tokens, np.array([0, 75]), np.array([74]), ended=True)
-    found = evaluate.score_model(made.model, scoring_rows(documents, 16, 16, 3))
+    found = evaluate.add_up(evaluate.sums_by_batch(made.model, scoring_rows(documents, 16, 16, 3)))
     assert found.tokens == 74
     total = 0.0
     for start in range(0, 74, 16):
