@@ -90,8 +90,9 @@ def multiply(x_RI: jax.Array, panels_PIC: jax.Array) -> jax.Array:
     return jax.lax.dot_general(x_PRI, panels_PIC, (((2,), (1,)), ((0,), (0,))), preferred_element_type=sums)
 
 
-def quantize(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-    """8-bit integers, and the float32 scales that numbers along this axis share: x = integers * scales, roughly."""
+def quantize(x: jax.Array, axis: int, dtype=jnp.int8, greatest: int = 127) -> tuple[jax.Array, jax.Array]:
+    """Integers from -greatest to greatest, and the float32 scales that numbers along this axis share, so that the
+    largest of them is one of the two: x = integers * scales, roughly."""
     x = x.astype(jnp.float32)
-    scale = jnp.abs(x).max(axis, keepdims=True) / 127
-    return jnp.round(x / jnp.where(scale == 0, 1, scale)).astype(jnp.int8), scale
+    scale = jnp.abs(x).max(axis, keepdims=True) / greatest
+    return jnp.round(x / jnp.where(scale == 0, 1, scale)).astype(dtype), scale

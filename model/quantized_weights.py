@@ -17,7 +17,7 @@ from flax import nnx
 
 from model import panels
 from model.config import Execution
-from model.panels import PanelWeight
+from model.panels import PanelWeight, quantize
 from model.sharding import largest_divisor, partition_of, reshape, shard_count
 
 
@@ -58,11 +58,9 @@ class QuantizedWeight(nnx.Module):
         self.axis = (axes[0] == "layers") + weight.input_axes - 1 - value.ndim  # the last of the inputs, from behind
         shard_size = value.shape[self.axis] // shard_count(axes[self.axis])
         self.group = largest_divisor(shard_size, group or shard_size)
-        grouped = self.split(value.astype(jnp.float32))
-        scale = jnp.abs(grouped).max(self.axis, keepdims=True) / greatest
-        rounded = jnp.round(grouped / jnp.where(scale == 0, 1, scale))
+        rounded, scale = quantize(self.split(value), self.axis, dtype, greatest)
         last = value.ndim + self.axis + 1
-        self.values = weight.replace(self.join(rounded).astype(dtype), keep_float32=True)
+        self.values = weight.replace(self.join(rounded), keep_float32=True)
         self.scale = weight.replace(scale, axes=(*axes[:last], None, *axes[last:]), keep_float32=True)
 
     def unpacked(self, dtype: jnp.dtype) -> jax.Array:

@@ -55,7 +55,7 @@ class Calibration:
     def add(self, scores: TokenScores, counts_BT: np.ndarray) -> None:
         """Adds the targets where `counts_BT` is not 0."""
         _, confidence, correct, brier = (np.asarray(x, np.float64)[counts_BT > 0] for x in scores)
-        bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+        bins = np.clip(np.ceil(np.nan_to_num(confidence) * BINS).astype(int) - 1, 0, BINS - 1)
         self.tokens += np.bincount(bins, minlength=BINS)
         self.confidence += np.bincount(bins, confidence, BINS)
         self.correct += np.bincount(bins, correct, BINS)

@@ -204,11 +204,15 @@ def test_a_line_that_is_no_request_is_refused_with_what_would_work(tmp_path, lin
 def test_after_a_kill_every_prompt_is_answered_once(skald, trained_run, prompts, answers, tmp_path):
     """Killed while it writes, then torn in the middle of a line: the same command ends with the undisturbed file."""
     command, out = ["generate", trained_run, "--prompts", prompts, *OPTIONS, "--out"], tmp_path / "out"
-    process = skald.start(*command, out)
-    while process.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < 3):
-        time.sleep(0.002)
-    process.kill()
-    process.communicate(timeout=60)
+    for _ in range(10):  # on a busy machine it may be done before it is killed
+        out.unlink(missing_ok=True)
+        process = skald.start(*command, out)
+        while process.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < 3):
+            time.sleep(0.002)
+        process.kill()
+        process.communicate(timeout=60)
+        if out.stat().st_size < answers.stat().st_size:
+            break
     assert 0 < out.stat().st_size < answers.stat().st_size
     with open(out, "r+b") as torn:
         torn.truncate(out.stat().st_size - 7)
