@@ -37,6 +37,6 @@ def main(arguments: Namespace) -> int:
             plain = scores["unquantized"]
             print(
                 f"weights in {run.execution.quantize}; as they are: {plain['loss']:.4f} nats a token, perplexity "
-                f"{plain['perplexity']:.3f}; it grows by {scores['perplexity'] / plain['perplexity'] - 1:.2%}"
+                f"{plain['perplexity']:.3f}; it grows by {scores['perplexity'] / plain['perplexity'] - 1:z.2%}"
             )
     return 0

@@ -66,7 +66,7 @@ def plain_loss(run, text: str) -> float:
 
 
 def test_calibration_and_the_worst_documents_are_those_of_the_models_own_logits(skald, run, trained_run, tmp_path):
-    texts = ["We are accounted poor citizens", "qxz jvk qqq zzz", "the patricians good."]
+    texts = ["We are accounted poor citizens", "qxz jvk", "the patricians good."]  # two share a row
     file, out = tmp_path / "texts.jsonl", tmp_path / "examples.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     found = skald.json("evaluate", trained_run, "--text", file, "--window", 32, "--examples", out)

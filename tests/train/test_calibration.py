@@ -25,6 +25,13 @@ def test_four_tokens_by_hand():
     assert [tokens for tokens, _, _ in found["bins"]] == [2, 2]
 
 
+def test_too_sure_here_and_too_shy_there_do_not_even_out():
+    """Confidences of .30 and .45 are of two bins in fifteen: .5 * |1 - .3| + .5 * |0 - .45| = .575."""
+    calibration = Calibration()
+    calibration.add(scores_of([[0.3, 0.45]], [[1, 0]]), np.ones((1, 2)))
+    assert calibration.metrics()["ece"] == pytest.approx(0.575, abs=1e-6)
+
+
 def test_what_does_not_count_is_left_out_and_the_ends_of_the_bins_are_there():
     calibration = Calibration()
     calibration.add(scores_of([[0.0, 1.0, 0.5]], [[0, 1, 0]]), np.array([[1, 1, 0]]))
