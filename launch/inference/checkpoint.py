@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ from model.transformer import abstract_model
 from train import fields
 from train.base import read_model
 from train.checkpoint import model_config
-from train.checkpoint_folder import METADATA, find_checkpoint
+from train.checkpoint_folder import checkpoint_digest, find_checkpoint
 from train.config import AUTO_EXECUTION, Evaluation, Experiment
 
 MAX_NEW_TOKENS = 300  # where neither a person nor an imported checkpoint says how many
@@ -59,10 +58,8 @@ class LoadedCheckpoint:
 
     @functools.cached_property
     def digest(self) -> str:
-        """What tells this checkpoint from any other, wherever it lies: of what it says of itself, and of the list of
-        its weights' files, whose names are drawn at random when it is saved."""
-        files = [self.folder / METADATA, self.folder / "model" / "manifest.ocdbt"]
-        return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.exists())).hexdigest()
+        """What tells this checkpoint from any other, wherever it lies."""
+        return checkpoint_digest(self.folder)
 
     def length_warning(self, length: int) -> str | None:
         """A line of warning where rows of `length` tokens are longer than those of training; else None."""
