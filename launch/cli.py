@@ -46,7 +46,16 @@ BENCH_DEFAULTS = {  # what `bench` measures by default
 # Errors by class name, since their modules import JAX. Wrong arguments or config: exit status 2; failed work: 1.
 WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError")
 WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError", "FieldError", "HuggingFaceError", "AdapterError")
-EXPECTED = (*WRONG_INPUT, "QueueFull", "ExportError", "DataError", "RunError", "PeerError", "UnreadableProgram")
+EXPECTED = (
+    *WRONG_INPUT,
+    "DamagedCheckpoint",
+    "QueueFull",
+    "ExportError",
+    "DataError",
+    "RunError",
+    "PeerError",
+    "UnreadableProgram",
+)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -143,6 +152,8 @@ def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--stride", type=positive, help="tokens between windows (default: the window)")
     examples = "write the score of every document, the worst first, as JSON lines"
     command.add_argument("--examples", metavar="FILE", help=examples)
+    watch = "score every checkpoint as the run publishes it, into RUN/evaluations.jsonl, until the run is over"
+    command.add_argument("--watch", action="store_true", help=watch)
 
 
 def prepare_arguments(command: argparse.ArgumentParser) -> None:

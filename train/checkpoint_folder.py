@@ -26,6 +26,10 @@ class CheckpointError(ValueError):
     """A checkpoint is not there, or can't be read or written. The message is one line."""
 
 
+class DamagedCheckpoint(CheckpointError):
+    """The arrays of a checkpoint can't be read. The message is one line. Exit status 1."""
+
+
 class CheckpointRef(NamedTuple):
     """A complete checkpoint: its folder, its step and its metadata."""
 

@@ -6,11 +6,17 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
+from launch.commands.evaluate_watch import watch_run
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.scoring import evaluate
+from train.fields import ConfigError
 
 
 def main(arguments: Namespace) -> int:
+    if arguments.watch:
+        if arguments.examples:
+            raise ConfigError("--examples with --watch: each checkpoint would write over the file; name one, RUN@STEP")
+        return watch_run(arguments, scores_in_words)
     run = LoadedCheckpoint(arguments.run, arguments.weights, quantize=arguments.quantize)
     examples = [] if arguments.examples else None
     if arguments.examples:
@@ -19,24 +25,25 @@ def main(arguments: Namespace) -> int:
     if arguments.examples:
         lines = (json.dumps(example, ensure_ascii=False) for example in examples)
         Path(arguments.examples).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    if arguments.json:
-        print(json.dumps(scores))
-    else:
-        print(
-            f"{run.name} at step {scores['step']}: {scores['loss']:.4f} nats a token, perplexity "
-            f"{scores['perplexity']:.3f}, {scores['bits_per_byte']:.4f} bits a byte\n"
-            f"{scores['tokens']} tokens of {arguments.text or 'the validation split'}, window {scores['window']}, "
-            f"stride {scores['stride']}"
-        )
-        found = scores["calibration"]
-        print(
-            f"the most likely token is right {found['accuracy']:.1%} of the time; calibration error "
-            f"{found['ece']:.4f}, Brier score {found['brier']:.4f}"
-        )
-        if "unquantized" in scores:
-            plain = scores["unquantized"]
-            print(
-                f"weights in {run.execution.quantize}; as they are: {plain['loss']:.4f} nats a token, perplexity "
-                f"{plain['perplexity']:.3f}; it grows by {scores['perplexity'] / plain['perplexity'] - 1:z.2%}"
-            )
+    print(json.dumps(scores) if arguments.json else scores_in_words(run.name, scores, arguments))
     return 0
+
+
+def scores_in_words(name: str, scores: dict, arguments: Namespace) -> str:
+    """The scores of `evaluate --json` as lines for a person."""
+    found = scores["calibration"]
+    lines = [
+        f"{name} at step {scores['step']}: {scores['loss']:.4f} nats a token, perplexity {scores['perplexity']:.3f}, "
+        f"{scores['bits_per_byte']:.4f} bits a byte",
+        f"{scores['tokens']} tokens of {arguments.text or 'the validation split'}, window {scores['window']}, "
+        f"stride {scores['stride']}",
+        f"the most likely token is right {found['accuracy']:.1%} of the time; calibration error {found['ece']:.4f}, "
+        f"Brier score {found['brier']:.4f}",
+    ]
+    if "unquantized" in scores:
+        plain = scores["unquantized"]
+        lines.append(
+            f"weights in {scores['quantize']}; as they are: {plain['loss']:.4f} nats a token, perplexity "
+            f"{plain['perplexity']:.3f}; it grows by {scores['perplexity'] / plain['perplexity'] - 1:z.2%}"
+        )
+    return "\n".join(lines)

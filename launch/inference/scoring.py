@@ -114,6 +114,21 @@ def texts_to_score(run: LoadedCheckpoint, text: str | Path | None, field: str | 
     return [read_text(run, str(text), field)] if text is not None else validation_texts(run)
 
 
+class TextReader:
+    """Reads the texts to score, as `texts_to_score`: once for checkpoints of the same tokenizer and data."""
+
+    def __init__(self, text: str | Path | None, field: str | None):
+        self.text, self.field = text, field
+        self.origin: tuple | None = None  # of the texts read last
+        self.texts: list[ScoredText] = []
+
+    def __call__(self, run: LoadedCheckpoint) -> list[ScoredText]:
+        origin = (run.metadata["tokenizer"], run.metadata["data"], run.config and run.config.data)
+        if origin != self.origin:
+            self.texts, self.origin = texts_to_score(run, self.text, self.field), origin
+        return self.texts
+
+
 def evaluate_texts(run: LoadedCheckpoint, texts: list[ScoredText], window: int, stride: int) -> Evaluation:
     """Scores a checkpoint over texts of its tokens. Raises RunError where the loss is not finite."""
     rows = run.config.evaluation.rows if run.config else IMPORTED_ROWS
@@ -121,7 +136,7 @@ def evaluate_texts(run: LoadedCheckpoint, texts: list[ScoredText], window: int, 
     model, unquantized = run.model, {}
     if run.execution.quantize != "none":
         plain = [score_text(model, each, (window, stride, rows), Calibration()).sums for each in texts]
-        unquantized = {"unquantized": metrics(add_up(plain), bytes_of_all)}
+        unquantized = {"quantize": run.execution.quantize, "unquantized": metrics(add_up(plain), bytes_of_all)}
         model = jax.jit(Transformer.for_decoding)(model)
     calibration = Calibration()
     scored = [score_text(model, each, (window, stride, rows), calibration) for each in texts]
