@@ -23,8 +23,8 @@ MAX_NEW_TOKENS = 300  # where neither a person nor an imported checkpoint says h
 NOT_FINITE = "some of its weights are no finite numbers; take another checkpoint"  # the end of an error message
 
 
-class LoadedCheckpoint:
-    """A checkpoint on one device: its `model`, `model_config`, `tokenizer` and `step`.
+class DescribedCheckpoint:
+    """What a checkpoint says of itself, without its arrays: its `model_config`, `tokenizer` and `step`.
 
     `config`: the Experiment; None for an imported checkpoint, which no experiment made. `metadata`: all that the
     checkpoint says of itself. `trained_length`: tokens of the longest rows that the weights were trained on, in this
@@ -37,7 +37,7 @@ class LoadedCheckpoint:
     def __init__(self, name: str, weights: str | None = None, kv_cache: str | None = None, quantize: str | None = None):
         checkpoint = find_checkpoint(name)
         self.name, self.step, self.folder = name, checkpoint.step, checkpoint.folder
-        self.weights = weights
+        self.checkpoint, self.weights = checkpoint, weights
         self.metadata = checkpoint.metadata
         self.config: Experiment | None = fields.from_json(Experiment | None, self.metadata["config"])
         self.model_config: Model = model_config(checkpoint)
@@ -51,10 +51,6 @@ class LoadedCheckpoint:
         execution = decoding_execution(self.config.execution if self.config else AUTO_EXECUTION)
         chosen = {name: value for name, value in (("cache", kv_cache), ("quantize", quantize)) if value}
         self.execution = replace(execution, **chosen)
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = abstract_model(self.model_config, self.execution)
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
-        self.model = read_model(checkpoint, shapes, weights)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -69,6 +65,17 @@ class LoadedCheckpoint:
             f"{self.name} was trained on rows of {self.trained_length} tokens: behind them, up to {length}, stand "
             "positions that it never saw"
         )
+
+
+class LoadedCheckpoint(DescribedCheckpoint):
+    """A checkpoint on one device: its `model`, and all that it says of itself. Raises CheckpointError."""
+
+    def __init__(self, name: str, weights: str | None = None, kv_cache: str | None = None, quantize: str | None = None):
+        super().__init__(name, weights, kv_cache, quantize)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shapes = abstract_model(self.model_config, self.execution)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
+        self.model = read_model(self.checkpoint, shapes, weights)
 
 
 def end_ids(experiment: Experiment | None, huggingface: dict | None, tokenizer: Tokenizer) -> list[int]:

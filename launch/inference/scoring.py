@@ -19,7 +19,7 @@ from data.splits import scored_text, validation_sources, validation_splits
 from data.store.store import Store, find_store, open_store
 from data.tokenizers.tokenizer import Tokenizer
 from data.windows import ScoredText, check_targets, scoring_rows, window_batches, window_numbers
-from launch.inference.checkpoint import NOT_FINITE, LoadedCheckpoint
+from launch.inference.checkpoint import NOT_FINITE, DescribedCheckpoint, LoadedCheckpoint
 from launch.machine.detection import cache_folder
 from model.config import Learned
 from model.transformer import Transformer
@@ -89,7 +89,7 @@ def evaluate(
     return evaluation.metrics
 
 
-def scoring_windows(run: LoadedCheckpoint, window: int | None, stride: int | None) -> tuple[int, int]:
+def scoring_windows(run: DescribedCheckpoint, window: int | None, stride: int | None) -> tuple[int, int]:
     """The window and the stride with all defaults filled in. Raises ConfigError where the model can't read them."""
     window = window or default_window(run)
     stride = stride or window
@@ -103,7 +103,7 @@ def scoring_windows(run: LoadedCheckpoint, window: int | None, stride: int | Non
     return window, stride
 
 
-def texts_to_score(run: LoadedCheckpoint, text: str | Path | None, field: str | None) -> list[ScoredText]:
+def texts_to_score(run: DescribedCheckpoint, text: str | Path | None, field: str | None) -> list[ScoredText]:
     """The texts that `evaluate` scores. Raises ConfigError, DataError."""
     if field is not None and text is None:
         raise ConfigError(f"field {field!r} without a text: --field goes with --text (in Python: field with text)")
@@ -186,11 +186,11 @@ def beginning(tokenizer: Tokenizer, text: ScoredText, start: int, stop: int) -> 
     return tokenizer.decode(text.documents.tokens[start : min(stop, start + EXAMPLE_TOKENS)].tolist())
 
 
-def default_window(run: LoadedCheckpoint) -> int:
+def default_window(run: DescribedCheckpoint) -> int:
     return run.config.data.length if run.config else min(run.model_config.context, IMPORTED_WINDOW)
 
 
-def validation_texts(run: LoadedCheckpoint) -> list[ScoredText]:
+def validation_texts(run: DescribedCheckpoint) -> list[ScoredText]:
     """The validation texts of the run, each a source's. Raises DataError where one is not that of training any more."""
     data, fingerprints = run.config.data, run.metadata["data"]["validation"]
     stores = [
@@ -200,7 +200,7 @@ def validation_texts(run: LoadedCheckpoint) -> list[ScoredText]:
     return [scored_text(split, run.tokenizer) for split in validation_splits(data, stores, run.tokenizer)]
 
 
-def tokenize_again(run: LoadedCheckpoint, source: Source, fingerprint: dict) -> Store:
+def tokenize_again(run: DescribedCheckpoint, source: Source, fingerprint: dict) -> Store:
     """The store of a source that the cache has no more. Raises DataError where the text has changed since training."""
     if sources.fingerprint(source) != fingerprint["source"]:  # checked first: another file may not even be readable
         raise DataError(
@@ -210,7 +210,7 @@ def tokenize_again(run: LoadedCheckpoint, source: Source, fingerprint: dict) -> 
     return open_store(source, run.tokenizer, cache_folder(), say)
 
 
-def read_text(run: LoadedCheckpoint, path: str, field: str | None = None) -> ScoredText:
+def read_text(run: DescribedCheckpoint, path: str, field: str | None = None) -> ScoredText:
     """Every document of a file or folder. Raises DataError where there is nothing to score."""
     own_field = run.config.data.parts[0].source.field if run.config else Source(path).field
     source = Source(path, own_field if field is None else field)
