@@ -6,6 +6,7 @@ BLEU. paired_texts.py compares losses with it, paired_tasks.py the results of ta
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -79,7 +80,8 @@ def mcnemar(only_run: int, only_other: int) -> float:
     """The exact p-value of McNemar's test (two-sided binomial): how likely counts as uneven as these are, of the
     examples that only one system has right, where both are equally good."""
     total, fewer = only_run + only_other, min(only_run, only_other)
-    return min(1.0, 2 * sum(math.comb(total, k) for k in range(fewer + 1)) / 2**total)
+    ways = itertools.accumulate(range(fewer), lambda n, k: n * (total - k) // (k + 1), initial=1)  # binomials, exact
+    return min(1.0, 2 * sum(ways) / 2**total)
 
 
 def evidence(run_nats: np.ndarray, other_nats: np.ndarray, tokens: np.ndarray) -> np.ndarray:
