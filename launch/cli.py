@@ -143,6 +143,12 @@ def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--stride", type=positive, help="tokens between windows (default: the window)")
     examples = "write the score of every document, the worst first, as JSON lines"
     command.add_argument("--examples", metavar="FILE", help=examples)
+    tasks = "names of configs/tasks or TOML files, with commas between; repeatable"
+    command.add_argument("--tasks", action="append", default=[], metavar="TASKS", help=tasks)
+    settings = "change a field of a task, as sentiment.data=dev.tsv or sentiment.limit=100; repeatable"
+    command.add_argument("--set", action="append", default=[], metavar="TASK.FIELD=VALUE", help=settings)
+    results = "keep every example's result there, and go on with those that are there (default: tasks/STEP of the run)"
+    command.add_argument("--results", metavar="FOLDER", help=results)
 
 
 def prepare_arguments(command: argparse.ArgumentParser) -> None:
