@@ -252,6 +252,34 @@ def test_two_processes_do_not_write_one_file(tmp_path):
     file.close()
 
 
+# In training
+
+
+def test_tasks_are_scored_at_intervals_of_training_as_its_checkpoints_are(skald, folder):
+    names = ["question", "copy"]
+    files = json.dumps([str(folder / f"{name}.toml") for name in names])
+    trained = folder / "trained"
+    settings = [
+        "evaluation.samples=0",
+        f"evaluation.tasks={files}",
+        "steps=2",
+        "evaluation.every=1",
+        "checkpoints.every=1",
+    ]
+    status, _, err = skald("train", skald.config, "--run-dir", trained, *(f"--set={setting}" for setting in settings))
+    assert status == 0, err
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert all({"tasks/question/accuracy_per_byte", "tasks/copy/accuracy"} <= line.keys() for line in lines)
+    found = skald.json("evaluate", trained, "--tasks", ",".join(json.loads(files)))["tasks"]
+    for name, value in lines[-1].items():
+        if name.startswith("tasks/"):
+            _, task, metric = name.split("/")
+            assert value == pytest.approx(found[task][metric], abs=1e-6)
+    assert Path(found["copy"]["results"]).parent == trained / "tasks" / "2"
+    refused, _, err = skald("train", skald.config, "--run-dir", folder / "none", '--set=evaluation.tasks=["sentiment"]')
+    assert refused == 2 and "evaluation.tasks: task sentiment names no data" in err and not (folder / "none").exists()
+
+
 # Task files
 
 
@@ -289,7 +317,12 @@ def test_bad_input_is_refused_with_one_line(skald, trained_run, folder):
     case(1, f"task copy does not go with the tokenizer of {trained_run}", "--tasks", folder / "copy.toml", "--set",
          f"copy.data={folder}/odd.jsonl")  # fmt: skip
     case(1, "an answer of 41 tokens", "--tasks", good, "--set", f"question.data={folder}/long.jsonl")
-    case(2, "task sentiment names no data; name them as --set sentiment.data=FILE", "--tasks", "sentiment")
+    case(
+        2,
+        "task sentiment names no data; name them in the file, or for evaluate as --set sentiment.data=FILE",
+        "--tasks",
+        "sentiment",
+    )
     case(
         2,
         "task question: --set limt: no such field; did you mean 'limit'?",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
@@ -36,7 +38,16 @@ class PreparedTask:
             writer.check(task)
         self.examples = read_examples(task)
         self.requests = [self.encode(example) for example in self.examples]
-        self.digest = results_digest(run, task, self.examples)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return results_digest(self.run, self.task, self.examples)
+
+    def with_run(self, run: LoadedCheckpoint) -> PreparedTask:
+        """The same examples for another checkpoint that has the same tokenizer."""
+        other = copy.copy(self)
+        other.run, other.writer = run, TaskWriter(run)
+        return other
 
     def encode(self, example: Example) -> list[Continuation]:
         """What is scored of an example, as ids."""

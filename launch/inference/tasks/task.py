@@ -111,7 +111,9 @@ def checked(task: Task) -> Task:
     if not task.name or "/" in task.name:
         raise ConfigError(f"task {task.name!r}: its name is that of a file of results; write a word")
     if not task.data:
-        raise ConfigError(f"task {task.name} names no data; name them as --set {task.name}.data=FILE")
+        raise ConfigError(
+            f"task {task.name} names no data; name them in the file, or for evaluate as --set {task.name}.data=FILE"
+        )
     if METRICS[task.metric].needs_choices and not task.choices:
         raise ConfigError(
             f'task {task.name}: the metric {task.metric} needs choices: a list of answers, as ["no", "yes"], or the '
