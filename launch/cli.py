@@ -156,6 +156,12 @@ def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--examples", metavar="FILE", help=examples)
     watch = "score every checkpoint as the run publishes it, into RUN/evaluations.jsonl, until the run is over"
     command.add_argument("--watch", action="store_true", help=watch)
+    tasks = "names of configs/tasks or TOML files, with commas between; repeatable"
+    command.add_argument("--tasks", action="append", default=[], metavar="TASKS", help=tasks)
+    settings = "change a field of a task, as sentiment.data=dev.tsv or sentiment.limit=100; repeatable"
+    command.add_argument("--set", action="append", default=[], metavar="TASK.FIELD=VALUE", help=settings)
+    results = "keep every example's result there, and go on with those that are there (default: tasks/STEP of the run)"
+    command.add_argument("--results", metavar="FOLDER", help=results)
 
 
 def prepare_arguments(command: argparse.ArgumentParser) -> None:

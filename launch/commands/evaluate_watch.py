@@ -13,8 +13,11 @@ from pathlib import Path
 from data.config import Source
 from data.sources import source as sources
 from launch.inference.checkpoint import LoadedCheckpoint
+from launch.inference.evaluation import evaluate_with_tasks
 from launch.inference.evaluations_file import EvaluationsFile
 from launch.inference.scoring import TextReader, evaluate_texts, say, scoring_windows
+from launch.inference.tasks.examples import read_examples
+from launch.inference.tasks.results import examples_digest
 from launch.inference.watch import Watch
 from train.fields import ConfigError
 
@@ -26,9 +29,15 @@ class StopRequested(KeyboardInterrupt):
     """A signal asks this process to end. Its argument is the signal's name."""
 
 
-def watch_run(arguments: Namespace, in_words: Callable[[str, dict, Namespace], str]) -> int:
+def watch_run(
+    arguments: Namespace,
+    report: Callable[[str], None],
+    seconds: float,
+    in_words: Callable[[str, dict, Namespace], str],
+) -> int:
     """Watches a run, prints each checkpoint's scores (with --json a list of all at the end), and returns the exit
-    status. Raises ConfigError, and what an evaluation raises."""
+    status. `report` is given the progress of tasks, every so many `seconds`. Raises ConfigError, and what an evaluation
+    raises."""
     if "@" in Path(arguments.run).name:
         raise ConfigError(f"{arguments.run}: --watch follows a whole run; name its folder without @")
     run = Path(arguments.run)
@@ -41,8 +50,12 @@ def watch_run(arguments: Namespace, in_words: Callable[[str, dict, Namespace], s
         return LoadedCheckpoint(name, arguments.weights, quantize=arguments.quantize)
 
     def evaluate(checkpoint: LoadedCheckpoint) -> dict:
-        shape = scoring_windows(checkpoint, arguments.window, arguments.stride)
-        return evaluate_texts(checkpoint, texts(checkpoint), *shape).metrics
+        def score_text() -> dict:
+            windows = scoring_windows(checkpoint, arguments.window, arguments.stride)
+            return evaluate_texts(checkpoint, texts(checkpoint), *windows).metrics
+
+        tasks = (arguments.tasks, arguments.results, report, seconds)
+        return evaluate_with_tasks(checkpoint, score_text, arguments.text, *tasks)
 
     if before := file.by_step():
         say(f"{file.path}: steps {', '.join(str(line['step']) for line in before)} are scored already")
@@ -64,10 +77,11 @@ def watch_run(arguments: Namespace, in_words: Callable[[str, dict, Namespace], s
 
 
 def what_is_evaluated(arguments: Namespace) -> dict:
-    """What scores depend on besides the checkpoint: the arguments, and the content of a text. Raises DataError where
-    it is not there."""
+    """What scores depend on besides the checkpoint: the arguments, the content of a text, and what tasks ask. Raises
+    DataError where one of them can't be read."""
     content = sources.fingerprint(Source(arguments.text)) if arguments.text is not None else None
-    return {name: getattr(arguments, name) for name in EVALUATED} | {"content": content}
+    tasks = {task.name: examples_digest(task, read_examples(task)) for task in arguments.tasks}
+    return {name: getattr(arguments, name) for name in EVALUATED} | {"content": content, "tasks": tasks}
 
 
 @contextlib.contextmanager

@@ -149,7 +149,12 @@ def most_different(run: Sequence[dict], other: Sequence[dict]) -> dict[str, list
 
 
 def paired_example(mine: dict, theirs: dict) -> dict:
-    """An example with what both checkpoints made of it."""
-    of = {name: mine[name] for name in ("index", "prompt", "answer", "reference", "choices") if name in mine}
-    outputs = ({name: result[name] for name in OUTPUTS if name in result} for result in (mine, theirs))
-    return of | dict(zip(("run", "other"), outputs, strict=True))
+    """An example with what both checkpoints made of it; choices by their texts."""
+
+    def named(result: dict, fields: Sequence[str]) -> dict:
+        own = {name: result[name] for name in fields if name in result}
+        numbers = ("answer", "chosen") if "choices" in result else ()
+        return {name: result["choices"][x] if name in numbers else x for name, x in own.items()}
+
+    of = named(mine, ("index", "prompt", "answer", "reference"))
+    return of | {"run": named(mine, OUTPUTS), "other": named(theirs, OUTPUTS)}

@@ -77,7 +77,7 @@ def test_documents_are_paired_and_the_interval_is_scipys(skald, trained_run, tex
     assert (
         status == 0 and f"a difference of {theirs['loss'] - own['loss']:+.4f} (95%: {low:+.4f} to {high:+.4f})" in said
     )
-    assert "paired bootstrap over 40 documents" in said and f"where {run} is better by most:" in said
+    assert "paired bootstrap's over 40 documents" in said and f"where {run} is better by most:" in said
 
 
 def test_one_long_text_is_compared_by_its_windows_in_blocks(skald, trained_run):
@@ -160,6 +160,29 @@ def test_under_two_tokenizers_the_other_reads_the_runs_own_validation_text(skald
     rewritten, numbers = rewrite(ScoredText("split", documents, 10), pieces, other)
     assert numbers.tolist() == [0, 2] and rewritten.name == "split" and rewritten.bytes == 6 + 2
     assert other.tokenizer.decode(rewritten.documents.tokens[:].tolist()) == "the seaout"
+
+
+def test_tasks_are_compared_example_by_example(skald, trained_run, tmp_path):
+    """Choices between two continuations; each side's accuracy, and who alone is right, out of the kept results."""
+    questions = [{"q": f"{a} the ", "choices": [f"{b}ing", f"zx{b}"], "answer": i % 2}
+                 for i, (a, b) in enumerate((a, b) for a in "abcdefgh" for b in ("k", "lov", "s", "mak"))]  # fmt: skip
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
+    template = "{{ q }}{% generation %}{{ choices[answer] }}{% endgeneration %}"
+    task = tmp_path / "pick.toml"
+    task.write_text(f'data = "q.jsonl"\ntemplate = "{template}"\nmetric = "multiple_choice"\nchoices = "choices"\n')
+    options = ["--tasks", task, "--results", tmp_path / "results"]
+    found = skald.json("evaluate", f"{trained_run}@40", f"{trained_run}@20", *options)
+    pick = found["comparison"]["tasks"]["pick"]
+    assert pick["accuracy"]["run"] == found["tasks"]["pick"]["accuracy"] and "loss" in found["comparison"]
+    results = [{line["index"]: line for line in lines(path)} for path in (tmp_path / "results").iterdir()]
+    rights = [{i for i, line in side.items() if line["correct"]} for side in results]
+    assert sorted([pick["only_run"], pick["only_other"]]) == sorted(
+        [len(rights[0] - rights[1]), len(rights[1] - rights[0])]
+    )
+    assert sorted([pick["accuracy"]["run"], pick["accuracy"]["other"]]) == sorted(len(right) / 32 for right in rights)
+    assert {"accuracy_per_byte", "accuracy_per_character", "mcnemar"} <= pick.keys() and pick["examples"] == 32
+    status, said, _ = skald("evaluate", f"{trained_run}@40", f"{trained_run}@20", *options)
+    assert status == 0 and "  pick, 32 examples:" in said and "McNemar's p = " in said
 
 
 def write_metadata(run: Path, metadata: dict) -> Path:

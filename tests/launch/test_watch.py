@@ -167,6 +167,19 @@ def test_a_second_checkpoint_compiles_nothing_and_leaves_nothing_in_memory(run):
     assert sizes[0] == sizes[1] == sizes[2]
 
 
+def test_tasks_are_scored_with_every_checkpoint(skald, run, tmp_path):
+    """Their examples are part of what was evaluated: another number of them is another evaluation."""
+    (tmp_path / "q.jsonl").write_text('{"text": "the king"}\n{"text": "my love"}\n')
+    template = "{{ text[:4] }}{% generation %}{{ text[4:] }}{% endgeneration %}"
+    (tmp_path / "end.toml").write_text(f'data = "q.jsonl"\ntemplate = "{template}"\nmetric = "cloze"\n')
+    options = ["evaluate", run, "--watch", "--tasks", tmp_path / "end.toml"]
+    lines = skald.json(*options)
+    assert [line["tasks"]["end"]["examples"] for line in lines] == [2, 2, 2] and lines[0]["loss"] > lines[2]["loss"]
+    assert skald.json("evaluate", f"{run}@20", *options[3:])["tasks"] == lines[1]["tasks"]
+    assert skald.json(*options) == lines and lines_of(run / "evaluations.jsonl") == 3
+    assert [line["tasks"]["end"]["examples"] for line in skald.json(*options, "--set", "end.limit=1")] == [1, 1, 1]
+
+
 def wait_until(condition, process) -> None:
     deadline = time.monotonic() + 120
     while not condition():
