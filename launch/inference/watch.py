@@ -6,6 +6,7 @@ before is expected to go on.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +63,7 @@ class Watch:
             self.tried &= {*found}
             for step, changed in found:
                 if line := self.score(step, changed):
+                    gc.collect()  # a decoder refers to itself: its weights would stay beside the next ones
                     yield line
             if not self.new_checkpoints():
                 if self.is_over():

@@ -146,7 +146,7 @@ def test_what_is_wrong_with_all_checkpoints_ends_a_watch(skald, run, tmp_path):
 
 
 def test_a_second_checkpoint_compiles_nothing_and_leaves_nothing_in_memory(run):
-    compiled, sizes, texts = [], [], TextReader(None, None)
+    compiled, sizes, read, texts = [], [], [], TextReader(None, None)
 
     def listen(name: str, _, **__) -> None:
         compiled.append(name)
@@ -155,7 +155,9 @@ def test_a_second_checkpoint_compiles_nothing_and_leaves_nothing_in_memory(run):
 
     def evaluate(checkpoint: LoadedCheckpoint) -> dict:
         sizes.append(sum(x.nbytes for x in jax.live_arrays()))
-        scores = evaluate_texts(checkpoint, texts(checkpoint), *scoring_windows(checkpoint, None, None)).metrics
+        checkpoint.decoder = [checkpoint]  # as a decoder's parts refer to each other
+        read.append(texts(checkpoint))
+        scores = evaluate_texts(checkpoint, read[-1], *scoring_windows(checkpoint, None, None)).metrics
         return scores | {"compiled": sum("backend_compile" in name for name in compiled)}
 
     file = EvaluationsFile(run / "evaluations.jsonl", {})
@@ -164,7 +166,7 @@ def test_a_second_checkpoint_compiles_nothing_and_leaves_nothing_in_memory(run):
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
     assert lines[0]["compiled"] == lines[1]["compiled"] == lines[2]["compiled"] > 0
-    assert sizes[0] == sizes[1] == sizes[2]
+    assert sizes[0] == sizes[1] == sizes[2] and read[0] is read[1] is read[2]
 
 
 def test_tasks_are_scored_with_every_checkpoint(skald, run, tmp_path):
