@@ -99,6 +99,7 @@ class Watch:
         if self.file.find(step, digest):
             self.done[step] = changed
             return None
+        self.file.path.open("a").close()  # what is wrong with it is said before anything is scored
         try:
             checkpoint = self.load(f"{self.run}@{step}")
             if checkpoint.digest != digest:  # replaced meanwhile

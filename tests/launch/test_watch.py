@@ -83,6 +83,10 @@ def test_what_is_scored_stays_scored_and_what_is_another_checkpoint_or_text_does
     file.write_text(whole + '{"step": 3}\n' + whole)
     with pytest.raises(RunError, match=r"evaluations.jsonl holds a line that is no evaluation; move it away"):
         steps_scored(run)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(IsADirectoryError):
+        steps_scored(run, during=lambda step: pytest.fail("scored before its file can be written"))
 
 
 def test_a_checkpoint_that_is_deleted_before_its_turn_is_passed_over_with_a_line(run, monkeypatch):
