@@ -34,6 +34,10 @@ EXAMPLE_TOKENS = 64  # of a document's beginning, in `--examples`
 IMPORTED_WINDOW, IMPORTED_ROWS = 1024, 4  # tokens a row, and rows at a time, where no experiment says how many
 
 
+class LossNotFinite(RunError):
+    """The loss of a checkpoint is no finite number. The message is one line."""
+
+
 class ScoredWindows(NamedTuple):
     """Of each window of a text, in order: its `document`, `start` and `stop` as in data/windows.py, and the sums over
     its targets: `nats`, their number `tokens`, and the `text_nats` of those that stand for text. Arrays [windows]."""
@@ -79,7 +83,7 @@ def evaluate(
     `examples`: a list that gets the score of every document, the worst first.
 
     Raises ConfigError where the window is longer than the model's context, or, with learned positions, longer than the
-    rows of training (positions behind them were never trained); RunError where the loss is not finite; DataError.
+    rows of training (positions behind them were never trained); LossNotFinite; DataError.
     """
     window, stride = scoring_windows(run, window, stride)
     evaluation = evaluate_texts(run, texts_to_score(run, text, field), window, stride)
@@ -130,7 +134,7 @@ class TextReader:
 
 
 def evaluate_texts(run: LoadedCheckpoint, texts: list[ScoredText], window: int, stride: int) -> Evaluation:
-    """Scores a checkpoint over texts of its tokens. Raises RunError where the loss is not finite."""
+    """Scores a checkpoint over texts of its tokens. Raises LossNotFinite."""
     rows = run.config.evaluation.rows if run.config else IMPORTED_ROWS
     bytes_of_all = sum(each.bytes for each in texts)
     model, unquantized = run.model, {}
@@ -142,7 +146,7 @@ def evaluate_texts(run: LoadedCheckpoint, texts: list[ScoredText], window: int, 
     scored = [score_text(model, each, (window, stride, rows), calibration) for each in texts]
     scores = metrics(add_up(each.sums for each in scored), bytes_of_all)
     if not math.isfinite(scores["loss"]):
-        raise RunError(f"{run.name} at step {run.step}: its loss is {scores['loss']}; {NOT_FINITE}")
+        raise LossNotFinite(f"{run.name} at step {run.step}: its loss is {scores['loss']}; {NOT_FINITE}")
     by_source = {text.name: metrics(each.sums, text.bytes) for text, each in zip(texts, scored, strict=True)}
     shape = {"window": window, "stride": stride}
     rest = {"calibration": calibration.metrics(), "sources": by_source if len(texts) > 1 else {}, "tasks": {}}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.evaluations_file import EvaluationsFile
+from launch.inference.scoring import LossNotFinite
 from train.checkpoint_folder import (
     METADATA,
     CheckpointError,
@@ -23,7 +24,7 @@ from train.checkpoint_folder import (
     read_metadata,
 )
 from train.fields import ConfigError
-from train.run import RunError, read_config
+from train.run import read_config
 
 POLL_SECONDS = 3.0  # between two looks at the folder, which may lie on a network file system
 
@@ -63,7 +64,6 @@ class Watch:
             self.tried &= {*found}
             for step, changed in found:
                 if line := self.score(step, changed):
-                    gc.collect()  # a decoder refers to itself: its weights would stay beside the next ones
                     yield line
             if not self.new_checkpoints():
                 if self.is_over():
@@ -100,6 +100,7 @@ class Watch:
             self.done[step] = changed
             return None
         self.file.path.open("a").close()  # what is wrong with it is said before anything is scored
+        gc.collect()  # the decoder of the last checkpoint refers to itself: its weights would stay beside these
         try:
             checkpoint = self.load(f"{self.run}@{step}")
             if checkpoint.digest != digest:  # replaced meanwhile
@@ -108,7 +109,7 @@ class Watch:
             return self.pass_over(step, changed, error)
         try:
             scores = self.evaluate(checkpoint)
-        except RunError as error:
+        except LossNotFinite as error:
             return self.give_up(step, changed, str(error))
         self.done[step] = changed
         return self.file.append(scores, digest)
@@ -140,11 +141,13 @@ class Watch:
         return config["steps"] if config else None
 
     def is_over(self) -> bool:
-        last = self.last_step()
-        return last is not None and max(self.done, default=0) >= last
+        last, newest = self.last_step(), max(numbered_folders(self.run), default=0)
+        return last is not None and newest >= last and newest in self.done
 
     def state(self) -> str:
         if not self.run.is_dir():
             return "no such folder yet"
+        if not self.done:
+            return "no checkpoint yet"
         last = self.last_step()
-        return f"scored up to step {max(self.done, default=0)}" + (f" of {last}" if last else "")
+        return f"scored up to step {max(self.done)}" + (f" of {last}" if last else "")

@@ -142,7 +142,7 @@ def test_what_is_wrong_with_all_checkpoints_ends_a_watch(skald, run, tmp_path):
     assert [status for status, _, _ in results] == [2, 2, 1, 2, 2, 2], results
     for (_, _, err), line in zip(results, expected, strict=True):
         assert line in err.splitlines()[-1]
-    assert not (run / "evaluations.jsonl").exists()
+    assert not lines_of(run / "evaluations.jsonl")
     for step in (10, 20, 40):
         change_metadata(run, step, config=None)
     with pytest.raises(ConfigError, match="was imported: no training adds checkpoints; evaluate it without --watch"):
