@@ -13,7 +13,7 @@ from data.documents import Documents
 from data.windows import ScoredText
 from launch.inference.checkpoint import DescribedCheckpoint
 from launch.inference.comparison import SEED, block_length
-from launch.inference.paired_texts import data_warning, rewrite
+from launch.inference.paired_texts import PairedTexts, data_warning, rewrite
 from launch.inference.scoring import validation_texts
 
 pytestmark = pytest.mark.timeout(300)
@@ -196,9 +196,11 @@ def write_metadata(run: Path, metadata: dict) -> Path:
 def test_what_can_not_be_compared_is_said_before_anything_is_scored(skald, trained_run, texts, tmp_path):
     metadata = json.loads((trained_run / "checkpoints" / "40" / "about" / "metadata").read_text())
     metadata["data"]["training"][0]["source"] = "0" * 64
+    metadata["config"]["data"]["length"] = 16
     run, changed = (DescribedCheckpoint(str(name)) for name in (trained_run, write_metadata(tmp_path / "a", metadata)))
     assert data_warning(run, run) is None
     assert "was trained with other data, or another split of it" in data_warning(run, changed)
+    assert PairedTexts(run, changed).other_windows == (32, 32), "the run's, not its own"
     metadata["model"]["context"] = metadata["config"]["model"]["context"] = 16
     short = write_metadata(tmp_path / "short", metadata)
     tokens = {"start_id": None, "end_id": None, "start_prompts": False}
