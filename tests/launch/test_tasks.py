@@ -132,11 +132,13 @@ def test_labels_are_found_by_likelihood_and_by_what_is_written(run, folder):
 
 @pytest.mark.parametrize("sampler", ["greedy", "beam=2"])
 def test_what_is_written_is_what_generate_writes(run, folder, sampler):
-    task = replace(read_task(str(folder / "copy.toml")), sampler=sampler, stop=("e",))
+    (free,) = run.generate(QUESTIONS[0]["question"], sampler=sampler, max_new_tokens=6)
+    stop = next(character for character in free["text"] if not character.isspace())
+    task = replace(read_task(str(folder / "copy.toml")), sampler=sampler, stop=(stop,))
     found = run.evaluate(tasks=[task], results=folder / "kept")["tasks"]["copy"]
     for record, result in zip(QUESTIONS, results_of(found), strict=True):
-        (alone,) = run.generate(record["question"], sampler=sampler, max_new_tokens=6, stop="e")
-        assert result["output"] == alone["text"].strip() and result["correct"] is False
+        (alone,) = run.generate(record["question"], sampler=sampler, max_new_tokens=6, stop=stop)
+        assert result["output"] == alone["text"].strip() and stop not in result["output"]
 
 
 def test_a_prompt_that_is_too_long_to_go_on_from_counts_as_wrong(run, folder, capsys):
@@ -211,13 +213,20 @@ def test_after_a_kill_each_example_is_scored_once_and_all_numbers_are_the_same(s
 
 @pytest.mark.parametrize(("name", "cuts"), [("question", [0, 1, 2]), ("review", [3])])
 def test_scores_are_the_same_to_the_last_bit_wherever_they_are_gone_on_with(run, folder, name, cuts, monkeypatch):
+    """Examples that are scored together the first time are scored together again."""
+    asked, score = [], task_evaluation.score_continuations
     monkeypatch.setattr(task_evaluation, "BLOCK", 2)
+    monkeypatch.setattr(
+        task_evaluation, "score_continuations", lambda run, requests: (asked.append(requests), score(run, requests))[1]
+    )
     task = read_task(str(folder / f"{name}.toml"))
     found = run.evaluate(tasks=[task], results=folder / "kept")["tasks"][name]
-    lines = Path(found["results"]).read_text().splitlines(keepends=True)
+    lines, blocks = Path(found["results"]).read_text().splitlines(keepends=True), list(asked)
     for kept in cuts:
         Path(found["results"]).write_text("".join([*lines[:kept], lines[kept][:-9]]))
+        asked.clear()
         again = run.evaluate(tasks=[task], results=folder / "kept")["tasks"][name]
+        assert asked and all(requests in blocks for requests in asked)
         assert again == found and sorted(Path(found["results"]).read_text().splitlines(keepends=True)) == sorted(lines)
 
 
