@@ -22,13 +22,15 @@ from train.fields import ConfigError
 pytestmark = pytest.mark.timeout(300)
 
 REVIEWS = [("a fine play", 1), ("the worst", 0), ("not bad", 1), ("I slept", 0), ("he wept, and so did we", 1)]
+WORDS = r'banned_words=[" ","\n"],greedy'  # a model that has learnt little writes spaces only
 REVIEW = """
 data = "reviews.tsv"
 template = "{{ text }}:{% generation %} {{ ['bad', 'good'][label | int] }}{% endgeneration %}"
 metric = "classification"
 choices = ["bad", "good"]
+sampler = 'WORDS'
 max_new_tokens = 5
-"""
+""".replace("WORDS", WORDS)
 QUESTION = """
 data = "questions.jsonl"
 template = "{{ question }}{% generation %} {{ choices[answer] }}{% endgeneration %}"
@@ -44,8 +46,9 @@ COPY = """
 data = "questions.jsonl"
 template = "{{ question }}{% generation %} {{ question }}{% endgeneration %}"
 metric = "exact_match"
+sampler = 'WORDS'
 max_new_tokens = 6
-"""
+""".replace("WORDS", WORDS)
 TASKS = {"review": REVIEW, "question": QUESTION, "last_word": LAST_WORD, "copy": COPY}
 QUESTIONS = [
     {"question": "Who is he", "choices": ["my king", "no man at all", "I"], "answer": 1},
@@ -124,19 +127,21 @@ def test_labels_are_found_by_likelihood_and_by_what_is_written(run, folder):
     for (text, label), result in zip(REVIEWS, results_of(found), strict=True):
         own = [log_probability(run, f"{text}:", f" {word}")[0] for word in labels]
         assert result["scores"] == pytest.approx(own, abs=1e-4)
-        (written,) = run.generate(f"{text}:", sampler="greedy", max_new_tokens=5)
-        assert (result["output"], result["prompt"]) == (written["text"].strip(), f"{text}:")
+        (written,) = run.generate(f"{text}:", sampler=WORDS, max_new_tokens=5)
+        assert result["output"] and (result["output"], result["prompt"]) == (written["text"].strip(), f"{text}:")
         assert result["answer"] == labels[label] and result["chosen"] == labels[int(np.argmax(own))]
     assert found["generation_outside"] == 1.0 and found["errors"] == 0
 
 
-@pytest.mark.parametrize("sampler", ["greedy", "beam=2"])
+@pytest.mark.parametrize("sampler", [WORDS, WORDS.replace("greedy", "beam=2")])
 def test_what_is_written_is_what_generate_writes(run, folder, sampler):
-    task = replace(read_task(str(folder / "copy.toml")), sampler=sampler, stop=("e",))
+    (free,) = run.generate(QUESTIONS[0]["question"], sampler=sampler, max_new_tokens=6)
+    stop = next(character for character in free["text"] if not character.isspace())
+    task = replace(read_task(str(folder / "copy.toml")), sampler=sampler, stop=(stop,))
     found = run.evaluate(tasks=[task], results=folder / "kept")["tasks"]["copy"]
     for record, result in zip(QUESTIONS, results_of(found), strict=True):
-        (alone,) = run.generate(record["question"], sampler=sampler, max_new_tokens=6, stop="e")
-        assert result["output"] == alone["text"].strip() and result["correct"] is False
+        (alone,) = run.generate(record["question"], sampler=sampler, max_new_tokens=6, stop=stop)
+        assert result["output"] == alone["text"].strip() and stop not in result["output"]
 
 
 def test_a_prompt_that_is_too_long_to_go_on_from_counts_as_wrong(run, folder, capsys):
@@ -211,13 +216,20 @@ def test_after_a_kill_each_example_is_scored_once_and_all_numbers_are_the_same(s
 
 @pytest.mark.parametrize(("name", "cuts"), [("question", [0, 1, 2]), ("review", [3])])
 def test_scores_are_the_same_to_the_last_bit_wherever_they_are_gone_on_with(run, folder, name, cuts, monkeypatch):
+    """Examples that are scored together the first time are scored together again."""
+    asked, score = [], task_evaluation.score_continuations
     monkeypatch.setattr(task_evaluation, "BLOCK", 2)
+    monkeypatch.setattr(
+        task_evaluation, "score_continuations", lambda run, requests: (asked.append(requests), score(run, requests))[1]
+    )
     task = read_task(str(folder / f"{name}.toml"))
     found = run.evaluate(tasks=[task], results=folder / "kept")["tasks"][name]
-    lines = Path(found["results"]).read_text().splitlines(keepends=True)
+    lines, blocks = Path(found["results"]).read_text().splitlines(keepends=True), list(asked)
     for kept in cuts:
         Path(found["results"]).write_text("".join([*lines[:kept], lines[kept][:-9]]))
+        asked.clear()
         again = run.evaluate(tasks=[task], results=folder / "kept")["tasks"][name]
+        assert asked and all(requests in blocks for requests in asked)
         assert again == found and sorted(Path(found["results"]).read_text().splitlines(keepends=True)) == sorted(lines)
 
 
@@ -310,7 +322,11 @@ def test_bad_input_is_refused_with_one_line(skald, trained_run, folder):
     case(1, "questions.jsonl:1: the answer 'no man at all' is none of the choices 'my king', 'I'",
          *of_file(8, QUESTION.replace('"choices"', '["my king", "I"]')))  # fmt: skip
     case(1, "field 'question' is no list of texts", *of_file(9, QUESTION.replace('"choices"', '"question"')))
-    case(2, "task bad10: sampler 'greeedy': no link 'greeedy'", *of_file(10, f'{COPY}sampler = "greeedy"\n'))
+    case(
+        2,
+        "greeedy': no link 'greeedy'; did you mean 'greedy'?",
+        *of_file(10, COPY.replace("greedy", "greeedy")),
+    )
     case(1, "empty.jsonl: no text, the file is empty", "--tasks", good, "--set", "question.data=empty.jsonl")
     case(1, "head.tsv: no records in it", "--tasks", folder / "review.toml", "--set", f"review.data={folder}/head.tsv")
     case(1, "odd.jsonl:1: character 'é' (U+00E9)", "--tasks", good, "--set", f"question.data={folder}/odd.jsonl")
