@@ -257,9 +257,11 @@ def check_weights_fit(checkpoint: CheckpointRef, model: Model) -> None:
 def read_weights(checkpoint: CheckpointRef, model, kind: str | None = None):
     """A checkpoint's weights of one kind (None: the average where it has one), in the types and shardings of `model`.
 
-    Raises CheckpointError where it has none of that kind.
+    Raises CheckpointError where it has none of that kind, DamagedCheckpoint where they can't be read.
     """
     kinds = [name for name, item in WEIGHTS.items() if (checkpoint.folder / item).is_dir()]
+    if not kinds:
+        raise DamagedCheckpoint(f"{checkpoint.folder}: no weights in it; take another checkpoint")
     if kind not in (None, *kinds):
         reason = "; optimizer.average was null" if kind == "average" else ""
         raise CheckpointError(f"{checkpoint.folder}: no {kind} weights in it{reason}; there are {', '.join(kinds)}")

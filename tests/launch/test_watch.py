@@ -18,7 +18,8 @@ from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.evaluations_file import EvaluationsFile
 from launch.inference.scoring import TextReader, evaluate_texts, scoring_windows
 from launch.inference.watch import Watch
-from train.checkpoint_folder import checkpoint_digest
+from train.checkpoint import read_weights
+from train.checkpoint_folder import DamagedCheckpoint, checkpoint_digest, find_checkpoint
 from train.fields import ConfigError
 from train.run import RunError
 
@@ -113,6 +114,13 @@ def test_a_checkpoint_that_is_deleted_before_its_turn_is_passed_over_with_a_line
     scored, lines = steps_scored(run, load=load)
     assert scored == [40]
     assert lines == [f"{run}: checkpoint 10 was deleted before it was scored; it is passed over"]
+
+
+def test_a_checkpoint_whose_weights_vanish_as_it_is_read_is_a_damaged_one(run):
+    checkpoint = find_checkpoint(f"{run}@10")
+    shutil.rmtree(checkpoint.folder / "model")
+    with pytest.raises(DamagedCheckpoint, match="checkpoints/10: no weights in it; take another checkpoint"):
+        read_weights(checkpoint, None)
 
 
 def test_what_can_not_be_read_or_has_no_finite_loss_is_left_out_and_the_others_are_scored(skald, run):
