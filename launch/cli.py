@@ -143,6 +143,10 @@ def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--stride", type=positive, help="tokens between windows (default: the window)")
     examples = "write the score of every document, the worst first, as JSON lines"
     command.add_argument("--examples", metavar="FILE", help=examples)
+    harness = "score tasks of lm-evaluation-harness instead, by name, with commas between them"
+    command.add_argument("--harness", metavar="TASKS", help=harness)
+    include = "with --harness: a folder with task files of your own"
+    command.add_argument("--include", metavar="FOLDER", help=include)
 
 
 def prepare_arguments(command: argparse.ArgumentParser) -> None:
