@@ -27,13 +27,19 @@ class Source:
     `train[100:200]`. `field` names a feature. Documents come in the order of the library, which is shuffled by a hash
     of their keys in TFDS.
 
-    `prompt` names a second field: its text stands before that of `field` and does not count in the loss. `max_refused`
-    is the share of records that may be left out because they can't be read; more than that is an error.
+    Names in braces stand for parallel files of lines: of `train.{en,de}` a record is a line of train.en, its field
+    `en`, with the same line of train.de, its field `de`.
+
+    `prompt` names a second field: its text stands before that of `field` and does not count in the loss. A `template`
+    takes the place of both: a file of Jinja, or Jinja itself, that writes a document of a record's fields, the response
+    within {% generation %}…{% endgeneration %}, which alone counts; a chat template of `messages` (data/templates.py).
+    `max_refused` is the share of records that may be left out because they can't be read; more than that is an error.
     """
 
     path: str
     field: str = "text"
     prompt: str | None = None
+    template: str | None = None
     max_refused: float = 0.0
 
 
@@ -105,7 +111,8 @@ class Data:
     `packing` (data/packing.py): `concatenate` permutes the documents once, joins them and cuts rows one after another;
     each epoch takes the rows in another order. `windows` draws every row's start at random, with replacement, as
     nanoGPT does. `best_fit` puts whole documents together in a row, and only those longer than a row cross a border.
-    `padding` gives every document rows of its own.
+    `padding` gives every document rows of its own. These two refuse documents of prompt and response that are longer
+    than a row, or leave them out (`too_long`: `drop`).
 
     `split`: documents belong to training or validation by a hash of their text, or by their position in the source's
     tokens, where the document at the border is cut. A source of too few documents is split by position.
@@ -119,6 +126,7 @@ class Data:
     tokenizer: Tokenizer
     length: int
     packing: Literal["concatenate", "windows", "best_fit", "padding"] = "concatenate"
+    too_long: Literal["refuse", "drop"] = "refuse"
     split: Literal["hash", "position"] = "hash"
     train: Span | None = None
     validation: Span | None = None

@@ -14,6 +14,7 @@ import numpy as np
 from data.config import Data, Mixture, Part
 from data.documents import Documents
 from data.errors import DataError, FieldError
+from data.long_responses import fit_responses
 from data.mixture import MixedSource, Mixing
 from data.packing import Packing, Spans, expand, make_packing, padding_share
 from data.rows import Rows
@@ -153,6 +154,7 @@ def open_pipeline(
     """
     tokenizer = tokenizer or build_tokenizer(config.tokenizer, [part.source for part in config.parts], report)
     splits = open_splits(config, tokenizer, cache, report)
+    splits = splits._replace(training=[fit_responses(split, config, report) for split in splits.training])
     packings = []
     for part, split in zip(config.parts, splits.training, strict=True):
         check_length(split.documents, config, part)

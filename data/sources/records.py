@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,17 +18,36 @@ from data.sources.document import Document, Piece, Refusal, split_text
 MAX_ID = int(np.iinfo(np.int64).max)
 
 
+class Writer(Protocol):
+    """Makes a record's parts of text: data/templates.py. `fields`: the names of the fields that it reads."""
+
+    fields: list[str]
+
+    def parts(self, record: dict[str, Any]) -> Iterable[tuple[str, bool]]:
+        """(text, whether it counts in the loss) of each part. Raises DataError."""
+        ...
+
+
 class Fields(NamedTuple):
-    """What is read of a record: `field`, after `prompt` where that is set; text, or lists of token ids (`ids`)."""
+    """What is read of a record: `field`, after `prompt` where that is set; text, or lists of token ids (`ids`). With a
+    `template`, what that makes of the fields that it reads, of any type."""
 
     field: str
     prompt: str | None = None
     ids: bool = False
+    template: Writer | None = None
 
     @property
     def names(self) -> list[str]:
         """The fields in the order in which they are read."""
+        if self.template is not None:
+            return self.template.fields
         return [self.field] if self.prompt is None else [self.prompt, self.field]
+
+    @property
+    def takes_bare_values(self) -> bool:
+        """Whether a record may be the value of its only field by itself."""
+        return self.prompt is None and self.template is None
 
 
 def read_record(record: Any, fields: Fields, origin: str, subject: str = "field {!r} is") -> Document | Refusal:
@@ -44,13 +63,25 @@ def read_record(record: Any, fields: Fields, origin: str, subject: str = "field 
 
 def record_pieces(record: Any, fields: Fields, origin: str, subject: str) -> Iterator[Piece]:
     """The pieces of a record's fields. Raises DataError where one is missing, or holds what it should not."""
-    for name in fields.names:
-        value = field_value(record, name, fields, origin)
+    values = {name: field_value(record, name, fields, origin) for name in fields.names}
+    if fields.template is not None:
+        yield from written_pieces(values, fields.template, origin)
+        return
+    for name, value in values.items():
         counted = name != fields.prompt
         if fields.ids:
             yield Piece(token_ids(value, f"{origin}: {subject.format(name)}", f"{origin}: field {name!r}"), counted)
         else:
             yield from split_text(check_text(value, f"{origin}: {subject.format(name)}", name, origin), counted)
+
+
+def written_pieces(values: dict[str, Any], template: Writer, origin: str) -> Iterator[Piece]:
+    try:
+        parts = list(template.parts(values))
+    except DataError as error:
+        raise DataError(f"{origin}: {error}") from None
+    for text, counted in parts:
+        yield from split_text(check_text(text, origin, "template", origin), counted)
 
 
 def field_value(record: Any, name: str, fields: Fields, origin: str) -> Any:
@@ -59,9 +90,9 @@ def field_value(record: Any, name: str, fields: Fields, origin: str) -> Any:
         if name not in record:
             raise MissingFieldError(f"{origin}: no field {name!r}; there: {format_names(record)}")
         return record[name]
-    if fields.prompt is None and isinstance(record, list if fields.ids else str):
+    if fields.takes_bare_values and isinstance(record, list if fields.ids else str):
         return record
-    bare = "" if fields.prompt is not None else ", or a list of token ids" if fields.ids else ", or a string"
+    bare = "" if not fields.takes_bare_values else ", or a list of token ids" if fields.ids else ", or a string"
     kind = type(record).__name__
     raise NotTextError(f"{origin}: no field {name!r} in a {kind}; a record is an object with that field{bare}")
 
