@@ -1,4 +1,4 @@
-"""`skald evaluate RUN --harness TASKS`: metrics of the tasks of lm-evaluation-harness. evaluate.py calls it."""
+"""`skald evaluate RUN --harness TASKS`: metrics of tasks of lm-evaluation-harness. evaluate.py calls it."""
 
 from __future__ import annotations
 
