@@ -1,4 +1,4 @@
-"""`skald evaluate RUN`: nats a token, perplexity and bits a byte over the validation split or a text file; metrics of tasks."""
+"""`skald evaluate RUN`: nats a token, perplexity and bits a byte of the validation split or a text; tasks."""
 
 from __future__ import annotations
 
