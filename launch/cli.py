@@ -42,6 +42,7 @@ BENCH_DEFAULTS = {  # what `bench` measures by default
     "train": "shakespeare:nanogpt",
     "decode": "gpt2:small",
     "data": "shakespeare",
+    "likelihood": "gpt2:small",
 }
 # Errors by class name, since their modules import JAX. Wrong arguments or config: exit status 2; failed work: 1.
 WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError")
@@ -162,6 +163,10 @@ def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--set", action="append", default=[], metavar="TASK.FIELD=VALUE", help=settings)
     results = "keep every example's result there, and go on with those that are there (default: tasks/STEP of the run)"
     command.add_argument("--results", metavar="FOLDER", help=results)
+    harness = "score tasks of lm-evaluation-harness instead, by name, with commas between them"
+    command.add_argument("--harness", metavar="TASKS", help=harness)
+    include = "with --harness: a folder with task files of your own"
+    command.add_argument("--include", metavar="FOLDER", help=include)
 
 
 def prepare_arguments(command: argparse.ArgumentParser) -> None:
@@ -224,16 +229,14 @@ def export_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def bench_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("what", choices=["train", "decode", "data"])
-    command.add_argument(
-        "config", nargs="?", metavar="CONFIG", help="default: shakespeare:nanogpt, gpt2:small, shakespeare"
-    )
+    command.add_argument("what", choices=["train", "decode", "data", "likelihood"])
+    command.add_argument("config", nargs="?", metavar="CONFIG", help=f"default: {', '.join(BENCH_DEFAULTS.values())}")
     config_arguments(command)
     peers = (
         "run a peer in turn with ours: hf, Hugging Face on PyTorch (train, decode); torch, the same GPT in plain "
-        "PyTorch, eager and compiled (train); grain (data)"
+        "PyTorch, eager and compiled (train); grain (data); harness, lm-evaluation-harness on PyTorch (likelihood)"
     )
-    command.add_argument("--against", choices=["hf", "torch", "grain"], help=peers)
+    command.add_argument("--against", choices=["hf", "torch", "grain", "harness"], help=peers)
     command.add_argument("--runs", type=positive, help="counted runs of each side (default 5; 1 with --engine)")
     engine = "decode: 64 requests of mixed lengths at once, and the same one after another"
     command.add_argument("--engine", action="store_true", help=engine)
@@ -249,6 +252,8 @@ def bench_arguments(command: argparse.ArgumentParser) -> None:
     latency = "decode: the first token's latency for prompts of 16, 256 and 1024 tokens"
     command.add_argument("--latency", action="store_true", help=latency)
     command.add_argument("--length", type=positive, help="data: tokens of a row (default 2048)")
+    items = "likelihood: questions, each with two answers (default 1000)"
+    command.add_argument("--items", type=positive, metavar="N", help=items)
     seconds = "train, data: of a counted run, about (default 4; 2)"
     command.add_argument("--seconds", type=positive_number, metavar="S", help=seconds)
 

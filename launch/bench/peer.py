@@ -15,6 +15,7 @@ PEERS = {  # by name, the arguments of Python for each of its processes; those a
     "hf": [["launch.bench.huggingface"]],
     "torch": [["launch.bench.torch_peer", "eager"], ["launch.bench.torch_peer", "compiled"]],
     "grain": [["launch.bench.grain_peer"]],
+    "harness": [["launch.bench.harness_peer"]],
 }
 MIXED = "bfloat16"  # the argument of a training peer whose products are to be bfloat16's
 

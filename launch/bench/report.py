@@ -82,3 +82,13 @@ def quantization_page(result: dict) -> str:
         f"{result['quantize']}; as they are {case['against']['tokens_per_second']:,.1f}; ratio {case['ratio']:.2f}"
         for case in result["cases"]
     )
+
+
+def likelihood_page(result: dict) -> str:
+    """Requests a second, and the peer's."""
+    own = f"likelihood {result['config']}, {result['items']:,} questions with two answers: "
+    lines = [f"{own}{result['requests_per_second']:,.1f} requests/s"]
+    if "against" in result:
+        peer = result["against"]
+        lines.append(f"  {peer['name']}: {peer['requests_per_second']:,.1f} requests/s; ratio {result['ratio']:.2f}")
+    return "\n".join(lines)

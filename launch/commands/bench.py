@@ -1,4 +1,5 @@
-"""`skald bench train|decode|data`: this machine's speed, beside its own limit and, with --against, beside a peer's."""
+"""`skald bench train|decode|data|likelihood`: this machine's speed, beside its own limit and, with --against, a
+peer's."""
 
 from __future__ import annotations
 
@@ -10,30 +11,31 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
 
-from launch.bench import batching, decoding, feeding, history, invariance, quantization, training, waiting
+from launch.bench import batching, decoding, feeding, history, invariance, likelihood, quantization, training, waiting
 from launch.bench.measure import load_warnings, measure
-from launch.bench.report import engine_page, invariance_page, page, quantization_page
+from launch.bench.report import engine_page, invariance_page, likelihood_page, page, quantization_page
 from launch.machine.load import LoadMeter
 from launch.machine.processor import processor
 from train.check import check_vocabulary_stated
 from train.fields import ConfigError
 
-PEERS_OF = {"train": ["hf", "torch"], "decode": ["hf"], "data": ["grain"]}
+PEERS_OF = {"train": ["hf", "torch"], "decode": ["hf"], "data": ["grain"], "likelihood": ["harness"]}
 BENCHES = {"train": training, "decode": decoding, "data": feeding}
 
 
 class OwnPeer(NamedTuple):
-    """A bench with both sides in one process, and what a person sees of its result."""
+    """A bench that brings its own other side, and what a person sees of its result."""
 
     bench: ModuleType
     page: Callable[[dict], str]
 
 
-OWN_PEERS = {  # by option
+OWN_PEERS = {  # by option of decode
     "engine": OwnPeer(batching, engine_page),
     "invariant": OwnPeer(invariance, invariance_page),
     "quantize": OwnPeer(quantization, quantization_page),
 }
+LIKELIHOOD = OwnPeer(likelihood, likelihood_page)
 
 
 def main(arguments: Namespace) -> int:
@@ -42,6 +44,7 @@ def main(arguments: Namespace) -> int:
     if not arguments.json:
         print(f"processor: {name}", flush=True)
     own = next((bench for option, bench in OWN_PEERS.items() if getattr(arguments, option)), None)
+    own = LIKELIHOOD if arguments.what == "likelihood" else own
     if own:
         result = measure_own_peer(own.bench, arguments)
         text = own.page(result)
@@ -73,12 +76,14 @@ def check_arguments(arguments: Namespace) -> None:
         raise ConfigError("--engine: it brings its own requests; without --batch")
     if arguments.latency and (what != "decode" or arguments.batch or own):
         raise ConfigError(f"--latency: it goes with decode alone, without {', '.join(['--batch', *own])}")
-    if arguments.batch and what == "train":
+    if arguments.batch and what in ("train", "likelihood"):
         raise ConfigError("--batch: it goes with decode and data; for train, --set batch_size=N")
+    if arguments.items and what != "likelihood":
+        raise ConfigError("--items: it goes with likelihood")
     if arguments.length and what != "data":
         raise ConfigError("--length: it goes with data; rows of train are as long as data.length")
-    if arguments.seconds and what == "decode":
-        raise ConfigError("--seconds: it goes with train and data; a run of decode writes a number of tokens")
+    if arguments.seconds and what in ("decode", "likelihood"):
+        raise ConfigError("--seconds: it goes with train and data; a run of decode or likelihood has a number of texts")
 
 
 def measure_case(case: dict, arguments: Namespace, processor: str) -> dict:
@@ -99,7 +104,7 @@ def measure_case(case: dict, arguments: Namespace, processor: str) -> dict:
 
 
 def measure_own_peer(bench, arguments: Namespace) -> dict:
-    """The figures of a bench that has both sides in one process."""
+    """The figures of a bench that brings its own other side."""
     meter = LoadMeter([os.getpid()])
     result = bench.measure(arguments.experiment, arguments)
     result["warnings"] = load_warnings(meter.load())

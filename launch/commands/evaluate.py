@@ -1,4 +1,4 @@
-"""`skald evaluate RUN`: nats a token, perplexity and bits a byte over the validation split or a text file; tasks."""
+"""`skald evaluate RUN`: nats a token, perplexity and bits a byte of the validation split or a text; tasks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launch.commands.evaluate_pair import comparison_in_words, evaluate_pair
 from launch.commands.evaluate_watch import watch_run
+from launch.commands.harness import check_arguments, evaluate_harness
 from launch.commands.progress import ProgressReport
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.evaluation import evaluate
@@ -19,6 +20,9 @@ LIVE_SECONDS, LINE_SECONDS = 0.5, 10.0  # between lines of progress: on a termin
 
 
 def main(arguments: Namespace) -> int:
+    check_arguments(arguments)
+    if arguments.harness:
+        return evaluate_harness(arguments)
     arguments.tasks = read_tasks([name for names in arguments.tasks for name in names.split(",")], arguments.set)
     if arguments.results and not arguments.tasks:
         raise ConfigError("--results keeps what tasks find; name them with --tasks")

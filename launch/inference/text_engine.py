@@ -159,7 +159,7 @@ class TextEngine:
         """Gives a request's texts to the engine, if it takes them. Raises REFUSALS."""
         chain, encoded = self.chain_of(request.sampler)
         check_stops(request.stop)
-        ids = encode_prompt(request.prompt, self.tokenizer, self.context)
+        ids = self.encode_prompt(request)
         if not is_for_engine(encoded):
             if self.invariant:
                 raise PromptError(f"{chain} reads or writes several rows, which invariant mode can't; leave that mode")
@@ -176,6 +176,9 @@ class TextEngine:
             self.texts[self.submit(one)] = text
             answer.samples.append(text)
         return answer
+
+    def encode_prompt(self, request: TextRequest) -> list[int]:
+        return encode_prompt(request.prompt, self.tokenizer, self.context)
 
     def submit(self, request: Request) -> int:
         """Puts a text into the engine's queue, letting it work until there is room: a request may have many samples."""

@@ -16,14 +16,15 @@ from model.decode.prompts import PromptError, PromptTooLong
 from model.transformer import Transformer
 
 VOCAB, PADDED, CONTEXT = 11, 16, 24  # ids from VOCAB on are padding, and random weights like them as well as others
-ROTARY = Block(Attention(4, 2, 8, rope=Rope()), MLP(32))
+MIXED = (
+    Block(Attention(4, 2, 8, rope=Rope()), MoE(4, 2, 32), token_shift=0.5),
+    Block(Attention(2, 2, 16, rope=Rope(), window=3), MLP(32)),
+)
 MODELS = {
-    "rotary with token shift": Model(PADDED, 32, CONTEXT, (Stack((replace(ROTARY, token_shift=0.5),), 2),)),
     "learned positions": Model(
         PADDED, 32, CONTEXT, (Stack((Block(Attention(2, 2, 16), MLP(32)),), 1),), positions=Learned()
     ),
-    "window": Model(PADDED, 32, CONTEXT, (Stack((Block(Attention(2, 2, 16, rope=Rope(), window=3), MLP(32)),), 1),)),
-    "mixture": Model(PADDED, 32, CONTEXT, (Stack((Block(Attention(2, 2, 16, rope=Rope()), MoE(4, 2, 32)),), 1),)),
+    "token shift, a mixture, a window": Model(PADDED, 32, CONTEXT, (Stack(MIXED, 1),)),
     "lstm": Model(PADDED, 32, CONTEXT, (Stack((Block(LSTM(), None, Norm(), placement="plain"),), 2),)),
 }
 
@@ -77,20 +78,20 @@ def small_batches(monkeypatch):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_scores_are_those_of_each_whole_text_alone(name, small_batches):
-    run, requests = random_run(MODELS[name]), random_requests(30)
+    run, requests = random_run(MODELS[name]), random_requests(14 if name == "learned positions" else 8)
     forward = jax.jit(lambda model, tokens_BT: model.logits(model.hidden(tokens_BT)))
     expected = [reference(run, forward, request) for request in requests]
-    for devices in (1, 4) if name == "learned positions" else (4,):
+    for devices in (1, 4) if name == "learned positions" else (2,):
         found = list(ContinuationScorer(run, jax.devices()[:devices]).scores(requests))
         assert sorted(index for index, _ in found) == list(range(len(requests)))
         for index, score in found:
             assert score.nats == pytest.approx(expected[index][0], abs=1e-4)
             assert score.is_greedy == expected[index][1] and score.tokens == len(requests[index].continuation)
-    assert 0 < sum(is_greedy for _, is_greedy in expected) < len(requests)
+    assert len({is_greedy for _, is_greedy in expected}) == 2
 
 
 def test_every_text_of_a_length_together_is_certain(small_batches):
-    run = random_run(MODELS["rotary with token shift"])
+    run = random_run(MODELS["learned positions"])
     texts = [*itertools.product(range(VOCAB), repeat=3)]
     requests = [Continuation((3, 1), text) for text in texts] + [Continuation((3, 1), (i,)) for i in range(VOCAB)]
     found = dict(ContinuationScorer(run, jax.devices()[:2]).scores(requests))
