@@ -33,11 +33,13 @@ from model.transformer import Transformer
 from train import fields
 from train.checkpoint import save_weights
 from train.config import Experiment
+from train.fields import ConfigError
 from train.run import RunError
 
 ITEMS = 1000  # questions, each with two answers
 QUESTION, ANSWER = (60, 100), (1, 12)  # tokens, both ends included
 PIECES, END = 8192, "<|endoftext|>"  # tokens of the tokenizer, at most, and the one between texts
+LEAST_VOCABULARY = 257  # the bytes, and END
 TOLERANCE = 1e-3  # nats a request, by which both sides may differ on the mean
 SPEED = "requests_per_second"
 
@@ -63,6 +65,14 @@ def measure(experiment: Experiment, arguments: Namespace) -> dict:
         check_same(warm, 2 * len(items))
         runs = in_turn(sides, arguments.runs or 5)
     return {"what": "likelihood", "config": experiment.name, "items": len(items), **figures(runs)}
+
+
+def check_vocabulary(experiment: Experiment) -> None:
+    """Raises ConfigError where the model's vocabulary has no room for the tokenizer."""
+    if experiment.model.vocab_size < LEAST_VOCABULARY:
+        raise ConfigError(
+            f"model.vocab_size {experiment.model.vocab_size}: this bench's tokenizer needs {LEAST_VOCABULARY} at least"
+        )
 
 
 def train_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:

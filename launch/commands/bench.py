@@ -67,6 +67,8 @@ def check_arguments(arguments: Namespace) -> None:
         raise ConfigError(f"--against {arguments.against}: the peer of {what} is {' or '.join(peers)}")
     if what != "data":
         check_vocabulary_stated(arguments.experiment)
+    if what == "likelihood":
+        likelihood.check_vocabulary(arguments.experiment)
     own = [f"--{option}" for option in OWN_PEERS if getattr(arguments, option)]
     if len(own) > 1:
         raise ConfigError(f"{' and '.join(own)}: one at a time")

@@ -173,6 +173,7 @@ class ContinuationScorer:
                 if not np.isfinite(before + nats):
                     raise RunError(f"{self.name}: the probability of a continuation is no number; {NOT_FINITE}")
                 yield index, ContinuationScore(before + nats, tokens, was_greedy and is_greedy)
+        self.read = None  # the last batch's caches
 
     def dispatch(self, job: Reading | Extension) -> Likelihoods:
         size = {"vocab_size": self.vocab_size}

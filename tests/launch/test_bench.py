@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launch import experiments
-from launch.bench import history, report
+from launch.bench import history, likelihood, report
 from launch.bench.arrivals import Arrival, decoding_figures
 from launch.bench.decoding import saved_by_quantizing
 from launch.bench.measure import spread_warnings
 from launch.machine.load import LoadMeter
 from launch.machine.processor import multiplies_bfloat16, processor, widest_instructions
 from train import fields
+from train.run import RunError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux counts the time of others in /proc")
 MIXER = "model.layers.0.pattern.0.mixer"
@@ -253,6 +254,25 @@ def test_weights_in_few_bits_are_timed_beside_those_as_they_are_and_against_thei
     assert "tokens/s with weights in int4; as they are" in text
 
 
+@pytest.mark.slow(30)
+def test_log_likelihoods_are_timed_beside_lm_evaluation_harness_whose_numbers_they_are(skald):
+    for package in ("lm_eval", "torch", "transformers"):
+        pytest.importorskip(package, reason=f"the peer needs {package}")
+    settings = [word for setting in [*SMALL_GPT, "model.vocab_size=600"] for word in ("--set", setting)]
+    command = ["bench", "likelihood", "gpt2:small", *settings, "--items", "6", "--runs", "2"]
+    result = skald.json(*command, "--against", "harness")  # it ends with an error where the numbers differ
+    assert result["items"] == 6 and len(result["runs"]) == len(result["against"]["runs"]) == 2
+    ratio = np.median(result["runs"]) / np.median(result["against"]["runs"])
+    assert result["ratio"] == pytest.approx(ratio, abs=1e-3) and "lm-evaluation-harness" in result["against"]["name"]
+
+
+def test_sides_whose_log_likelihoods_differ_are_an_error():
+    sides = {"Skald": {"nats": 70.0}, "A peer": {"nats": 70.001}}
+    likelihood.check_same(sides, 2)
+    with pytest.raises(RunError, match=r"Skald 35\.000000, A peer 35\.500000"):
+        likelihood.check_same(sides | {"A peer": {"nats": 71.0}}, 2)
+
+
 @pytest.mark.parametrize("quantize", ["int8", "int4"])
 def test_weights_in_few_bits_save_what_their_numbers_are_shorter(quantize):
     """On a CPU, whose panels have 64 outputs, of eight bits each; weights below 2 ** 16 numbers stay in float32."""
@@ -420,6 +440,9 @@ def test_options_that_do_not_go_together_are_refused(skald):
         ("bench", "decode", "--against", "torch"): "--against torch: the peer of decode is hf",
         ("bench", "train", "--batch", "4"): "--batch: it goes with decode and data",
         ("bench", "train", "--length", "4"): "--length: it goes with data",
+        ("bench", "decode", "--items", "3"): "--items: it goes with likelihood",
+        ("bench", "likelihood", "--batch", "3"): "--batch: it goes with decode and data",
+        ("bench", "likelihood", "shakespeare"): "model.vocab_size 65: this bench's tokenizer needs 257 at least",
         ("bench", "train", "--quantize", "int8"): "--quantize: it goes with decode alone",
         ("bench", "decode", "--engine", "--quantize", "int4"): "--engine and --quantize: one at a time",
         ("bench", "decode", "--latency", "--invariant"): "--latency: it goes with decode alone, without --batch, --inv",
