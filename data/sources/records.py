@@ -19,16 +19,26 @@ MAX_ID = int(np.iinfo(np.int64).max)
 
 
 class Fields(NamedTuple):
-    """What is read of a record: `field`, after `prompt` where that is set; text, or lists of token ids (`ids`)."""
+    """What is read of a record: `field`, after `prompt` where that is set; text, or lists of token ids (`ids`).
+
+    `rejected`: the field of the second half of a preference pair, which stands after the prompt, too.
+    """
 
     field: str
     prompt: str | None = None
     ids: bool = False
+    rejected: str | None = None
 
     @property
     def names(self) -> list[str]:
-        """The fields in the order in which they are read."""
-        return [self.field] if self.prompt is None else [self.prompt, self.field]
+        """The fields that are read, each once."""
+        return [name for name in (self.prompt, self.field, self.rejected) if name is not None]
+
+    @property
+    def halves(self) -> list[list[str]]:
+        """The fields of each half of a document in their order; there is one half where no field is `rejected`."""
+        before = [] if self.prompt is None else [self.prompt]
+        return [[*before, name] for name in (self.field, self.rejected) if name is not None]
 
 
 def read_record(record: Any, fields: Fields, origin: str, subject: str = "field {!r} is") -> Document | Refusal:
@@ -44,13 +54,19 @@ def read_record(record: Any, fields: Fields, origin: str, subject: str = "field 
 
 def record_pieces(record: Any, fields: Fields, origin: str, subject: str) -> Iterator[Piece]:
     """The pieces of a record's fields. Raises DataError where one is missing, or holds what it should not."""
-    for name in fields.names:
-        value = field_value(record, name, fields, origin)
-        counted = name != fields.prompt
-        if fields.ids:
-            yield Piece(token_ids(value, f"{origin}: {subject.format(name)}", f"{origin}: field {name!r}"), counted)
-        else:
-            yield from split_text(check_text(value, f"{origin}: {subject.format(name)}", name, origin), counted)
+    for number, names in enumerate(fields.halves):
+        pieces = [piece for name in names for piece in field_pieces(record, name, fields, origin, subject)]
+        yield pieces[0]._replace(begins_half=number > 0)
+        yield from pieces[1:]
+
+
+def field_pieces(record: Any, name: str, fields: Fields, origin: str, subject: str) -> tuple[Piece, ...]:
+    """The pieces of one field. Raises DataError where it is missing, or holds what it should not."""
+    value = field_value(record, name, fields, origin)
+    counted = name != fields.prompt
+    if fields.ids:
+        return (Piece(token_ids(value, f"{origin}: {subject.format(name)}", f"{origin}: field {name!r}"), counted),)
+    return split_text(check_text(value, f"{origin}: {subject.format(name)}", name, origin), counted)
 
 
 def field_value(record: Any, name: str, fields: Fields, origin: str) -> Any:
@@ -59,9 +75,9 @@ def field_value(record: Any, name: str, fields: Fields, origin: str) -> Any:
         if name not in record:
             raise MissingFieldError(f"{origin}: no field {name!r}; there: {format_names(record)}")
         return record[name]
-    if fields.prompt is None and isinstance(record, list if fields.ids else str):
+    if len(fields.names) == 1 and isinstance(record, list if fields.ids else str):
         return record
-    bare = "" if fields.prompt is not None else ", or a list of token ids" if fields.ids else ", or a string"
+    bare = "" if len(fields.names) > 1 else ", or a list of token ids" if fields.ids else ", or a string"
     kind = type(record).__name__
     raise NotTextError(f"{origin}: no field {name!r} in a {kind}; a record is an object with that field{bare}")
 

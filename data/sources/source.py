@@ -27,7 +27,8 @@ DATA_SETS = {"tfds": tfds.open_split, "hf": hub.open_split}  # by what stands be
 KINDS = "a file, a folder, a glob, a URL (s3://BUCKET/PATH), a data set"
 KINDS += f" ({tfds.PREFIX}NAME/SPLIT, {hub.PREFIX}NAME/SPLIT) or {', '.join(EMBEDDED)}"
 FIELD_REMEDY = (
-    "set the source's field (data.source.field, data.source.prompt for the prompt, or those of data.validation_source)"
+    "set the source's field (data.source.field, data.source.prompt for the prompt, data.source.rejected for the worse "
+    "response, or those of data.validation_source)"
 )
 
 
@@ -37,7 +38,7 @@ def open_source(source: Source, ids: bool = False, field_remedy: str = FIELD_REM
     `ids`: their records hold lists of token ids instead of text. `field_remedy` is added to the message where a data
     set lacks the source's field: how to name another one.
     """
-    fields = Fields(source.field, source.prompt, ids)
+    fields = Fields(source.field, source.prompt, ids, source.rejected)
     if open_data_set := DATA_SETS.get(source.path.partition(":")[0]):
         try:
             return open_data_set(source, fields)
@@ -122,6 +123,8 @@ def combine_fingerprint(source: Source, files: Iterable[tuple[SourceFile, str]])
     sha256 = hashlib.sha256(source.field.encode())
     if source.prompt is not None:
         sha256.update(b"\0" + source.prompt.encode() + b"\0")
+    if source.rejected is not None:
+        sha256.update(b"\0rejected\0" + source.rejected.encode() + b"\0")
     for file, digest in files:
         sha256.update(bytes.fromhex(digest) + file.format.encode())
     return sha256.hexdigest()

@@ -44,6 +44,7 @@ class Place:
 
     def __init__(self, source: Source, files: list[SourceFile]):
         identity = [source.field, source.prompt, *(absolute_name(file.name) for file in files)]
+        identity += [] if source.rejected is None else [{"rejected": source.rejected}]
         self.name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
         self.stamps = [file.stamp for file in files]
 

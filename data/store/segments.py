@@ -22,7 +22,8 @@ from data.tokenizers.tokenizer import Tokenizer, check_ids
 class Segment(NamedTuple):
     """A part of a document that is encoded at once: text, or token ids.
 
-    `begins_piece`: a piece begins with it. `continued`: it is the rest of a longer text. `counted`: as in Piece.
+    `begins_piece`: a piece begins with it. `continued`: it is the rest of a longer text. `counted` and `begins_half`:
+    as in Piece.
     """
 
     content: str | np.ndarray
@@ -30,6 +31,7 @@ class Segment(NamedTuple):
     begins_piece: bool
     continued: bool
     counted: bool
+    begins_half: bool = False
 
 
 class DocumentEnd(NamedTuple):
@@ -69,7 +71,8 @@ def document_events(tokenizer: Tokenizer, document: Document) -> Iterator[Event]
     hashed = hashlib.blake2b(digest_size=8)
     try:
         for piece in joined_pieces(document):
-            hashed.update(b"\xff" if piece.counted else b"\xfe")  # bytes that no text holds: they part the pieces
+            hashed.update(b"\xfd" if piece.begins_half else b"")  # bytes that no text holds: they part the pieces
+            hashed.update(b"\xff" if piece.counted else b"\xfe")
             yield from piece_segments(tokenizer, piece, document.origin, hashed)
     except DataError as error:
         yield DocumentEnd(0, str(error))
@@ -82,6 +85,7 @@ class LongPiece(NamedTuple):
 
     parts: Iterator
     counted: bool
+    begins_half: bool
 
 
 def joined_pieces(document: Document) -> Iterator[LongPiece]:
@@ -98,7 +102,7 @@ def joined_pieces(document: Document) -> Iterator[LongPiece]:
             yield piece.content
 
     while upcoming:
-        yield LongPiece(parts(), upcoming[0].counted)
+        yield LongPiece(parts(), upcoming[0].counted, upcoming[0].begins_half)
 
 
 def piece_segments(tokenizer: Tokenizer, piece: LongPiece, origin: str, hashed) -> Iterator[Segment]:
@@ -109,12 +113,12 @@ def piece_segments(tokenizer: Tokenizer, piece: LongPiece, origin: str, hashed) 
         texts = text_segments(tokenizer, hashed_texts(parts, hashed), origin)
         for text, continued in itertools.chain([next(texts, ("", False))], texts):  # an empty piece is one, too
             place = f"{origin} from offset {offset}" if offset else origin  # errors count from there
-            yield Segment(text, place, not continued, continued, piece.counted)
+            yield Segment(text, place, not continued, continued, piece.counted, piece.begins_half and not continued)
             offset += len(text)
         return
     for number, ids in enumerate(parts):
         hashed.update(np.ascontiguousarray(ids, "<i8").tobytes())
-        yield Segment(ids, origin, not number, bool(number), piece.counted)
+        yield Segment(ids, origin, not number, bool(number), piece.counted, piece.begins_half and not number)
 
 
 def hashed_texts(parts: Iterator[str], hashed) -> Iterator[str]:
