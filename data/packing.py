@@ -220,12 +220,13 @@ class BestFit(Planned):
 
 class Pairs:
     """Rows 2i and 2i + 1 are the chosen and the rejected half of one preference pair; each epoch takes all pairs in an
-    order of its own. No half may be longer than a row (data/pipeline.py checks it)."""
+    order of its own. No half may be longer than a row (data/long_responses.py)."""
 
     def __init__(self, documents: Documents, length: int, seed: int, plans: Plans):
-        del length
+        del length, plans
         self.documents, self.seed, self.count = documents, seed, len(documents)
-        self.rows_per_epoch, self.predictions = 2 * self.count, measure_halves(documents, plans).predictions
+        self.rows_per_epoch = 2 * self.count
+        self.predictions = sum(replace(documents, half=half).targets for half in (0, 1))
 
     def spans(self, rows: np.ndarray) -> Spans:
         epochs, numbers = np.divmod(rows.astype(np.int64) // 2, self.count)
@@ -240,29 +241,6 @@ def half_spans(documents: Documents, numbers: np.ndarray, halves: np.ndarray) ->
     chosen, rejected = (replace(documents, half=half).bounds(numbers) for half in (0, 1))
     starts = np.where(halves == 0, chosen.starts, rejected.starts)
     return Spans(np.arange(len(numbers)), starts, starts + np.where(halves == 0, chosen.targets, rejected.targets))
-
-
-class HalfLengths(NamedTuple):
-    """The `predictions` in all halves of preference pairs, those in the longest one, and the number of its document."""
-
-    predictions: int
-    longest: int
-    document: int
-
-
-def measure_halves(documents: Documents, plans: Plans) -> HalfLengths:
-    """The lengths of the halves of preference pairs, measured once."""
-
-    def measure() -> np.ndarray:
-        total, longest, document = 0, 0, 0
-        for numbers in documents.chunks():
-            targets = np.stack([replace(documents, half=half).bounds(numbers).targets for half in (0, 1)])
-            if targets.max() > longest:
-                longest, document = int(targets.max()), int(numbers[targets.max(0).argmax()])
-            total += int(targets.sum())
-        return np.array([total, longest, document])
-
-    return HalfLengths(*map(int, plans.array(["halves"], measure)))
 
 
 PACKINGS = {

@@ -14,10 +14,11 @@ import numpy as np
 from data.config import Data, Mixture, Part
 from data.documents import Documents
 from data.errors import DataError, FieldError
+from data.long_responses import fit_responses
 from data.mixture import MixedSource, Mixing
-from data.packing import Packing, Spans, expand, make_packing, measure_halves, padding_share
+from data.packing import Packing, Spans, expand, make_packing, padding_share
 from data.rows import Rows
-from data.splits import Split, Splits, open_splits, scored_text
+from data.splits import Splits, open_splits, scored_text
 from data.store.store import Store
 from data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from data.windows import ScoredText
@@ -156,9 +157,9 @@ def open_pipeline(
     """
     tokenizer = tokenizer or build_tokenizer(config.tokenizer, [part.source for part in config.parts], report)
     splits = open_splits(config, tokenizer, cache, report)
-    if config.packing == "pairs":
-        for split in [*splits.training, *splits.validation]:
-            check_halves(split, config.length)
+    splits = splits._replace(training=[fit_responses(split, config, report) for split in splits.training])
+    if config.packing == "pairs":  # scored as they are trained: each half in a row
+        splits = splits._replace(validation=[fit_responses(split, config, report) for split in splits.validation])
     packings = []
     for part, split in zip(config.parts, splits.training, strict=True):
         check_length(split.documents, config, part)
@@ -169,19 +170,6 @@ def open_pipeline(
         if share > 0.005:
             report(f"{part.source.path}: {share:.1%} of the places in rows are padding (data.packing={config.packing})")
     return Pipeline(config, tokenizer, splits, packings, batch_size)
-
-
-def check_halves(split: Split, length: int) -> None:
-    """Raises DataError naming the longest half of a preference pair where a row of `length` does not hold it."""
-    measured = measure_halves(split.documents, split.plans)
-    if measured.longest > length:
-        (number,) = split.documents.in_store(np.array([measured.document]))
-        origin = split.store.origin(int(number))
-        raise DataError(
-            f"{split.store.manifest['files'][origin.file]}: record {origin.record} (from 0) has {measured.longest + 1} "
-            f"tokens in one half of its pair, more than rows of data.length={length} hold; "
-            f"data.length={measured.longest} holds every pair"
-        )
 
 
 def check_length(documents: Documents, config: Data, part: Part) -> None:

@@ -83,7 +83,7 @@ def read_texts(fields: Fields, records: Records) -> Iterator[Document | Refusal]
             yield record
             continue
         if is_text is None:
-            is_text = not (fields.ids or len(fields.names) > 1 or is_object(record))
+            is_text = not (fields.ids or not fields.takes_bare_values or is_object(record))
         yield read_text_record(record, origin) if is_text else read_line(record, decoder, fields, origin)
 
 

@@ -134,7 +134,7 @@ def check_features(dataset, fields: Fields, path: str) -> None:
     for name in fields.names:
         if name not in schema.names:
             raise MissingFieldError(f"{path}: no feature {name!r}; there: {format_names(schema.names)}")
-        if not (is_token_ids if fields.ids else is_text)(schema.field(name).type):
+        if fields.template is None and not (is_token_ids if fields.ids else is_text)(schema.field(name).type):
             wanted = "a list of whole numbers" if fields.ids else "a text"
             raise DataError(f"{path}: feature {name!r} is not {wanted}, but {dataset.features[name]!r}")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -18,27 +18,39 @@ from data.sources.document import Document, Piece, Refusal, split_text
 MAX_ID = int(np.iinfo(np.int64).max)
 
 
-class Fields(NamedTuple):
-    """What is read of a record: `field`, after `prompt` where that is set; text, or lists of token ids (`ids`).
+class Writer(Protocol):
+    """Makes a record's parts of text: data/templates.py. `fields`: the names of the fields that it reads."""
 
-    `rejected`: the field of the second half of a preference pair, which stands after the prompt, too.
-    """
+    fields: list[str]
+
+    def parts(self, record: dict[str, Any]) -> Iterable[tuple[str, bool]]:
+        """(text, whether it counts in the loss) of each part. Raises DataError."""
+        ...
+
+
+class Fields(NamedTuple):
+    """What is read of a record: `field`, after `prompt` where that is set; text, or lists of token ids (`ids`). With a
+    `template`, what that makes of the fields that it reads, of any type.
+
+    `rejected`: the field of a preference pair's second half, which is made as the first one, with this field in the
+    place of `field`."""
 
     field: str
     prompt: str | None = None
     ids: bool = False
+    template: Writer | None = None
     rejected: str | None = None
 
     @property
     def names(self) -> list[str]:
         """The fields that are read, each once."""
-        return [name for name in (self.prompt, self.field, self.rejected) if name is not None]
+        of_first = [self.prompt, self.field] if self.template is None else self.template.fields
+        return [name for name in (*of_first, self.rejected) if name is not None]
 
     @property
-    def halves(self) -> list[list[str]]:
-        """The fields of each half of a document in their order; there is one half where no field is `rejected`."""
-        before = [] if self.prompt is None else [self.prompt]
-        return [[*before, name] for name in (self.field, self.rejected) if name is not None]
+    def takes_bare_values(self) -> bool:
+        """Whether a record may be the value of its only field by itself."""
+        return self.prompt is None and self.template is None and self.rejected is None
 
 
 def read_record(record: Any, fields: Fields, origin: str, subject: str = "field {!r} is") -> Document | Refusal:
@@ -54,19 +66,37 @@ def read_record(record: Any, fields: Fields, origin: str, subject: str = "field 
 
 def record_pieces(record: Any, fields: Fields, origin: str, subject: str) -> Iterator[Piece]:
     """The pieces of a record's fields. Raises DataError where one is missing, or holds what it should not."""
-    for number, names in enumerate(fields.halves):
-        pieces = [piece for name in names for piece in field_pieces(record, name, fields, origin, subject)]
-        yield pieces[0]._replace(begins_half=number > 0)
-        yield from pieces[1:]
+    values = {name: field_value(record, name, fields, origin) for name in fields.names}
+    yield from half_pieces(values, fields, fields.field, origin, subject)
+    if fields.rejected is not None:
+        first, *others = half_pieces(values, fields, fields.rejected, origin, subject)
+        yield first._replace(begins_half=True)
+        yield from others
 
 
-def field_pieces(record: Any, name: str, fields: Fields, origin: str, subject: str) -> tuple[Piece, ...]:
-    """The pieces of one field. Raises DataError where it is missing, or holds what it should not."""
-    value = field_value(record, name, fields, origin)
-    counted = name != fields.prompt
-    if fields.ids:
-        return (Piece(token_ids(value, f"{origin}: {subject.format(name)}", f"{origin}: field {name!r}"), counted),)
-    return split_text(check_text(value, f"{origin}: {subject.format(name)}", name, origin), counted)
+def half_pieces(values: dict[str, Any], fields: Fields, response: str, origin: str, subject: str) -> Iterator[Piece]:
+    """The pieces of a record's values, with those of the field `response` as the response."""
+    if fields.template is not None:
+        values = values if response == fields.field else values | {fields.field: values[response]}
+        yield from written_pieces(values, fields.template, origin)
+        return
+    for name in (fields.prompt, response):
+        if name is None:
+            continue
+        value, counted = values[name], name != fields.prompt
+        if fields.ids:
+            yield Piece(token_ids(value, f"{origin}: {subject.format(name)}", f"{origin}: field {name!r}"), counted)
+        else:
+            yield from split_text(check_text(value, f"{origin}: {subject.format(name)}", name, origin), counted)
+
+
+def written_pieces(values: dict[str, Any], template: Writer, origin: str) -> Iterator[Piece]:
+    try:
+        parts = list(template.parts(values))
+    except DataError as error:
+        raise DataError(f"{origin}: {error}") from None
+    for text, counted in parts:
+        yield from split_text(check_text(text, origin, "template", origin), counted)
 
 
 def field_value(record: Any, name: str, fields: Fields, origin: str) -> Any:
@@ -75,9 +105,9 @@ def field_value(record: Any, name: str, fields: Fields, origin: str) -> Any:
         if name not in record:
             raise MissingFieldError(f"{origin}: no field {name!r}; there: {format_names(record)}")
         return record[name]
-    if len(fields.names) == 1 and isinstance(record, list if fields.ids else str):
+    if fields.takes_bare_values and isinstance(record, list if fields.ids else str):
         return record
-    bare = "" if len(fields.names) > 1 else ", or a list of token ids" if fields.ids else ", or a string"
+    bare = "" if not fields.takes_bare_values else ", or a list of token ids" if fields.ids else ", or a string"
     kind = type(record).__name__
     raise NotTextError(f"{origin}: no field {name!r} in a {kind}; a record is an object with that field{bare}")
 

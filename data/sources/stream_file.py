@@ -53,10 +53,7 @@ class StreamFile(ABC):
             with file, self.errors():
                 yield from self.read_random_access(file)
             return
-        hashing = HashingStream(file, self.errors)
-        stream = io.BufferedReader(hashing, PART_BYTES)
-        if compression:
-            stream = io.BufferedReader(DecompressedStream(stream, self.name, CODECS[compression]()), PART_BYTES)
+        hashing, stream = self.unpack(file)
         head = stream.peek()
         if not (head or self.size):
             raise DataError(f"{self.name}: no text, the file is empty")
@@ -64,6 +61,14 @@ class StreamFile(ABC):
         yield from READERS.get(extension, read_text)(stream, self.name, self.fields)
         self.sha256 = hashing.digest_of_all()
         file.close()  # by `with` it would be closed for a reader, too, who takes one document and drops the rest
+
+    def unpack(self, file: BinaryIO) -> tuple[HashingStream, io.BufferedReader]:
+        """The stream that hashes what is read of `file`, and the one of its content, unpacked."""
+        hashing = HashingStream(file, self.errors)
+        stream = io.BufferedReader(hashing, PART_BYTES)
+        if codec := CODECS.get(self.ending.compression):
+            stream = io.BufferedReader(DecompressedStream(stream, self.name, codec()), PART_BYTES)
+        return hashing, stream
 
     def read_random_access(self, file: BinaryIO) -> Iterator[Document | Refusal]:
         """Everything in a file whose bytes are not read in their order; `digest` reads it once more, in order."""

@@ -19,7 +19,7 @@ def read_text(stream: BinaryIO, name: str, fields: Fields) -> Iterator[Document]
 
     Its pieces are read when they are asked for. Raises NotTextError where the file is no text in UTF-8.
     """
-    if fields.ids or len(fields.names) > 1:
+    if fields.ids or not fields.takes_bare_values:
         wanted = "token ids" if fields.ids else f"fields {' and '.join(map(repr, fields.names))}"
         raise NotTextError(f"{name}: a text file has no {wanted}; write them as JSON lines or parquet")
     pieces = text_pieces(stream, name)

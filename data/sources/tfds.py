@@ -98,7 +98,7 @@ def select_features(builder, source: Source, fields: Fields):
     for name in fields.names:
         if name not in features:
             raise MissingFieldError(f"{source.path}: no feature {name!r}; there: {format_names(sorted(features))}")
-        if not (is_token_ids if fields.ids else is_text)(features[name]):
+        if fields.template is None and not (is_token_ids if fields.ids else is_text)(features[name]):
             wanted = "a sequence of whole numbers" if fields.ids else "a text"
             raise DataError(f"{source.path}: feature {name!r} is not {wanted}, but {features[name]!r}")
     return tfds.features.FeaturesDict({name: features[name] for name in fields.names})

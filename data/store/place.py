@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data.config import Source
 from data.sources.document import SourceFile
+from data.sources.source import template_source
 from data.whole_file import whole_file
 
 FORMAT = 5  # of a store's files; part of its name
@@ -43,8 +44,9 @@ class Place:
     """Where a source lies, and the sizes and times of change of its files: what a later start compares."""
 
     def __init__(self, source: Source, files: list[SourceFile]):
-        identity = [source.field, source.prompt, *(absolute_name(file.name) for file in files)]
-        identity += [] if source.rejected is None else [{"rejected": source.rejected}]
+        fields = [source.field, source.prompt] if source.template is None else [template_source(source)]
+        fields += [] if source.rejected is None else [{"field": source.field, "rejected": source.rejected}]
+        identity = [*fields, *(absolute_name(file.name) for file in files)]
         self.name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
         self.stamps = [file.stamp for file in files]
 

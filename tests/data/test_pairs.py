@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.config import Data, Mixture, Part, Source
+from data.config import Data, Mixture, Part, Source, Span
 from data.config import Tokenizer as Config
 from data.errors import DataError
 from data.pairs import pair_rows
@@ -147,17 +147,36 @@ def test_a_validation_text_of_pairs_is_that_of_the_chosen_responses(tmp_path):
     assert text.bytes == sum(len(record["good"]) for record in RECORDS[-count:])
 
 
-def test_a_half_that_is_longer_than_a_row_is_named_with_the_length_that_would_work(tmp_path):
-    records = [*RECORDS, {"q": "?", "good": "a", "bad": "b" * 60}]
+@pytest.mark.parametrize("place", [0, 38])  # in validation (by position the first), in training
+def test_a_half_that_is_longer_than_a_row_is_named_with_the_length_that_would_work(tmp_path, place):
+    records = [*RECORDS[:place], {"q": "?", "good": "a", "bad": "b" * 60}, *RECORDS[place:]]
     path = write(tmp_path / "a.jsonl", records)
+    spans = {"split": "position", "validation": Span(0.0, 0.2), "train": Span(0.2, 1.0)}
     with pytest.raises(DataError) as error:
-        pipeline(tmp_path, source_of(path))
-    line = (
-        f"{path}: record 40 (from 0) has 61 tokens in one half of its pair, more than rows of data.length=40 hold; "
-        "data.length=60 holds every pair"
+        pipeline(tmp_path, source_of(path), **spans)
+    assert f"{path}: 1 of " in str(error.value) and str(error.value).endswith(
+        f" documents are longer than a row of data.length=40, the first of them record {place + 1} of file 1 with 60 "
+        "tokens; data.length=60 holds all, data.too_long=drop leaves them out"
     )
-    assert str(error.value) == line
-    assert pipeline(tmp_path, source_of(path), length=60)
+    whole, dropped = (pipeline(tmp_path, source_of(path), **spans, **f) for f in ({"length": 60}, {"too_long": "drop"}))
+    counts = [[len(s.documents) for s in (*p.splits.training, *p.splits.validation)] for p in (whole, dropped)]
+    assert sum(counts[0]) == sum(counts[1]) + 1 == 41
+    read = [half for step in range(20) for half in halves(dropped.rows(step, 0, 8))]
+    assert not any("bbb" in half for half, _ in read)
+
+
+def test_a_template_writes_both_halves(tmp_path):
+    template = "Q: {{ q }} A: {% generation %}{{ good }}!{% endgeneration %}"
+    path = write(tmp_path / "a.jsonl", RECORDS)
+    source = source_of(path, prompt=None, template=template)
+    data = pipeline(tmp_path, source, length=60)
+    possible = [
+        [(f"Q: {record['q']} A: {record[name]}!", f"{record[name]}!") for name in ("good", "bad")] for record in RECORDS
+    ]
+    found = halves(data.rows(0, 0, 8))
+    assert all(list(pair) in possible for pair in zip(found[::2], found[1::2], strict=True))
+    with pytest.raises(DataError, match=r"the template reads .* and not 'text'; name its field of the better response"):
+        pipeline(tmp_path, replace(source, field="text"), length=60)
 
 
 def test_a_pair_without_its_rejected_response_is_refused(tmp_path):

@@ -1,0 +1,158 @@
+"""Templates of records: which text a record stands for, and what of it is the response. Sources and tasks use them.
+
+A template is Jinja, as Hugging Face's chat templates are. It runs in Jinja's sandbox: it sees the record's fields and
+nothing of this program, the files or the system.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import jinja2
+from jinja2 import ext, meta, nodes, sandbox
+
+from data.errors import DataError
+from data.sources.files import expand_home
+
+MARK = secrets.token_hex(16)  # stands around responses until the text is cut there: no record can hold it
+RESPONSE = re.compile(f"{MARK}<(.*?){MARK}>", re.DOTALL)
+
+
+class Part(NamedTuple):
+    """A part of what a template makes of a record. `counted`: it is a response, which counts in the loss."""
+
+    text: str
+    counted: bool
+
+
+class Generation(ext.Extension):
+    """`{% generation %} … {% endgeneration %}`: what stands in it is a response, as Hugging Face marks it."""
+
+    tags = frozenset(("generation",))
+
+    def parse(self, parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(["name:endgeneration"], drop_needle=True)
+        return nodes.CallBlock(self.call_method("mark"), [], [], body).set_lineno(line)
+
+    def mark(self, caller) -> str:
+        return f"{MARK}<{caller()}{MARK}>"
+
+
+class Template:
+    """A Jinja template: `text` itself where it holds a brace and a percent sign or two braces, else the file it names.
+
+    What it writes within `{% generation %}` is a response; the rest is prompt. A template that reads `messages`, a list
+    of objects with `role` and `content`, is a chat template. Where one of those marks no response, every message of
+    the role `assistant` is one: what the template adds to the messages before it, from the generation prompt on.
+
+    `fields`: the names of the fields that it reads. Raises DataError where it is no template, or marks no response.
+    """
+
+    def __init__(self, text: str):
+        self.source, origin = read_template(text)
+        chat = environment(jinja2.Undefined)  # chat templates ask for keys that a message may lack
+        try:
+            tree = chat.parse(self.source)
+            names = meta.find_undeclared_variables(tree) - set(chat.globals)
+            self.is_chat = "messages" in names
+            self.fields = ["messages"] if self.is_chat else sorted(names)
+            compiler = chat if self.is_chat else environment(jinja2.StrictUndefined)
+            self.template = compiler.from_string(self.source)
+        except jinja2.TemplateSyntaxError as error:
+            raise DataError(f"{origin}, line {error.lineno}: not a Jinja template ({error.message})") from None
+        calls = tree.find_all(nodes.ExtensionAttribute)
+        self.marks_responses = any(call.identifier == Generation.identifier for call in calls)
+        if not (self.marks_responses or self.is_chat):
+            raise DataError(
+                f"{origin}: no response in the template; write what is to be learnt within "
+                "{% generation %}…{% endgeneration %}"
+            )
+
+    def parts(self, record: dict[str, Any]) -> list[Part]:
+        """What it makes of a record, in order: neighbours differ in `counted`. Raises DataError where it can't."""
+        parts = self.marked_parts(record) if self.marks_responses else self.message_parts(record["messages"])
+        return [part for part in parts if part.text] or [Part("", False)]
+
+    def divide(self, record: dict[str, Any]) -> tuple[str, str]:
+        """The text in front of the last response, and that response; all of it and nothing where there is none."""
+        parts = self.parts(record)
+        last = max((number for number, part in enumerate(parts) if part.counted), default=len(parts))
+        return "".join(part.text for part in parts[:last]), "".join(part.text for part in parts[last : last + 1])
+
+    def prompt(self, record: dict[str, Any]) -> str:
+        return self.divide(record)[0]
+
+    def response(self, record: dict[str, Any]) -> str:
+        return self.divide(record)[1]
+
+    def marked_parts(self, record: dict[str, Any]) -> Iterator[Part]:
+        for number, text in enumerate(RESPONSE.split(self.render(record))):
+            yield Part(text, number % 2 == 1)
+
+    def message_parts(self, messages: list[dict]) -> Iterator[Part]:
+        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+            raise DataError("the field 'messages' is not a list of objects with role and content")
+        done = ""
+        for number, message in enumerate(messages):
+            if message.get("role") == "assistant":
+                before = self.render({"messages": messages[:number]}, add_generation_prompt=True)
+                after = self.render({"messages": messages[: number + 1]})
+                yield Part(rest(before, done), False)
+                yield Part(rest(after, before), True)
+                done = after
+        yield Part(rest(self.render({"messages": messages}), done), False)
+
+    def render(self, record: dict[str, Any], add_generation_prompt: bool = False) -> str:
+        """The text, with marks around responses. Start and end tokens are no part of it: the tokenizer knows them."""
+        special = (
+            {"bos_token": "", "eos_token": "", "add_generation_prompt": add_generation_prompt} if self.is_chat else {}
+        )
+        try:
+            return self.template.render(special | record)
+        except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise DataError(f"the template can't be filled in ({type(error).__name__}: {error})") from None
+
+
+def rest(text: str, beginning: str) -> str:
+    """What follows `beginning`. Raises DataError where the text begins otherwise."""
+    if not text.startswith(beginning):
+        raise DataError(
+            "the chat template writes fewer messages otherwise than as the beginning of all; mark the responses in it "
+            "with {% generation %}…{% endgeneration %}"
+        )
+    return text.removeprefix(beginning)
+
+
+def read_template(text: str) -> tuple[str, str]:
+    """The source of a template, and its name in messages: that of the file that `text` names, or `text` itself."""
+    if "{{" in text or "{%" in text:
+        return text, "template"
+    path = expand_home(text)
+    try:
+        return Path(path).read_text(encoding="utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"template {text!r}: can't be read ({reason}); a template is a file, or Jinja with braces"
+        ) from None
+
+
+def environment(undefined: type[jinja2.Undefined]) -> jinja2.Environment:
+    """Jinja's sandbox as Hugging Face sets it up for chat templates."""
+    made = sandbox.ImmutableSandboxedEnvironment(
+        undefined=undefined, trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    made.globals["raise_exception"] = refuse
+    made.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)  # Jinja's own writes < as \\u003c
+    return made
+
+
+def refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateRuntimeError(message)
