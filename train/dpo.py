@@ -6,12 +6,9 @@ base, which is one already. A config is any experiment with another objective, d
     def default() -> Experiment:
         base = books.default()
         source = Source("pairs.jsonl", field="chosen", prompt="prompt", rejected="rejected")
-        return replace(
-            base,
-            objective=DPO(beta=0.1),
-            data=replace(base.data, source=source, packing="pairs", split="hash"),
-            optimizer=replace(base.optimizer, peak_rate=5e-6),
-        )
+        data = replace(base.data, source=source, packing="pairs")
+        optimizer = Optimizer(peak_rate=5e-6, rule=AdamW(weight_decay=0.0))
+        return replace(base, objective=DPO(beta=0.1), data=data, optimizer=optimizer)
 
     skald train preferences.py --from runs/sft
 
