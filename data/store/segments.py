@@ -71,8 +71,7 @@ def document_events(tokenizer: Tokenizer, document: Document) -> Iterator[Event]
     hashed = hashlib.blake2b(digest_size=8)
     try:
         for piece in joined_pieces(document):
-            hashed.update(b"\xfd" if piece.begins_half else b"")  # bytes that no text holds: they part the pieces
-            hashed.update(b"\xff" if piece.counted else b"\xfe")
+            hashed.update(b"\xff" if piece.counted else b"\xfe")  # bytes that no text holds: they part the pieces
             yield from piece_segments(tokenizer, piece, document.origin, hashed)
     except DataError as error:
         yield DocumentEnd(0, str(error))
