@@ -104,7 +104,13 @@ def test_losses_of_margins_are_trls_in_float64(choice):
     assert np.isfinite(extreme).all()
 
 
-@pytest.mark.parametrize("choice, microbatches", [(CHOICES[1], 2), (CHOICES[3], 1)], ids=["sigmoid", "ipo"])
+@pytest.mark.parametrize(
+    "choice, microbatches",
+    [
+        pytest.param(CHOICES[1], 2, id="sigmoid"),
+        pytest.param(CHOICES[3], 1, id="ipo", marks=pytest.mark.slow(9)),
+    ],
+)
 def test_loss_gradient_and_metrics_are_trls_in_float64(choice, microbatches):
     with jax.enable_x64(True):
         made = experiment(choice, "float64")
@@ -164,7 +170,11 @@ def learn(made: Experiment, steps: int = 30):
 
 
 @pytest.mark.parametrize(
-    "lora", [None, LoRA(4, 8.0, ("stacks.*.mixer.query", "*.down", "output"))], ids=["all", "lora"]
+    "lora",
+    [
+        pytest.param(None, id="all"),
+        pytest.param(LoRA(4, 8.0, ("*.query", "*.down", "output")), id="lora", marks=pytest.mark.slow(6)),
+    ],
 )
 def test_training_ranks_the_pairs_and_leaves_the_reference_as_it_was(lora):
     made = experiment(DPO(), lora=lora, optimizer=c.Optimizer(0.01, c.AdamW(weight_decay=0.0), c.Schedule("constant")))
