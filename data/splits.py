@@ -201,16 +201,20 @@ def whole_character(documents: Documents, place: int, tokenizer: Tokenizer) -> i
 
 
 def text_bytes(documents: Documents, tokenizer: Tokenizer) -> int:
-    """Bytes of text that the targets of documents stand for; those of a cut document are decoded to count them."""
-    total = 0
-    for numbers in documents.chunks():
-        stored, bounds = documents.in_store(numbers), documents.bounds(numbers)
-        lengths = documents.offsets[stored + 1] - documents.offsets[stored]
-        whole = bounds.stops - bounds.starts == lengths
-        total += int(documents.sizes[stored[whole]].sum())
-        for start, stop, ended in zip(*(b[~whole].tolist() for b in bounds), strict=True):
-            total += decoded_bytes(documents, start, stop - ended, tokenizer)
-    return total
+    """Bytes of text that the targets of documents stand for."""
+    return sum(int(document_bytes(documents, numbers, tokenizer).sum()) for numbers in documents.chunks())
+
+
+def document_bytes(documents: Documents, numbers: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """Bytes of text that the targets of each of these documents stand for, int64 [n]; those of a cut document are
+    decoded to count them."""
+    stored, bounds = documents.in_store(numbers), documents.bounds(numbers)
+    sizes = np.array(documents.sizes[stored], np.int64)
+    lengths = documents.offsets[stored + 1] - documents.offsets[stored]
+    for number in np.flatnonzero(bounds.stops - bounds.starts != lengths):
+        start, stop, ended = (column[number].item() for column in bounds)
+        sizes[number] = decoded_bytes(documents, start, stop - ended, tokenizer)
+    return sizes
 
 
 def decoded_bytes(documents: Documents, start: int, stop: int, tokenizer: Tokenizer) -> int:

@@ -55,12 +55,13 @@ def window_batches(documents: Documents, length: int, stride: int, batch_size: i
         yield batch
 
 
-def document_numbers(batch: list[list[Window]], length: int, batch_size: int) -> np.ndarray:
-    """The number of the document that each target of a batch belongs to, int64 [rows, length]; 0 in padding."""
-    numbers = np.zeros((batch_size, length), np.int64)
+def window_numbers(batch: list[list[Window]], length: int, batch_size: int) -> np.ndarray:
+    """The number in its batch of the window that each target belongs to, int64 [rows, length]; 0 in padding."""
+    numbers, first = np.zeros((batch_size, length), np.int64), 0
     for row, windows in zip(numbers, batch, strict=False):
-        own = np.repeat([w.document for w in windows], [w.stop - w.start for w in windows])
+        own = np.repeat(np.arange(first, first + len(windows)), [w.stop - w.start for w in windows])
         row[: len(own)] = own
+        first += len(windows)
     return numbers
 
 

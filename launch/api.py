@@ -18,10 +18,11 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from launch.inference.checkpoint import LoadedCheckpoint  # noqa: E402
+from launch.inference.evaluation import evaluate  # noqa: E402
 from launch.inference.export import SHARD_SIZE, export_checkpoint  # noqa: E402
 from launch.inference.json_schema import read_schema_files  # noqa: E402
 from launch.inference.request import TextRequest, read_requests  # noqa: E402
-from launch.inference.scoring import evaluate  # noqa: E402
+from launch.inference.tasks.task import Task, read_tasks  # noqa: E402
 from launch.inference.text import TextGenerator  # noqa: E402
 from launch.inference.text_engine import TextEngine  # noqa: E402
 from launch.inference.watermark import find_watermark  # noqa: E402
@@ -79,10 +80,14 @@ class LoadedRun(LoadedCheckpoint):
         stride: int | None = None,
         field: str | None = None,
         examples: list[dict] | None = None,
+        tasks: Sequence[str | Task] = (),
+        results: str | Path | None = None,
     ) -> dict:
         """Scores of the validation split or of the file `text`, with the keys of `skald evaluate --json`. `examples`: a
-        list that gets what `--examples` writes, the worst document first."""
-        return evaluate(self, text, window, stride, field, examples)
+        list that gets what `--examples` writes, the worst document first. `tasks`: as those of `--tasks`, or read by
+        `read_tasks`; `results`: the folder that keeps the result of each of their examples."""
+        read = [task for name in tasks for task in ([name] if isinstance(name, Task) else read_tasks([name]))]
+        return evaluate(self, text, window, stride, field, examples, read, results)
 
     def watermark(self, text: str, key: int, gamma: float = 0.25) -> dict:
         """What a text shows of the watermark that the sampler `watermark(key=…,gamma=…)` leaves: `tokens`,

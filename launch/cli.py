@@ -46,7 +46,16 @@ BENCH_DEFAULTS = {  # what `bench` measures by default
 # Errors by class name, since their modules import JAX. Wrong arguments or config: exit status 2; failed work: 1.
 WRONG_INPUT = ("ConfigError", "SamplerError", "PromptError", "PromptTooLong", "CheckpointError")
 WRONG_INPUT += ("ShardingError", "KernelError", "TopologyError", "FieldError", "HuggingFaceError", "AdapterError")
-EXPECTED = (*WRONG_INPUT, "QueueFull", "ExportError", "DataError", "RunError", "PeerError", "UnreadableProgram")
+EXPECTED = (
+    *WRONG_INPUT,
+    "DamagedCheckpoint",
+    "QueueFull",
+    "ExportError",
+    "DataError",
+    "RunError",
+    "PeerError",
+    "UnreadableProgram",
+)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -135,14 +144,24 @@ def generate_arguments(command: argparse.ArgumentParser) -> None:
 
 def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     checkpoint_arguments(command)
+    other = "compare with this checkpoint, example by example, on the same texts"
+    command.add_argument("other", nargs="?", metavar="OTHER", help=other)
     quantize = "score with weights in 8 or 4 bits, as generate has them, and with those that they are rounded from"
     command.add_argument("--quantize", choices=["none", "int8", "int4"], help=quantize)
     command.add_argument("--text", metavar="FILE", help="score this text instead of the validation split")
     command.add_argument("--field", metavar="NAME", help="the text's field or column (default: the run's own)")
     command.add_argument("--window", type=positive, help="tokens a window (default: the rows it was trained on)")
     command.add_argument("--stride", type=positive, help="tokens between windows (default: the window)")
-    examples = "write the score of every document, the worst first, as JSON lines"
+    examples = "write every document's score, the worst first (with OTHER both, most different first), as JSON lines"
     command.add_argument("--examples", metavar="FILE", help=examples)
+    watch = "score every checkpoint as the run publishes it, into RUN/evaluations.jsonl, until the run is over"
+    command.add_argument("--watch", action="store_true", help=watch)
+    tasks = "names of configs/tasks or TOML files, with commas between; repeatable"
+    command.add_argument("--tasks", action="append", default=[], metavar="TASKS", help=tasks)
+    settings = "change a field of a task, as sentiment.data=dev.tsv or sentiment.limit=100; repeatable"
+    command.add_argument("--set", action="append", default=[], metavar="TASK.FIELD=VALUE", help=settings)
+    results = "keep every example's result there, and go on with those that are there (default: tasks/STEP of the run)"
+    command.add_argument("--results", metavar="FOLDER", help=results)
 
 
 def prepare_arguments(command: argparse.ArgumentParser) -> None:

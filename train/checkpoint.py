@@ -26,6 +26,7 @@ from train.checkpoint_folder import (
     METADATA,
     CheckpointError,
     CheckpointRef,
+    DamagedCheckpoint,
     published_steps,
     rank_by_loss,
     set_aside,
@@ -221,9 +222,14 @@ def read_item(item: Path, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """One item of a checkpoint, in the types and shardings of `arrays`; every process reads what its devices hold.
 
     Orbax's handler reads it, not its Checkpointer, which makes all processes wait for one that failed to read its part.
+    Raises DamagedCheckpoint.
     """
     abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for name, x in arrays.items()}
-    return ocp.StandardCheckpointHandler().restore(item.absolute(), args=ocp.args.StandardRestore(abstract))
+    try:
+        return ocp.StandardCheckpointHandler().restore(item.absolute(), args=ocp.args.StandardRestore(abstract))
+    except Exception as error:  # Orbax, TensorStore and the file system have an error each; some are a bare Exception
+        reason = textwrap.shorten(str(error), 120) or type(error).__name__
+        raise DamagedCheckpoint(f"{item}: can't be read ({reason}); take another checkpoint") from error
 
 
 def stored_lora(checkpoint: CheckpointRef) -> LoRA | None:
@@ -251,9 +257,11 @@ def check_weights_fit(checkpoint: CheckpointRef, model: Model) -> None:
 def read_weights(checkpoint: CheckpointRef, model, kind: str | None = None):
     """A checkpoint's weights of one kind (None: the average where it has one), in the types and shardings of `model`.
 
-    Raises CheckpointError where it has none of that kind.
+    Raises CheckpointError where it has none of that kind, DamagedCheckpoint where they can't be read.
     """
     kinds = [name for name, item in WEIGHTS.items() if (checkpoint.folder / item).is_dir()]
+    if not kinds:
+        raise DamagedCheckpoint(f"{checkpoint.folder}: no weights in it; take another checkpoint")
     if kind not in (None, *kinds):
         reason = "; optimizer.average was null" if kind == "average" else ""
         raise CheckpointError(f"{checkpoint.folder}: no {kind} weights in it{reason}; there are {', '.join(kinds)}")

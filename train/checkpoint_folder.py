@@ -6,6 +6,7 @@ train/checkpoint.py writes them, and reads their arrays; launch/ finds them by n
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import json
 import math
@@ -23,6 +24,10 @@ METADATA = "about/metadata"
 
 class CheckpointError(ValueError):
     """A checkpoint is not there, or can't be read or written. The message is one line."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """The arrays of a checkpoint can't be read. The message is one line. Exit status 1."""
 
 
 class CheckpointRef(NamedTuple):
@@ -118,6 +123,20 @@ def parse_metadata(file: Path, modified_ns: int) -> dict:
     config = fields.with_current_names(metadata["config"])
     model = fields.with_current_names(metadata["model"]) if "model" in metadata else config["model"]  # 0.4 and before
     return {"huggingface": None, **metadata, "data": data, "config": config, "model": model}
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """What tells a checkpoint from any other, wherever it lies: of what it says of itself but its scores, which may be
+    written later, and of the list of its weights' files, whose names are drawn at random when it is saved.
+
+    Raises OSError or ValueError where its metadata can't be read.
+    """
+    metadata = {name: value for name, value in json.loads((folder / METADATA).read_text()).items() if name != "scores"}
+    sha256 = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode("utf-8", "surrogatepass"))
+    manifest = folder / "model" / "manifest.ocdbt"
+    if manifest.exists():
+        sha256.update(manifest.read_bytes())
+    return sha256.hexdigest()
 
 
 def validation_losses(run: Path) -> dict[int, float | None]:

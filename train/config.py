@@ -128,6 +128,7 @@ class Evaluation:
     sample_tokens: int = 200
     prompt: str = "\n"
     sampler: str = "temperature=0.8,top_p=0.95"
+    tasks: tuple[str, ...] = ()  # task files that are scored at each evaluation, into metrics.jsonl (README.md, Tasks)
 
 
 # Chosen for the machine (launch/machine/auto.py).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from argparse import Namespace
@@ -16,6 +17,7 @@ from data.pipeline import open_pipeline
 from data.tokenizers.tokenizer import build_tokenizer, tokenizer_from_json
 from launch import VERSION, experiments
 from launch.commands.inheritance import inherit
+from launch.inference.tasks.training import TrainingTasks
 from launch.inference.text import check_samples, training_samples
 from launch.machine import auto, chips
 from launch.machine.detection import cache_folder
@@ -113,6 +115,7 @@ def open_run(
     check_vocabulary(experiment, data.tokenizer.vocab_size)
     longest = trained_length(experiment, before)
     check_samples(experiment, data.tokenizer, longest)
+    tasks = TrainingTasks(experiment, data.tokenizer, longest)
     if source:
         check_weights_fit(source, experiment.model)
     run = Run(auto.make_program(experiment), folder, data)
@@ -138,7 +141,7 @@ def open_run(
         "started_from": started_from,
         "huggingface": before["huggingface"] if before else None,
     }
-    run.listeners = listeners(run, checkpoints, metadata)
+    run.listeners = listeners(run, checkpoints, metadata, tasks)
     return run, checkpoints
 
 
@@ -243,7 +246,7 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> TrainStat
     return state
 
 
-def listeners(run: Run, checkpoints: Checkpoints, metadata: dict) -> list:
+def listeners(run: Run, checkpoints: Checkpoints, metadata: dict, tasks: TrainingTasks) -> list:
     """The run's listeners, in the order in which they hear each event.
 
     Guards come first, then evaluation, samples, metrics, and saving after all that it records. Listeners that write to
@@ -256,7 +259,7 @@ def listeners(run: Run, checkpoints: Checkpoints, metadata: dict) -> list:
     first = processes.index() == 0
     heard_by = [
         check_finite,
-        evaluation,
+        functools.partial(evaluation, score_tasks=tasks.scores),
         Samples(
             run.folder / "samples",
             lambda model, e: training_samples(model, e, run.data.tokenizer, metadata["trained_length"]),

@@ -7,14 +7,13 @@ Each line begins with the digest of what it depends on, so a file says by itself
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 from data.errors import DataError
+from launch.inference.appended_file import AppendedFile, begins_as
 from launch.inference.request import TextRequest
 from launch.inference.text_engine import TextAnswer
 
@@ -31,7 +30,7 @@ def answer_lines(answer: TextAnswer, digest: str, logprobs: bool) -> list[str]:
     return [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
 
 
-class AnswersFile:
+class AnswersFile(AppendedFile):
     """A file of answers, appended to. `done`: how many requests it answered when it was opened; `failed`: how many of
     these with an error.
 
@@ -39,37 +38,24 @@ class AnswersFile:
     DataError where a line answers another request, or while another process writes into the file.
     """
 
+    remedy = "let it, or name another --out"
+
     def __init__(self, path: Path, requests: Sequence[TextRequest], digests: Sequence[str]):
-        self.path, self.done, self.failed = path, 0, 0
-        try:
-            self.file = open(path, "a+b")  # noqa: SIM115  # it stays open
-        except OSError as error:
-            raise DataError(f"{path}: can't write answers ({error.strerror})") from None
-        self.lock()
-        self.file.seek(0)
-        self.file.truncate(self.read(self.file, requests, digests))
+        self.requests, self.digests, self.done, self.failed = requests, digests, 0, 0
+        super().__init__(path)
 
-    def lock(self) -> None:
-        """Keeps other processes out until this one ends, where the file system can."""
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{self.path}: another process writes into it; let it, or name another --out") from None
-        except OSError:  # no locks there
-            return
-
-    def read(self, lines: IO[bytes], requests: Sequence[TextRequest], digests: Sequence[str]) -> int:
+    def read(self) -> int:
         """Counts the requests that are answered as a whole, and returns the bytes of their lines."""
         size, kept, own = 0, 0, []
-        for number, line in enumerate(lines, 1):
-            digest = digests[self.done] if self.done < len(digests) else None
+        for number, line in enumerate(self.file, 1):
+            digest = self.digests[self.done] if self.done < len(self.digests) else None
             if digest is None or not begins_as(line, f'{{"request": "{digest}"'.encode()):
                 raise DataError(f"{self.path}:{number}: {self.mismatch(digest)}")
             if not line.endswith(b"\n"):
                 break
             size += len(line)
             own.append(json.loads(line))
-            if len(own) == requests[self.done].num_samples or "text" not in own[0]:
+            if len(own) == self.requests[self.done].num_samples or "text" not in own[0]:
                 self.failed += any("error" in value for value in own)
                 self.done, kept, own = self.done + 1, size, []
         return kept
@@ -81,12 +67,3 @@ class AnswersFile:
             f"this line is no answer to prompt {self.done + 1} as it is asked now (its text, the checkpoint, sampler, "
             "seed, limits or options were others); name another --out, or ask as before"
         )
-
-    def write(self, lines: Sequence[str]) -> None:
-        self.file.write("".join(lines).encode("utf-8"))
-        self.file.flush()
-
-
-def begins_as(line: bytes, beginning: bytes) -> bool:
-    """Whether a line begins so, or is a torn piece of such a beginning."""
-    return line.startswith(beginning) or (not line.endswith(b"\n") and beginning.startswith(line))

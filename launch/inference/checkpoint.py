@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,15 +16,15 @@ from model.transformer import abstract_model
 from train import fields
 from train.base import read_model
 from train.checkpoint import model_config
-from train.checkpoint_folder import METADATA, find_checkpoint
+from train.checkpoint_folder import checkpoint_digest, find_checkpoint
 from train.config import AUTO_EXECUTION, Evaluation, Experiment
 
 MAX_NEW_TOKENS = 300  # where neither a person nor an imported checkpoint says how many
 NOT_FINITE = "some of its weights are no finite numbers; take another checkpoint"  # the end of an error message
 
 
-class LoadedCheckpoint:
-    """A checkpoint on one device: its `model`, `model_config`, `tokenizer` and `step`.
+class DescribedCheckpoint:
+    """What a checkpoint says of itself, without its arrays: its `model_config`, `tokenizer` and `step`.
 
     `config`: the Experiment; None for an imported checkpoint, which no experiment made. `metadata`: all that the
     checkpoint says of itself. `trained_length`: tokens of the longest rows that the weights were trained on, in this
@@ -38,7 +37,7 @@ class LoadedCheckpoint:
     def __init__(self, name: str, weights: str | None = None, kv_cache: str | None = None, quantize: str | None = None):
         checkpoint = find_checkpoint(name)
         self.name, self.step, self.folder = name, checkpoint.step, checkpoint.folder
-        self.weights = weights
+        self.checkpoint, self.weights = checkpoint, weights
         self.metadata = checkpoint.metadata
         self.config: Experiment | None = fields.from_json(Experiment | None, self.metadata["config"])
         self.model_config: Model = model_config(checkpoint)
@@ -52,17 +51,11 @@ class LoadedCheckpoint:
         execution = decoding_execution(self.config.execution if self.config else AUTO_EXECUTION)
         chosen = {name: value for name, value in (("cache", kv_cache), ("quantize", quantize)) if value}
         self.execution = replace(execution, **chosen)
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = abstract_model(self.model_config, self.execution)
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
-        self.model = read_model(checkpoint, shapes, weights)
 
     @functools.cached_property
     def digest(self) -> str:
-        """What tells this checkpoint from any other, wherever it lies: of what it says of itself, and of the list of
-        its weights' files, whose names are drawn at random when it is saved."""
-        files = [self.folder / METADATA, self.folder / "model" / "manifest.ocdbt"]
-        return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.exists())).hexdigest()
+        """What tells this checkpoint from any other, wherever it lies."""
+        return checkpoint_digest(self.folder)
 
     def length_warning(self, length: int) -> str | None:
         """A line of warning where rows of `length` tokens are longer than those of training; else None."""
@@ -72,6 +65,17 @@ class LoadedCheckpoint:
             f"{self.name} was trained on rows of {self.trained_length} tokens: behind them, up to {length}, stand "
             "positions that it never saw"
         )
+
+
+class LoadedCheckpoint(DescribedCheckpoint):
+    """A checkpoint on one device: its `model`, and all that it says of itself. Raises CheckpointError."""
+
+    def __init__(self, name: str, weights: str | None = None, kv_cache: str | None = None, quantize: str | None = None):
+        super().__init__(name, weights, kv_cache, quantize)
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        shapes = abstract_model(self.model_config, self.execution)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
+        self.model = read_model(self.checkpoint, shapes, weights)
 
 
 def end_ids(experiment: Experiment | None, huggingface: dict | None, tokenizer: Tokenizer) -> list[int]:

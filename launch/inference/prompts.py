@@ -16,6 +16,17 @@ def encode_prompt(prompt: str, tokenizer, context: int) -> list[int]:
 
     Raises PromptError, PromptTooLong, DataError.
     """
+    ids = encode_whole_prompt(prompt, tokenizer)
+    if len(ids) >= context:
+        raise PromptTooLong(
+            f"the prompt has {len(ids)} tokens and the model was trained on {context} at a time: "
+            f"{context - 1} at most leave room to write; shorten it"
+        )
+    return ids
+
+
+def encode_whole_prompt(prompt: str, tokenizer) -> list[int]:
+    """`encode_prompt` of a prompt of any length. Raises PromptError, DataError."""
     if half := re.search("[\ud800-\udfff]", prompt):  # from bytes that are not UTF-8, or half a pair of JSON escapes
         raise PromptError(
             f"{half[0]!r} at offset {half.start()} of the prompt is no character; write the text as UTF-8"
@@ -25,11 +36,6 @@ def encode_prompt(prompt: str, tokenizer, context: int) -> list[int]:
         ids = [start, *ids]
     if not ids:
         raise PromptError("the prompt is empty, and the tokenizer has no token that begins a text; write one")
-    if len(ids) >= context:
-        raise PromptTooLong(
-            f"the prompt has {len(ids)} tokens and the model was trained on {context} at a time: "
-            f"{context - 1} at most leave room to write; shorten it"
-        )
     return ids
 
 

@@ -17,8 +17,9 @@ from data.errors import DataError
 from data.sources import source as sources
 from data.splits import scored_text, validation_sources, validation_splits
 from data.store.store import Store, find_store, open_store
-from data.windows import ScoredText, check_targets, document_numbers, scoring_rows, window_batches
-from launch.inference.checkpoint import NOT_FINITE, LoadedCheckpoint
+from data.tokenizers.tokenizer import Tokenizer
+from data.windows import ScoredText, check_targets, scoring_rows, window_batches, window_numbers
+from launch.inference.checkpoint import NOT_FINITE, DescribedCheckpoint, LoadedCheckpoint
 from launch.machine.detection import cache_folder
 from model.config import Learned
 from model.transformer import Transformer
@@ -31,6 +32,38 @@ from train.run import RunError
 
 EXAMPLE_TOKENS = 64  # of a document's beginning, in `--examples`
 IMPORTED_WINDOW, IMPORTED_ROWS = 1024, 4  # tokens a row, and rows at a time, where no experiment says how many
+
+
+class LossNotFinite(RunError):
+    """The loss of a checkpoint is no finite number. The message is one line."""
+
+
+class ScoredWindows(NamedTuple):
+    """Of each window of a text, in order: its `document`, `start` and `stop` as in data/windows.py, and the sums over
+    its targets: `nats`, their number `tokens`, and the `text_nats` of those that stand for text. Arrays [windows]."""
+
+    document: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    nats: np.ndarray
+    tokens: np.ndarray
+    text_nats: np.ndarray
+
+    @property
+    def sums(self) -> LossSums:
+        return LossSums(float(self.nats.sum()), round(self.tokens.sum()), float(self.text_nats.sum()))
+
+    def by_document(self, sums: np.ndarray, documents: int) -> np.ndarray:
+        """One of these sums over each document of a text, float64 [documents]."""
+        return np.bincount(self.document, sums, documents)
+
+
+class Evaluation(NamedTuple):
+    """What `evaluate` returns, and what it is made of: the texts and the scores of their windows, a text each."""
+
+    metrics: dict
+    texts: list[ScoredText]
+    scored: list[ScoredWindows]
 
 
 def evaluate(
@@ -50,14 +83,18 @@ def evaluate(
     `examples`: a list that gets the score of every document, the worst first.
 
     Raises ConfigError where the window is longer than the model's context, or, with learned positions, longer than the
-    rows of training (positions behind them were never trained); RunError where the loss is not finite; DataError.
+    rows of training (positions behind them were never trained); LossNotFinite; DataError.
     """
-    if field is not None and text is None:
-        raise ConfigError(f"field {field!r} without a text: --field goes with --text (in Python: field with text)")
-    if run.config is None and text is None:
-        raise ConfigError(
-            f"{run.name} was imported and has no validation text; name one (--text FILE; in Python text=…)"
-        )
+    window, stride = scoring_windows(run, window, stride)
+    evaluation = evaluate_texts(run, texts_to_score(run, text, field), window, stride)
+    if examples is not None:
+        examples += document_examples(run.tokenizer, evaluation)
+        examples.sort(key=lambda example: -example["loss"])
+    return evaluation.metrics
+
+
+def scoring_windows(run: DescribedCheckpoint, window: int | None, stride: int | None) -> tuple[int, int]:
+    """The window and the stride with all defaults filled in. Raises ConfigError where the model can't read them."""
     window = window or default_window(run)
     stride = stride or window
     context = run.model_config.context
@@ -67,77 +104,97 @@ def evaluate(
         if isinstance(run.model_config.positions, Learned):
             raise ConfigError(f"window {window}: {line}; a window of {run.trained_length} at most")
         say(line)
-    texts = [read_text(run, str(text), field)] if text is not None else validation_texts(run)
+    return window, stride
+
+
+def texts_to_score(run: DescribedCheckpoint, text: str | Path | None, field: str | None) -> list[ScoredText]:
+    """The texts that `evaluate` scores. Raises ConfigError, DataError."""
+    if field is not None and text is None:
+        raise ConfigError(f"field {field!r} without a text: --field goes with --text (in Python: field with text)")
+    if run.config is None and text is None:
+        raise ConfigError(
+            f"{run.name} was imported and has no validation text; name one (--text FILE; in Python text=…)"
+        )
+    return [read_text(run, str(text), field)] if text is not None else validation_texts(run)
+
+
+class TextReader:
+    """Reads the texts to score, as `texts_to_score`: once for checkpoints of the same tokenizer and data."""
+
+    def __init__(self, text: str | Path | None, field: str | None):
+        self.text, self.field = text, field
+        self.origin: tuple | None = None  # of the texts read last
+        self.texts: list[ScoredText] = []
+
+    def __call__(self, run: LoadedCheckpoint) -> list[ScoredText]:
+        origin = (run.metadata["tokenizer"], run.metadata["data"], run.config and run.config.data)
+        if origin != self.origin:
+            self.texts, self.origin = texts_to_score(run, self.text, self.field), origin
+        return self.texts
+
+
+def evaluate_texts(run: LoadedCheckpoint, texts: list[ScoredText], window: int, stride: int) -> Evaluation:
+    """Scores a checkpoint over texts of its tokens. Raises LossNotFinite."""
     rows = run.config.evaluation.rows if run.config else IMPORTED_ROWS
     bytes_of_all = sum(each.bytes for each in texts)
     model, unquantized = run.model, {}
     if run.execution.quantize != "none":
         plain = [score_text(model, each, (window, stride, rows), Calibration()).sums for each in texts]
-        unquantized = {"unquantized": metrics(add_up(plain), bytes_of_all)}
+        unquantized = {"quantize": run.execution.quantize, "unquantized": metrics(add_up(plain), bytes_of_all)}
         model = jax.jit(Transformer.for_decoding)(model)
     calibration = Calibration()
-    scored = {each.name: score_text(model, each, (window, stride, rows), calibration) for each in texts}
-    scores = metrics(add_up(each.sums for each in scored.values()), bytes_of_all)
+    scored = [score_text(model, each, (window, stride, rows), calibration) for each in texts]
+    scores = metrics(add_up(each.sums for each in scored), bytes_of_all)
     if not math.isfinite(scores["loss"]):
-        raise RunError(f"{run.name} at step {run.step}: its loss is {scores['loss']}; {NOT_FINITE}")
-    by_source = {each.name: metrics(scored[each.name].sums, each.bytes) for each in texts} if len(texts) > 1 else {}
-    if examples is not None:
-        examples += [example for each in texts for example in document_examples(run, each, scored[each.name])]
-        examples.sort(key=lambda example: -example["loss"])
+        raise LossNotFinite(f"{run.name} at step {run.step}: its loss is {scores['loss']}; {NOT_FINITE}")
+    by_source = {text.name: metrics(each.sums, text.bytes) for text, each in zip(texts, scored, strict=True)}
     shape = {"window": window, "stride": stride}
-    rest = {"calibration": calibration.metrics(), "sources": by_source, "tasks": {}}
-    return {"step": run.step, **scores, **shape, **rest, **unquantized}
-
-
-class ScoredDocuments(NamedTuple):
-    """The sums over a text, and over the targets of each of its documents: nats and tokens, float64 [documents]."""
-
-    sums: LossSums
-    nats: np.ndarray
-    tokens: np.ndarray
+    rest = {"calibration": calibration.metrics(), "sources": by_source if len(texts) > 1 else {}, "tasks": {}}
+    return Evaluation({"step": run.step, **scores, **shape, **rest, **unquantized}, texts, scored)
 
 
 def score_text(
     model: Transformer, text: ScoredText, shape: tuple[int, int, int], calibration: Calibration
-) -> ScoredDocuments:
+) -> ScoredWindows:
     """Scores a text in this window, stride and number of rows, and adds its targets to `calibration`."""
     documents, (window, _, rows) = text.documents, shape
-    nats, tokens = np.zeros((2, len(documents)))
-    nats_of_text = 0.0
+    parts = []
     batches, kept = itertools.tee(scoring_rows(documents, *shape))
     scored = in_flight.bounded_map(lambda batch: score_tokens(model, batch), map(shard_rows, batches))
-    for batch, windows, scores in zip(kept, window_batches(documents, *shape), scored, strict=True):
-        numbers, weights = document_numbers(windows, window, rows).ravel(), batch.rows.weights
-        weighted = np.asarray(scores.nats, np.float64) * weights
-        nats += np.bincount(numbers, weighted.ravel(), len(documents))
-        tokens += np.bincount(numbers, weights.ravel(), len(documents))
-        nats_of_text += (weighted * batch.text).sum()
+    for batch, by_row, scores in zip(kept, window_batches(documents, *shape), scored, strict=True):
+        weights, windows = batch.rows.weights, [window for row in by_row for window in row]
+        numbers = window_numbers(by_row, window, rows).ravel()
+        nats = np.asarray(scores.nats, np.float64) * weights
+        sums = [np.bincount(numbers, x.ravel(), len(windows)) for x in (nats, weights, nats * batch.text)]
+        parts.append((*np.array([window[:3] for window in windows]).T, *sums))
         calibration.add(scores, weights)
-    return ScoredDocuments(LossSums(float(nats.sum()), round(tokens.sum()), float(nats_of_text)), nats, tokens)
+    return ScoredWindows(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def document_examples(run: LoadedCheckpoint, text: ScoredText, scored: ScoredDocuments) -> list[dict]:
+def document_examples(tokenizer: Tokenizer, evaluation: Evaluation) -> list[dict]:
     """What `--examples` writes of each document that has a target: its source, number, loss, tokens and beginning."""
-    documents = text.documents
-    numbers = np.flatnonzero(scored.tokens)
-    starts, stops, _ = documents.bounds(numbers)
-    return [
-        {
-            "source": text.name,
-            "document": int(number),
-            "loss": scored.nats[number] / scored.tokens[number],
-            "tokens": int(scored.tokens[number]),
-            "text": run.tokenizer.decode(documents.tokens[start : min(stop, start + EXAMPLE_TOKENS)].tolist()),
-        }
-        for number, start, stop in zip(numbers, starts, stops, strict=True)
-    ]
+    examples = []
+    for text, scored in zip(evaluation.texts, evaluation.scored, strict=True):
+        nats, tokens = (scored.by_document(x, len(text.documents)) for x in (scored.nats, scored.tokens))
+        numbers = np.flatnonzero(tokens)
+        starts, stops, _ = text.documents.bounds(numbers)
+        for number, start, stop in zip(numbers, starts, stops, strict=True):
+            place = {"source": text.name, "document": int(number)}
+            scores = {"loss": nats[number] / tokens[number], "tokens": int(tokens[number])}
+            examples.append({**place, **scores, "text": beginning(tokenizer, text, start, stop)})
+    return examples
 
 
-def default_window(run: LoadedCheckpoint) -> int:
+def beginning(tokenizer: Tokenizer, text: ScoredText, start: int, stop: int) -> str:
+    """The first tokens of a part of a text, at most EXAMPLE_TOKENS."""
+    return tokenizer.decode(text.documents.tokens[start : min(stop, start + EXAMPLE_TOKENS)].tolist())
+
+
+def default_window(run: DescribedCheckpoint) -> int:
     return run.config.data.length if run.config else min(run.model_config.context, IMPORTED_WINDOW)
 
 
-def validation_texts(run: LoadedCheckpoint) -> list[ScoredText]:
+def validation_texts(run: DescribedCheckpoint) -> list[ScoredText]:
     """The validation texts of the run, each a source's. Raises DataError where one is not that of training any more."""
     data, fingerprints = run.config.data, run.metadata["data"]["validation"]
     stores = [
@@ -147,7 +204,7 @@ def validation_texts(run: LoadedCheckpoint) -> list[ScoredText]:
     return [scored_text(split, run.tokenizer) for split in validation_splits(data, stores, run.tokenizer)]
 
 
-def tokenize_again(run: LoadedCheckpoint, source: Source, fingerprint: dict) -> Store:
+def tokenize_again(run: DescribedCheckpoint, source: Source, fingerprint: dict) -> Store:
     """The store of a source that the cache has no more. Raises DataError where the text has changed since training."""
     if sources.fingerprint(source) != fingerprint["source"]:  # checked first: another file may not even be readable
         raise DataError(
@@ -157,7 +214,7 @@ def tokenize_again(run: LoadedCheckpoint, source: Source, fingerprint: dict) -> 
     return open_store(source, run.tokenizer, cache_folder(), say)
 
 
-def read_text(run: LoadedCheckpoint, path: str, field: str | None = None) -> ScoredText:
+def read_text(run: DescribedCheckpoint, path: str, field: str | None = None) -> ScoredText:
     """Every document of a file or folder. Raises DataError where there is nothing to score."""
     own_field = run.config.data.parts[0].source.field if run.config else Source(path).field
     source = Source(path, own_field if field is None else field)

@@ -29,7 +29,7 @@ from train.program import Program
 from train.run import count_parameters
 
 pytestmark = pytest.mark.timeout(200)
-PAIRS = Source("pairs.jsonl", "chosen", "prompt", "rejected")
+PAIRS = Source("pairs.jsonl", "chosen", "prompt", rejected="rejected")
 MESHES = [{"data": 4, "tensor": 2}, pytest.param({"stage": 2, "context": 2, "data": 2}, marks=pytest.mark.slow(12))]
 BLOCK = Block(Attention(2, 2, 8, rope=Rope()), MLP(32))
 CHOICES = [

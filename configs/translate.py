@@ -1,0 +1,54 @@
+"""English to German, from nothing, on a laptop: supervised training of a small model on pairs of sentences.
+
+    skald tokenizer translation/train.en translation/train.de --out translation.model --vocab-size 6000
+    skald train translate
+    skald generate runs/translate --prompt $'A dog runs on the beach.\\n' --sampler beam=5
+
+`translation` is a folder with `train.en`, `train.de`, `val.en` and `val.de`: files of lines, as those of Multi30k (Elliott
+et al. 2016; 29,000 pairs of captions). The English sentence is the prompt; the German one alone counts in the loss.
+"""
+
+from __future__ import annotations
+
+from data.config import Data, Source, Span, Tokenizer
+from model.config import MLP, Attention, Block, Model, Norm, Rope, Stack
+from train.config import AdamW, Checkpoints, Evaluation, Experiment, Muon, Optimizer, Schedule
+
+PAIR = "{{ en }}\n{% generation %}{{ de }}{% endgeneration %}"
+
+
+def default() -> Experiment:
+    """FIGURES"""
+    block = Block(
+        mixer=Attention(heads=8, kv_heads=8, head_width=32, rope=Rope(), query_key_norm=Norm()),
+        feed_forward=MLP(width=1024, activation="relu_squared"),
+        token_shift=0.5,
+        dropout=0.3,
+    )
+    return Experiment(
+        name="translate",
+        model=Model(
+            vocab_size=6000,
+            width=256,
+            context=128,
+            layers=(Stack((block,), 4),),
+            embedding_norm=Norm(scale=False),
+            dropout=0.3,
+        ),
+        data=Data(
+            Source("translation/train.{en,de}", template=PAIR),
+            Tokenizer("sentencepiece", "translation.model"),
+            length=128,
+            packing="best_fit",
+            validation_source=Source("translation/val.{en,de}", template=PAIR),
+        ),
+        optimizer=Optimizer(
+            peak_rate=0.015,
+            rule=Muon(iterations=4, adam=AdamW(beta2=0.98, weight_decay=0.0), adam_rate=0.2),
+            schedule=Schedule("wsd", warmup=50, final=0.0, decay=0.6),
+        ),
+        steps=4000,
+        batch_size=24,
+        evaluation=Evaluation(every=500, prompt="Two men are standing outside.\n", sampler="greedy", sample_tokens=40),
+        checkpoints=Checkpoints(every=500),
+    )

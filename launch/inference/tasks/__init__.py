@@ -1,0 +1,1 @@
+"""Evaluation tasks: their form, their examples, metrics, and the results that are kept of each example."""
