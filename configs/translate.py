@@ -10,7 +10,7 @@ et al. 2016; 29,000 pairs of captions). The English sentence is the prompt; the 
 
 from __future__ import annotations
 
-from data.config import Data, Source, Span, Tokenizer
+from data.config import Data, Source, Tokenizer
 from model.config import MLP, Attention, Block, Model, Norm, Rope, Stack
 from train.config import AdamW, Checkpoints, Evaluation, Experiment, Muon, Optimizer, Schedule
 
