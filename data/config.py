@@ -33,13 +33,17 @@ class Source:
     `prompt` names a second field: its text stands before that of `field` and does not count in the loss. A `template`
     takes the place of both: a file of Jinja, or Jinja itself, that writes a document of a record's fields, the response
     within {% generation %}…{% endgeneration %}, which alone counts; a chat template of `messages` (data/templates.py).
-    `max_refused` is the share of records that may be left out because they can't be read; more than that is an error.
+    `rejected` makes a record a preference pair: it names the field of the response that is worse than that of `field`.
+    Each response stands behind the prompt, or in the template in the place of `field`, in a half of the document of its
+    own. `max_refused` is the share of records that may be left out because they can't be read; more than that is an
+    error.
     """
 
     path: str
     field: str = "text"
     prompt: str | None = None
     template: str | None = None
+    rejected: str | None = None
     max_refused: float = 0.0
 
 
@@ -111,8 +115,9 @@ class Data:
     `packing` (data/packing.py): `concatenate` permutes the documents once, joins them and cuts rows one after another;
     each epoch takes the rows in another order. `windows` draws every row's start at random, with replacement, as
     nanoGPT does. `best_fit` puts whole documents together in a row, and only those longer than a row cross a border.
-    `padding` gives every document rows of its own. These two refuse documents of prompt and response that are longer
-    than a row, or leave them out (`too_long`: `drop`).
+    `padding` gives every document rows of its own. `pairs` gives each half of a preference pair (`Source.rejected`) a
+    row, the chosen one before the rejected one; each epoch takes the pairs in another order. These three refuse
+    documents of prompt and response that are longer than a row, or leave them out (`too_long`: `drop`).
 
     `split`: documents belong to training or validation by a hash of their text, or by their position in the source's
     tokens, where the document at the border is cut. A source of too few documents is split by position.
@@ -125,7 +130,7 @@ class Data:
     source: Source | Mixture
     tokenizer: Tokenizer
     length: int
-    packing: Literal["concatenate", "windows", "best_fit", "padding"] = "concatenate"
+    packing: Literal["concatenate", "windows", "best_fit", "padding", "pairs"] = "concatenate"
     too_long: Literal["refuse", "drop"] = "refuse"
     split: Literal["hash", "position"] = "hash"
     train: Span | None = None
@@ -137,6 +142,11 @@ class Data:
     def parts(self) -> tuple[Part, ...]:
         """The sources of training: one part where there is no mixture."""
         return self.source.parts if isinstance(self.source, Mixture) else (Part(self.source, name="source"),)
+
+    @property
+    def rows_together(self) -> int:
+        """How many rows of a batch belong together, from a multiple of this number on: two where they are pairs."""
+        return 2 if self.packing == "pairs" else 1
 
 
 class Spans(NamedTuple):

@@ -52,6 +52,10 @@ class Documents:
 
     `index` are the numbers of the chosen documents in the store; None: all of them. What lies outside the tokens
     `first` to `last` is left out: a document at such a border is cut.
+
+    Of preference pairs `halves` [documents] says where the rejected half of each begins, the chosen one being before
+    it; None where documents are no pairs. `half` chooses one of them, 0 the chosen and 1 the rejected: documents then
+    are these halves alone. None: both, one after another.
     """
 
     tokens: np.ndarray
@@ -62,6 +66,8 @@ class Documents:
     index: np.ndarray | None = None
     first: int = 0
     last: int | None = None
+    halves: np.ndarray | None = None
+    half: int | None = None
 
     @property
     def stop(self) -> int:
@@ -86,6 +92,9 @@ class Documents:
         """Where the documents of these numbers start and stop in `tokens`. int64 [n]."""
         stored = self.in_store(numbers)
         starts, stops = np.asarray(self.offsets[stored]), np.asarray(self.offsets[stored + 1])
+        if self.half is not None:
+            borders = np.asarray(self.halves[stored])
+            starts, stops = (starts, borders) if self.half == 0 else (borders, stops)
         ended = (stops <= self.stop) & self.ended
         return Bounds(np.maximum(starts, self.first), np.minimum(stops, self.stop), ended)
 

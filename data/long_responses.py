@@ -14,17 +14,22 @@ from data.config import Data
 from data.errors import DataError
 from data.splits import Split
 
-KEEP_WHOLE = ("best_fit", "padding")  # packings that cut no document that fits in a row
+KEEP_WHOLE = ("best_fit", "padding", "pairs")  # packings that cut no document that fits in a row
 
 
 def fit_responses(split: Split, config: Data, report: Callable[[str], None]) -> Split:
-    """The split without documents that no row of config.length holds, where it has prompts and is packed by document.
+    """The split without documents that no row of config.length holds, where it has prompts and is packed by document; a
+    preference pair is as long as its longer half.
 
     Raises DataError for the first of them, unless config.too_long is `drop`.
     """
-    if split.documents.pieces is None or config.packing not in KEEP_WHOLE:
+    documents = split.documents
+    halves = [documents] if documents.halves is None else [replace(documents, half=half) for half in (0, 1)]
+    has_responses = documents.pieces is not None or documents.halves is not None
+    if not has_responses or config.packing not in KEEP_WHOLE or not len(documents):
         return split
-    targets = np.concatenate([split.documents.bounds(numbers).targets for numbers in split.documents.chunks()])
+    each = [[half.bounds(numbers).targets for numbers in documents.chunks()] for half in halves]
+    targets = np.max([np.concatenate(targets) for targets in each], axis=0)
     fits = targets <= config.length
     if fits.all():
         return split
@@ -39,5 +44,5 @@ def fit_responses(split: Split, config: Data, report: Callable[[str], None]) -> 
         )
     report(f"{place}: {longer} and left out")
     kept = split.documents.in_store(np.flatnonzero(fits))
-    documents = replace(split.documents, index=kept)
+    documents = replace(documents, index=kept)
     return split._replace(documents=documents, plans=split.plans.within("fits", config.length))

@@ -6,11 +6,13 @@ token of the same document. A document of n tokens gives n - 1 of them, so no ro
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from data import permutation
+from data.best_fit import best_fit
 from data.documents import Documents
 from data.permutation import derive_key, permute
 from data.plans import NoPlans, Plans
@@ -216,41 +218,34 @@ class BestFit(Planned):
         return np.cumsum(spans_a_row), starts[spans], lengths[spans]
 
 
-class RowPattern(NamedTuple):
-    """So many rows alike: each holds copies[i] parts of lengths[i] predictions."""
+class Pairs:
+    """Rows 2i and 2i + 1 are the chosen and the rejected half of one preference pair; each epoch takes all pairs in an
+    order of its own. No half may be longer than a row (data/long_responses.py)."""
 
-    lengths: tuple[int, ...]
-    copies: tuple[int, ...]
-    rows: int
+    def __init__(self, documents: Documents, length: int, seed: int, plans: Plans):
+        del length, plans
+        self.documents, self.seed, self.count = documents, seed, len(documents)
+        self.rows_per_epoch = 2 * self.count
+        self.predictions = sum(replace(documents, half=half).targets for half in (0, 1))
 
-
-def best_fit(counts: np.ndarray, length: int) -> list[RowPattern]:
-    """Best-fit decreasing for counts[s] parts of each length s, up to `length`: the same rows as one part at a time.
-
-    Rows with the same parts in them are treated together, so the time depends on the lengths, not on the parts.
-    """
-    open_rows: list[list[RowPattern]] = [[] for _ in range(length + 1)]  # by the room that remains
-    is_open = np.zeros(length + 1, bool)
-    for size in range(length, 0, -1):
-        remaining = int(counts[size])
-        while remaining:
-            room = size + int(np.argmax(is_open[size:]))  # the least that is enough
-            is_new = not is_open[room]
-            room = length if is_new else room
-            pattern = RowPattern((), (), remaining) if is_new else open_rows[room].pop()
-            copies = min(room // size, remaining)
-            taken = min(pattern.rows, remaining // copies)
-            filled = RowPattern((*pattern.lengths, size), (*pattern.copies, copies), taken)
-            open_rows[room - copies * size].append(filled)
-            if taken < pattern.rows and not is_new:
-                open_rows[room].append(pattern._replace(rows=pattern.rows - taken))
-            for changed in (room, room - copies * size):
-                is_open[changed] = bool(open_rows[changed])
-            remaining -= taken * copies
-    return [pattern for patterns in open_rows for pattern in patterns]
+    def spans(self, rows: np.ndarray) -> Spans:
+        epochs, numbers = np.divmod(rows.astype(np.int64) // 2, self.count)
+        for epoch in np.unique(epochs):
+            key, in_epoch = derive_key(self.seed, ROW_ORDER, int(epoch)), epochs == epoch
+            numbers[in_epoch] = permute(numbers[in_epoch], self.count, key)
+        return half_spans(self.documents, numbers, rows % 2)
 
 
-PACKINGS = {"windows": RandomWindows, "concatenate": Concatenate, "best_fit": BestFit, "padding": Padding}
+def half_spans(documents: Documents, numbers: np.ndarray, halves: np.ndarray) -> Spans:
+    """The spans of rows that read one half, 0 or 1, of one preference pair each. int64 [n] twice."""
+    chosen, rejected = (replace(documents, half=half).bounds(numbers) for half in (0, 1))
+    starts = np.where(halves == 0, chosen.starts, rejected.starts)
+    return Spans(np.arange(len(numbers)), starts, starts + np.where(halves == 0, chosen.targets, rejected.targets))
+
+
+PACKINGS = {
+    "windows": RandomWindows, "concatenate": Concatenate, "best_fit": BestFit, "padding": Padding, "pairs": Pairs,
+}  # fmt: skip
 
 
 def make_packing(kind: str, documents: Documents, length: int, seed: int, plans: Plans | None = None) -> Packing:

@@ -48,7 +48,8 @@ class Pipeline:
             for split, packing in zip(splits.training, packings, strict=True)
         ]
         self.validation: list[ScoredText] = [scored_text(split, tokenizer) for split in splits.validation]
-        self.mixing = Mixing(*mixed(config, self.sources, batch_size))
+        self.together = config.rows_together
+        self.mixing = Mixing(*mixed(config, self.sources, batch_size))  # of rows, or of pairs of them
 
     @property
     def fingerprints(self) -> dict:
@@ -58,14 +59,14 @@ class Pipeline:
 
     def epochs(self, steps: int) -> dict[str, float]:
         """How often each source has been read through after so many steps."""
-        return self.mixing.epochs(steps * self.batch_size)
+        return self.mixing.epochs(steps * self.batch_size // self.together)
 
     def check_steps(self, steps: int) -> None:
         """Raises FieldError where the sources of the mixture end before so many steps."""
-        if steps * self.batch_size > self.mixing.end:
+        if steps * self.batch_size // self.together > self.mixing.end:
             raise FieldError(
                 f"steps: the sources of the mixture have ended before step {steps}; let one of them repeat "
-                f"(data.source.parts, at_end), or set steps={self.mixing.end // self.batch_size}"
+                f"(data.source.parts, at_end), or set steps={self.mixing.end * self.together // self.batch_size}"
             )
 
     def rows(self, step: int, start: int, stop: int) -> Rows:
@@ -77,7 +78,9 @@ class Pipeline:
 
     def spans(self, step: int, start: int, stop: int) -> list[tuple[TrainingSource, np.ndarray, Spans]]:
         """What rows start .. stop of a step's batch read: sources, the places of their rows, their spans."""
-        which, numbers = self.mixing.locate(step * self.batch_size + np.arange(start, stop))
+        rows = step * self.batch_size + np.arange(start, stop)
+        which, numbers = self.mixing.locate(rows // self.together)
+        numbers = numbers * self.together + rows % self.together
         places = [np.flatnonzero(which == index) for index in range(len(self.sources))]
         return [
             (source, place, source.packing.spans(numbers[place]))
@@ -130,14 +133,14 @@ def gather_spans(
 
 
 def mixed(config: Data, sources: list[TrainingSource], batch_size: int) -> tuple[list[MixedSource], list[tuple]]:
-    """The arguments of Mixing: the sources, and the weights from each row on."""
-    described = [
-        MixedSource(s.name, s.packing.predictions / s.packing.rows_per_epoch, s.packing.rows_per_epoch, repeats)
-        for s, repeats in zip(sources, (part.at_end == "repeat" for part in config.parts), strict=True)
-    ]
+    """The arguments of Mixing: the sources, and the weights from each row on. Rows that belong together are one."""
+    described = []
+    for source, part in zip(sources, config.parts, strict=True):
+        rows = source.packing.rows_per_epoch // config.rows_together
+        described.append(MixedSource(source.name, source.packing.predictions / rows, rows, part.at_end == "repeat"))
     later = config.source.phases if isinstance(config.source, Mixture) else ()
     phases = [(0, [part.weight for part in config.parts])]
-    return described, phases + [(phase.start * batch_size, phase.weights) for phase in later]
+    return described, phases + [(p.start * batch_size // config.rows_together, p.weights) for p in later]
 
 
 def open_pipeline(
@@ -155,6 +158,8 @@ def open_pipeline(
     tokenizer = tokenizer or build_tokenizer(config.tokenizer, [part.source for part in config.parts], report)
     splits = open_splits(config, tokenizer, cache, report)
     splits = splits._replace(training=[fit_responses(split, config, report) for split in splits.training])
+    if config.packing == "pairs":  # scored as they are trained: each half in a row
+        splits = splits._replace(validation=[fit_responses(split, config, report) for split in splits.validation])
     packings = []
     for part, split in zip(config.parts, splits.training, strict=True):
         check_length(split.documents, config, part)

@@ -106,8 +106,10 @@ def validation_splits(
 
 
 def scored_text(split: Split, tokenizer: Tokenizer) -> ScoredText:
-    """A split to score. Raises DataError where it has no target that stands for text."""
-    text = ScoredText(split.name, split.documents, text_bytes(split.documents, tokenizer))
+    """A split to score: of preference pairs the chosen halves. Raises DataError where it has no target that stands for
+    text."""
+    documents = split.documents if split.documents.halves is None else replace(split.documents, half=0)
+    text = ScoredText(split.name, documents, text_bytes(documents, tokenizer))
     check_targets(text, f"{split.store.manifest['source_path']}, data.validation")
     return text
 
@@ -141,9 +143,10 @@ def split_store(
         splits = {name: split_by_hash(store, spans[name]) for name in kinds}
         if all(split.documents.targets for split in splits.values()):
             return splits[kind]
+        cut = "and one at a border is cut" if store.documents.halves is None else "between two pairs"
         report(
             f"{store.manifest['source_path']}: {len(store.documents)} documents are too few to be split by document; "
-            "they are split by position, and one at a border is cut"
+            f"they are split by position, {cut}"
         )
     return split_by_position(store, spans[kind], tokenizer)
 
@@ -169,11 +172,19 @@ def compact(numbers: np.ndarray, count: int) -> np.ndarray:
 
 
 def split_by_position(store: Store, span: Span, tokenizer: Tokenizer) -> Split:
-    """The span of the store's tokens; a document at a border is cut there, between two characters."""
+    """The span of the store's tokens; a document at a border is cut there, between two characters. A preference pair is
+    not: it lies behind the border."""
     total = int(store.documents.offsets[-1])
-    first, last = (whole_character(store.documents, int(total * f), tokenizer) for f in (span.start, span.stop))
+    border = whole_character if store.documents.halves is None else document_start
+    first, last = (border(store.documents, int(total * f), tokenizer) for f in (span.start, span.stop))
     documents = replace(store.documents, first=first, last=last)
     return Split("", store, documents, store.plans.within("position", first, last))
+
+
+def document_start(documents: Documents, place: int, tokenizer: Tokenizer) -> int:
+    """Where the document that holds a place begins."""
+    del tokenizer
+    return int(documents.offsets[np.searchsorted(documents.offsets, place, side="right") - 1])
 
 
 def whole_character(documents: Documents, place: int, tokenizer: Tokenizer) -> int:

@@ -44,8 +44,9 @@ with pytest.MonkeyPatch.context() as patch:  # for this process only, not for th
 IS_CONTROLLER = "PYTEST_XDIST_WORKER" not in os.environ  # in pytest-xdist's sense; also where there are no workers
 # Files whose tests run collectives over eight devices: two such processes on two cores starve each other.
 MESH_FILES = {
-    "test_compositions", "test_constraint", "test_decode", "test_engine", "test_in_flight", "test_kernels", "test_lora",
-    "test_meshes", "test_moe", "test_precision", "test_schedule", "test_sharding", "test_step", "test_strategies",
+    "test_compositions", "test_constraint", "test_decode", "test_dpo", "test_engine", "test_in_flight", "test_kernels",
+    "test_lora", "test_meshes", "test_moe", "test_precision", "test_schedule", "test_sharding", "test_step",
+    "test_strategies",
 }  # fmt: skip
 GRACE_SECONDS = 30.0  # after its time-out, in which a test has to fail by itself
 STDERR = os.dup(2)

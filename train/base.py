@@ -1,4 +1,5 @@
-"""The frozen weights of a run that trains adapters: stored once, in RUN/base, and added to a checkpoint's adapters.
+"""The frozen weights of a run, stored once, in RUN/base: those that adapters stand beside, which are added to a
+checkpoint's adapters, and the reference model of preference tuning.
 
 RUN/base/weights is an Orbax item, RUN/base/sha256.json the checksum of each of its files: Orbax does not see a flipped
 bit. launch/ calls it: the folder stands before the first checkpoint, and with it the run is enough by itself.
@@ -69,8 +70,8 @@ def read_base(run: Path, base: Transformer) -> Transformer:
     """The base of a run, in the types and shardings of `base`. Process 0 checks it for all. Raises CheckpointError."""
     if problem := processes.broadcast_from_first(lambda: damage(run / BASE)):
         raise CheckpointError(
-            f"{run / BASE}: {problem}; the adapters of this run are nothing without it: put the folder back, or start "
-            "a new run with --from"
+            f"{run / BASE}: {problem}; this run is nothing without its frozen weights: put the folder back, or start a "
+            "new run with --from"
         )
     return unflatten_by_path(base, read_item(run / BASE / WEIGHTS, flatten_by_path(base)))
 

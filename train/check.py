@@ -26,8 +26,9 @@ from model.config import (
 )
 from train import config as c
 from train import fields
+from train.check_objective import check_objective
 from train.config import Experiment
-from train.fields import ConfigError
+from train.fields import ConfigError, require
 
 AT_LEAST_1 = (
     "steps", "batch_size", "microbatches", "data.length", "evaluation.every", "checkpoints.every",
@@ -59,6 +60,7 @@ def check(experiment: Experiment) -> None:
             check_block(f"model.layers.{i}.pattern.{j}", block)
     check_spans(e.data)
     check_mixture(e.data)
+    check_objective(e)
     check_mesh(e)
 
 
@@ -75,12 +77,6 @@ def check_vocabulary(experiment: Experiment, vocab_size: int) -> None:
             f"model.vocab_size: {experiment.model.vocab_size} is smaller than the tokenizer's {vocab_size}; "
             f"set model.vocab_size={vocab_size} (a little more is allowed), or 0 to take the tokenizer's"
         )
-
-
-def require(path: str, value, valid: bool, expected: str) -> None:
-    """Raises ConfigError naming what was expected, unless the value is valid."""
-    if not valid:
-        raise ConfigError(f"{path}: must be {expected}, got {value}")
 
 
 def check_ranges(e: Experiment) -> None:

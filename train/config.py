@@ -77,6 +77,28 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
+class LikelihoodLoss:
+    """The loss of each next token in nats, -log p: its mean over the tokens that count."""
+
+
+@dataclass(frozen=True)
+class DPO:
+    """Direct preference optimization (train/dpo.py) over pairs (`Data.packing="pairs"`), against the weights that the
+    run starts from (`--from`).
+
+    `loss`: `sigmoid` (Rafailov et al. 2023, eq. 7), or `ipo`, a square (Azar et al. 2023, eq. 17, whose tau is `beta`).
+    `label_smoothing`: the share of pairs whose labels are thought to be wrong, for `sigmoid` (Mitchell 2023, eq. 3:
+    conservative DPO). `normalize_length`: log-probabilities are means over a response's tokens, not sums, as in the
+    length-normalized DPO of Lambert et al. 2024 (Tulu 3), and in TRL's `ipo`.
+    """
+
+    beta: float = 0.1
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    label_smoothing: float = 0.0
+    normalize_length: bool = False
+
+
+@dataclass(frozen=True)
 class Mesh:
     """Devices along each mesh axis (model/sharding.py). One axis may be 0: whatever the others leave.
 
@@ -115,8 +137,8 @@ AUTO_EXECUTION = Execution(dtype="auto", layers="auto", remat="auto", precision=
 
 @dataclass(frozen=True)
 class Experiment:
-    """A run's config. Changing `model`, `data`, `optimizer`, `seed`, `batch_size`, `microbatches`, `z_loss` or `lora`
-    makes it another run (train/run.py); the rest may change on resuming."""
+    """A run's config. Changing `model`, `data`, `objective`, `optimizer`, `seed`, `batch_size`, `microbatches`,
+    `z_loss` or `lora` makes it another run (train/run.py); the rest may change on resuming."""
 
     name: str
     model: Model
@@ -126,6 +148,7 @@ class Experiment:
     batch_size: int  # rows of the global batch
     evaluation: Evaluation
     checkpoints: Checkpoints
+    objective: LikelihoodLoss | DPO = field(default_factory=LikelihoodLoss)
     lora: LoRA | None = None  # train adapters beside another run's weights (--from), which stay as they are
     z_loss: float = 0.0  # times the mean square of logsumexp(logits): keeps them from drifting (PaLM, section 5)
     seed: int = 0

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from data.rows import ScoredRows
+from data.rows import Rows, ScoredRows
 from model.transformer import Transformer
 from train import in_flight, loss
 from train.feed import shard_rows
@@ -35,8 +35,8 @@ batch_sums = jax.jit(add_losses)
 
 
 def sums_by_batch(
-    model: Transformer, batches: Iterable[ScoredRows], compute: Callable | None = None
-) -> Iterator[LossSums]:
+    model: Transformer, batches: Iterable[ScoredRows | Rows], compute: Callable | None = None
+) -> Iterator:
     """Yields the sums of each batch of rows [B, T], as they are computed by `compute`, or else by `batch_sums`."""
     compute = compute or batch_sums
     return in_flight.bounded_map(lambda rows: compute(model, rows), map(shard_rows, batches))

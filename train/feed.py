@@ -59,9 +59,9 @@ def transpose_fields(by_step: list[list[Rows]]) -> list[list[list[np.ndarray]]]:
     return [[[rows[field] for rows in step] for step in by_step] for field in range(len(Rows._fields))]
 
 
-def shard_rows(rows: ScoredRows) -> ScoredRows:
+def shard_rows(rows: ScoredRows | Rows) -> ScoredRows | Rows:
     """Host rows [B, T] on the current mesh, split as activations are."""
-    order_T = time_order(rows.text.shape[1])
+    order_T = time_order(jax.tree.leaves(rows)[0].shape[1])
 
     def sharded_field(values: np.ndarray) -> jax.Array:
         def shard(slices: tuple[slice, ...]) -> np.ndarray:

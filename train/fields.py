@@ -29,6 +29,12 @@ class ConfigError(ValueError):
     """An invalid config. The message is one line: the path, the value and what would work. Exit status 2."""
 
 
+def require(path: str, value, valid: bool, expected: str) -> None:
+    """Raises ConfigError naming what was expected, unless the value is valid."""
+    if not valid:
+        raise ConfigError(f"{path}: must be {expected}, got {value}")
+
+
 @functools.cache
 def field_types(kind: type) -> dict[str, Any]:
     """Field name -> declared type, of a dataclass."""

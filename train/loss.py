@@ -15,11 +15,13 @@ from model.transformer import Transformer
 
 
 class TrainingSums(NamedTuple):
-    """Sums over rows: weighted token losses (nats), their weights, and the added terms (z-loss, mixture penalties)."""
+    """Sums over rows: losses (nats), the weights of what has a loss (tokens, or preference pairs), the added terms
+    (z-loss, mixture penalties), and further metrics by name, which are divided by the weights, too."""
 
     loss: jax.Array
     weight: jax.Array
     added: jax.Array
+    metrics: dict[str, jax.Array]
 
 
 def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -58,4 +60,4 @@ def sum_losses(model: Transformer, rows: Rows, key: jax.Array | None = None, z_l
         z_loss * (jnp.square(logsumexp_BT) * rows.weights).sum()
         + (stream.auxiliary_loss_B * rows.weights.sum(-1)).sum()
     )
-    return TrainingSums((losses_BT * rows.weights).sum(), rows.weights.sum(), added)
+    return TrainingSums((losses_BT * rows.weights).sum(), rows.weights.sum(), added, {})

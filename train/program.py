@@ -12,11 +12,20 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from data.rows import Rows
 from model import schedule
-from model.sharding import ShardingError, check_chunks, make_mesh, partition_spec, time_order
+from model.sharding import (
+    ShardingError,
+    check_chunks,
+    make_mesh,
+    nearest_sizes,
+    partition_spec,
+    shard_count,
+    time_order,
+)
 from model.transformer import Transformer
-from train import evaluate, state, step
+from train import state, step
 from train.config import Experiment
 from train.feed import ROW_AXES, rows_shape
+from train.objective import make_objective
 
 
 class Program:
@@ -37,7 +46,8 @@ class Program:
         self.experiment, self.mesh = experiment, make_mesh(vars(experiment.mesh), devices)
         steps = rewrite(functools.partial(step.train_steps, experiment), experiment.execution.precision)
         self.train_steps = jax.jit(steps, donate_argnums=0, compiler_options=options)
-        self.batch_sums = jax.jit(rewrite(evaluate.add_losses, "default"))
+        self.objective = make_objective(experiment)
+        self.batch_sums = jax.jit(rewrite(self.objective.batch_sums, "default"))
 
     @functools.cached_property
     def abstract_state(self) -> state.TrainState:
@@ -79,12 +89,23 @@ class Program:
         e, _ = self.experiment, self.abstract_state
         with jax.set_mesh(self.mesh):
             partition_spec(ROW_AXES, (e.batch_size // e.microbatches, e.data.length), "compute")
+            self.check_rows_together()
             time_order(e.data.length)
             try:
                 check_chunks("time", e.data.length, e.execution.loss_chunks)
             except ShardingError as error:
                 raise ShardingError(f"execution.loss_chunks={e.execution.loss_chunks}: {error}") from None
         self.pipeline_microbatches()
+
+    def check_rows_together(self) -> None:
+        """Raises ShardingError where rows that belong together would be on two devices of the current mesh."""
+        e, shards = self.experiment, shard_count("batch")
+        multiple = e.data.rows_together * shards * e.microbatches
+        if e.batch_size % multiple:
+            raise ShardingError(
+                f"batch_size: {e.batch_size} rows are no whole pairs on each of the {shards} devices that share them "
+                f"(microbatches={e.microbatches}); {nearest_sizes(e.batch_size, multiple)}"
+            )
 
     def pipeline_microbatches(self) -> int:
         """The number of microbatches into which a pipeline cuts the rows of a gradient; 1 where there is no pipeline.

@@ -24,7 +24,7 @@ from train.program import Program
 
 T = TypeVar("T")
 
-IDENTITY_FIELDS = ("model", "data", "optimizer", "seed", "batch_size", "microbatches", "z_loss", "lora")
+IDENTITY_FIELDS = ("model", "data", "objective", "optimizer", "seed", "batch_size", "microbatches", "z_loss", "lora")
 
 
 class RunError(ValueError):

@@ -12,14 +12,17 @@ from model import lora
 from model.transformer import Transformer
 from train import optimizer
 from train.config import Experiment
+from train.objective import make_objective
 
 Trained = Transformer | lora.Adapters  # what steps update
 
 
 class TrainState(NamedTuple):
-    """The state after `step` updates of `model`: the weights, or the adapters beside the weights in `frozen`, which
-    steps read and never update. `average` is the moving average of what was trained after each update (before the
-    first: what it was at first), or None."""
+    """The state after `step` updates of `model`: the weights, or the adapters beside the weights in `frozen`.
+
+    Steps read `frozen` and never update it: the weights that adapters stand beside, the reference model of an objective
+    that has one (train/objective.py), or both in one. `average` is the moving average of what was trained after each
+    update (before the first: what it was at first), or None."""
 
     step: jax.Array
     model: Trained
@@ -29,7 +32,7 @@ class TrainState(NamedTuple):
 
     def whole(self, trained: Trained) -> Transformer:
         """The model of which `trained` is what is trained: it computes losses and logits."""
-        return trained if self.frozen is None else lora.combine(self.frozen, trained)
+        return trained if isinstance(trained, Transformer) else lora.combine(self.frozen, trained)
 
     @property
     def evaluation_model(self) -> Transformer:
@@ -49,6 +52,8 @@ def create_state(experiment: Experiment, weights: Transformer | None = None) -> 
         is_untied = lora.adapted_config(experiment.model, experiment.lora) != experiment.model
         frozen = lora.untie(model) if is_untied else model
         model = lora.create_adapters(experiment.model, experiment.lora, jax.random.key(experiment.seed))
+    elif make_objective(experiment).keeps_reference:
+        frozen = jax.tree.map(jnp.copy, model)
     transform = optimizer.make_optimizer(experiment.optimizer, experiment.steps)
     average = None if experiment.optimizer.average is None else jax.tree.map(jnp.copy, model)
     return TrainState(jnp.zeros((), jnp.int32), model, transform.init(model), average, frozen)

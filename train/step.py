@@ -13,46 +13,50 @@ from model.config import Attention
 from train import loss, optimizer
 from train.config import Experiment
 from train.learning_rate import learning_rate
+from train.objective import make_objective
 from train.state import TrainState
 
 
 def loss_and_gradient(experiment: Experiment, state: TrainState, rows: Rows, key: jax.Array):
-    """The mean loss in nats, and the gradient of that loss with the added terms. Microbatches [M, B, T] run one after
-    another; their sums and gradients add up in float32."""
+    """The means of the objective's metrics, `train/loss` in nats among them, and the gradient of that loss with the
+    added terms. Microbatches [M, B, T] run one after another; their sums and gradients add up in float32."""
+    objective = make_objective(experiment)
 
-    def objective(trained, rows, key):
-        sums = loss.sum_losses(state.whole(trained), rows, key, experiment.z_loss)
+    def total_loss(trained, rows, key):
+        sums = objective.sum_losses(state.whole(trained), state.frozen, rows, key)
         return sums.loss + sums.added, sums
 
     def accumulate(total, microbatch):
         rows, key = microbatch
-        (_, sums), gradient = jax.value_and_grad(objective, has_aux=True)(state.model, rows, key)
+        (_, sums), gradient = jax.value_and_grad(total_loss, has_aux=True)(state.model, rows, key)
         return jax.tree.map(jnp.add, total, (sums, gradient)), None
 
     count = rows.tokens.shape[0]
     keys = [None] * count if key is None else jax.random.split(key, count)
-    zero = (loss.TrainingSums(*jnp.zeros(3)), jax.tree.map(jnp.zeros_like, state.model))
+    zero_metrics = dict(zip(objective.metrics, jnp.zeros(len(objective.metrics)), strict=True))
+    zero = (loss.TrainingSums(*jnp.zeros(3), zero_metrics), jax.tree.map(jnp.zeros_like, state.model))
     if count == 1:
         total, _ = accumulate(zero, (jax.tree.map(lambda x: x[0], rows), keys[0]))
     else:
         total, _ = jax.lax.scan(accumulate, zero, (rows, None if key is None else keys))
     sums, gradient = total
     weight = jnp.maximum(sums.weight, 1)
-    return sums.loss / weight, jax.tree.map(lambda g: g / weight, gradient)
+    means = {f"train/{name}": value / weight for name, value in ({"loss": sums.loss} | sums.metrics).items()}
+    return means, jax.tree.map(lambda g: g / weight, gradient)
 
 
 def train_step(experiment: Experiment, state: TrainState, rows: Rows) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update on rows [M, B, T]. Metrics: `train/loss` (nats a token), `grad_norm` before clipping, `rate`."""
+    """One update on rows [M, B, T]. Metrics: those of the objective (`train/loss`: nats a token, or a preference pair),
+    `grad_norm` before clipping, `rate`."""
     transform = optimizer.make_optimizer(experiment.optimizer, experiment.steps)
     key = jax.random.fold_in(jax.random.key(experiment.seed + 1), state.step) if uses_dropout(experiment) else None
-    value, gradient = loss_and_gradient(experiment, state, rows, key)
+    metrics, gradient = loss_and_gradient(experiment, state, rows, key)
     updates, optimizer_state = transform.update(gradient, state.optimizer, state.model)
     model = optax.apply_updates(state.model, updates)
     average = state.average
     if average is not None:
         average = update_average(average, model, experiment.optimizer.average, state.step + 1)
-    metrics = {
-        "train/loss": value,
+    metrics |= {
         "grad_norm": optimizer.gradient_norm(gradient),
         "rate": learning_rate(
             experiment.optimizer.schedule, experiment.optimizer.peak_rate, experiment.steps, state.step

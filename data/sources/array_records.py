@@ -74,7 +74,7 @@ def open_file(path: Path, fields: Fields) -> RecordFile:
 def read_texts(fields: Fields, records: Records) -> Iterator[Document | Refusal]:
     """A document of each record. All are JSON objects with the fields where the first one is a JSON object; else texts.
 
-    Token ids and prompts have no place in a text: where they are asked for, every record is read as JSON.
+    Token ids, prompts and pairs have no place in a text: where they are asked for, every record is read as JSON.
     """
     is_text = None
     decoder = json_decoder(fields)

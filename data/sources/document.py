@@ -19,12 +19,14 @@ class Piece(NamedTuple):
     """A part of a document that is tokenized by itself: its text, or its token ids int [t].
 
     `counted`: its tokens count in the loss, as those of a prompt do not. `continues`: the text goes on where that of
-    the piece before stopped, so both are tokenized as one; a long text comes in such parts.
+    the piece before stopped, so both are tokenized as one; a long text comes in such parts. `begins_half`: the second
+    half of a preference pair begins with it, with a start token, after the end token of the first.
     """
 
     content: str | np.ndarray
     counted: bool = True
     continues: bool = False
+    begins_half: bool = False
 
 
 class Document(NamedTuple):

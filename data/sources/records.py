@@ -30,24 +30,27 @@ class Writer(Protocol):
 
 class Fields(NamedTuple):
     """What is read of a record: `field`, after `prompt` where that is set; text, or lists of token ids (`ids`). With a
-    `template`, what that makes of the fields that it reads, of any type."""
+    `template`, what that makes of the fields that it reads, of any type.
+
+    `rejected`: the field of a preference pair's second half, which is made as the first one, with this field in the
+    place of `field`."""
 
     field: str
     prompt: str | None = None
     ids: bool = False
     template: Writer | None = None
+    rejected: str | None = None
 
     @property
     def names(self) -> list[str]:
-        """The fields in the order in which they are read."""
-        if self.template is not None:
-            return self.template.fields
-        return [self.field] if self.prompt is None else [self.prompt, self.field]
+        """The fields that are read, each once."""
+        of_first = [self.prompt, self.field] if self.template is None else self.template.fields
+        return [name for name in (*of_first, self.rejected) if name is not None]
 
     @property
     def takes_bare_values(self) -> bool:
         """Whether a record may be the value of its only field by itself."""
-        return self.prompt is None and self.template is None
+        return self.prompt is None and self.template is None and self.rejected is None
 
 
 def read_record(record: Any, fields: Fields, origin: str, subject: str = "field {!r} is") -> Document | Refusal:
@@ -64,11 +67,23 @@ def read_record(record: Any, fields: Fields, origin: str, subject: str = "field 
 def record_pieces(record: Any, fields: Fields, origin: str, subject: str) -> Iterator[Piece]:
     """The pieces of a record's fields. Raises DataError where one is missing, or holds what it should not."""
     values = {name: field_value(record, name, fields, origin) for name in fields.names}
+    yield from half_pieces(values, fields, fields.field, origin, subject)
+    if fields.rejected is not None:
+        first, *others = half_pieces(values, fields, fields.rejected, origin, subject)
+        yield first._replace(begins_half=True)
+        yield from others
+
+
+def half_pieces(values: dict[str, Any], fields: Fields, response: str, origin: str, subject: str) -> Iterator[Piece]:
+    """The pieces of a record's values, with those of the field `response` as the response."""
     if fields.template is not None:
+        values = values if response == fields.field else values | {fields.field: values[response]}
         yield from written_pieces(values, fields.template, origin)
         return
-    for name, value in values.items():
-        counted = name != fields.prompt
+    for name in (fields.prompt, response):
+        if name is None:
+            continue
+        value, counted = values[name], name != fields.prompt
         if fields.ids:
             yield Piece(token_ids(value, f"{origin}: {subject.format(name)}", f"{origin}: field {name!r}"), counted)
         else:

@@ -29,8 +29,8 @@ DATA_SETS = {"tfds": tfds.open_split, "hf": hub.open_split}  # by what stands be
 KINDS = "a file, a folder, a glob, a URL (s3://BUCKET/PATH), a data set"
 KINDS += f" ({tfds.PREFIX}NAME/SPLIT, {hub.PREFIX}NAME/SPLIT) or {', '.join(EMBEDDED)}"
 FIELD_REMEDY = (
-    "set the source's field (data.source.field, data.source.prompt for the prompt, data.source.template for both, or "
-    "those of data.validation_source)"
+    "set the source's field (data.source.field, data.source.prompt for the prompt, data.source.template for both, "
+    "data.source.rejected for the worse response, or those of data.validation_source)"
 )
 
 
@@ -46,12 +46,18 @@ def open_source(source: Source, ids: bool = False, field_remedy: str = FIELD_REM
 def fields_of(source: Source, ids: bool) -> Fields:
     """What is read of a source's records. Raises DataError for a template that does not fit."""
     if source.template is None:
-        return Fields(source.field, source.prompt, ids)
+        return Fields(source.field, source.prompt, ids, rejected=source.rejected)
     if ids:
         raise DataError(f"{source.path}: a template makes text, and the tokenizer kind ids reads token ids")
     if source.prompt is not None:
         raise DataError(f"{source.path}: a template and a prompt field; the template has the prompt, leave out prompt")
-    return Fields(source.field, template=Template(source.template))
+    template = Template(source.template)
+    if source.rejected is not None and source.field not in template.fields:
+        raise DataError(
+            f"{source.path}: the template reads {', '.join(template.fields)} and not {source.field!r}; name its field "
+            "of the better response, whose place the worse one takes (data.source.field)"
+        )
+    return Fields(source.field, template=template, rejected=source.rejected)
 
 
 def open_fields(source: Source, fields: Fields, field_remedy: str = FIELD_REMEDY) -> list[SourceFile]:
@@ -184,6 +190,8 @@ def combine_fingerprint(source: Source, files: Iterable[tuple[SourceFile, str]])
     sha256 = hashlib.sha256(source.field.encode() if source.template is None else template_source(source).encode())
     if source.prompt is not None:
         sha256.update(b"\0" + source.prompt.encode() + b"\0")
+    if source.rejected is not None:
+        sha256.update(f"\0{source.field}\0{source.rejected}\0".encode())
     for file, digest in files:
         sha256.update(bytes.fromhex(digest) + file.format.encode())
     return sha256.hexdigest()

@@ -45,6 +45,7 @@ class Place:
 
     def __init__(self, source: Source, files: list[SourceFile]):
         fields = [source.field, source.prompt] if source.template is None else [template_source(source)]
+        fields += [] if source.rejected is None else [{"field": source.field, "rejected": source.rejected}]
         identity = [*fields, *(absolute_name(file.name) for file in files)]
         self.name = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:24]
         self.stamps = [file.stamp for file in files]

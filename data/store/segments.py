@@ -22,7 +22,8 @@ from data.tokenizers.tokenizer import Tokenizer, check_ids
 class Segment(NamedTuple):
     """A part of a document that is encoded at once: text, or token ids.
 
-    `begins_piece`: a piece begins with it. `continued`: it is the rest of a longer text. `counted`: as in Piece.
+    `begins_piece`: a piece begins with it. `continued`: it is the rest of a longer text. `counted` and `begins_half`:
+    as in Piece.
     """
 
     content: str | np.ndarray
@@ -30,6 +31,7 @@ class Segment(NamedTuple):
     begins_piece: bool
     continued: bool
     counted: bool
+    begins_half: bool = False
 
 
 class DocumentEnd(NamedTuple):
@@ -82,6 +84,7 @@ class LongPiece(NamedTuple):
 
     parts: Iterator
     counted: bool
+    begins_half: bool
 
 
 def joined_pieces(document: Document) -> Iterator[LongPiece]:
@@ -98,7 +101,7 @@ def joined_pieces(document: Document) -> Iterator[LongPiece]:
             yield piece.content
 
     while upcoming:
-        yield LongPiece(parts(), upcoming[0].counted)
+        yield LongPiece(parts(), upcoming[0].counted, upcoming[0].begins_half)
 
 
 def piece_segments(tokenizer: Tokenizer, piece: LongPiece, origin: str, hashed) -> Iterator[Segment]:
@@ -109,12 +112,12 @@ def piece_segments(tokenizer: Tokenizer, piece: LongPiece, origin: str, hashed) 
         texts = text_segments(tokenizer, hashed_texts(parts, hashed), origin)
         for text, continued in itertools.chain([next(texts, ("", False))], texts):  # an empty piece is one, too
             place = f"{origin} from offset {offset}" if offset else origin  # errors count from there
-            yield Segment(text, place, not continued, continued, piece.counted)
+            yield Segment(text, place, not continued, continued, piece.counted, piece.begins_half and not continued)
             offset += len(text)
         return
     for number, ids in enumerate(parts):
         hashed.update(np.ascontiguousarray(ids, "<i8").tobytes())
-        yield Segment(ids, origin, not number, bool(number), piece.counted)
+        yield Segment(ids, origin, not number, bool(number), piece.counted, piece.begins_half and not number)
 
 
 def hashed_texts(parts: Iterator[str], hashed) -> Iterator[str]:

@@ -3,7 +3,8 @@
 A store is a folder of the cache. Its name says what it holds: the tokenizer and the content of the source. It holds
 manifest.json, the tokens in shards (tokens-00000.bin, …, a document in one of them), and of every document where it
 starts (offsets.npy), the bytes of its text (sizes.npy) and a hash of it (hashes.npy); pieces.npy and counted.npy where
-not every token counts; refused.npy where records were left out: for each the number of documents in front of it.
+not every token counts; halves.npy, where the second half of each document begins, where they are preference pairs;
+refused.npy where records were left out: for each the number of documents in front of it.
 places/ remembers under which paths its source was seen, with sizes and times of change, so that it is read again only
 where these differ. data/store/build.py writes stores.
 """
@@ -50,10 +51,11 @@ class Store:
             offsets, sizes, self.hashes = (load(folder / f"{name}.npy") for name in ("offsets", "sizes", "hashes"))
             starts = folder / "pieces.npy"
             pieces = Pieces(load(starts), load(folder / "counted.npy")) if starts.is_file() else None
+            halves = load(folder / "halves.npy") if (folder / "halves.npy").is_file() else None
             self.refused = load(folder / "refused.npy") if self.manifest["refused"]["documents"] else np.zeros(0)
         except (OSError, ValueError, KeyError) as error:
             raise DataError(f"{folder}: a damaged token store ({error}); remove it, and it is made again") from None
-        self.documents = Documents(tokens, offsets, sizes, self.manifest["ended"], pieces)
+        self.documents = Documents(tokens, offsets, sizes, self.manifest["ended"], pieces, halves=halves)
         self.plans = SavedPlans(folder / "plans")
         note_use(folder)
 

@@ -19,7 +19,9 @@ SHARD_TOKENS = 1 << 26  # about 128 MB; a document stays in one shard, whatever 
 REASONS = 20  # of refusals that are kept word by word
 COUNTS = ("file", "records", "bytes_read", "text_bytes", "tokens", "documents", "bytes", "refused")
 LISTS = ("shards", "digests", "records_by_file", "reasons")
-COLUMNS = {"offsets": "q", "sizes": "q", "hashes": "Q", "pieces": "q", "counted": "b", "refused": "q"}  # -> type
+COLUMNS = {  # -> type
+    "offsets": "q", "sizes": "q", "hashes": "Q", "pieces": "q", "counted": "b", "halves": "q", "refused": "q",
+}  # fmt: skip
 
 
 class StoreWriter:
@@ -33,7 +35,7 @@ class StoreWriter:
         self.dtype = np.dtype("uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32")
         self.prefix = np.array([] if tokenizer.start_id is None else [tokenizer.start_id], self.dtype)
         self.suffix = np.array([] if tokenizer.end_id is None else [tokenizer.end_id], self.dtype)
-        self.state = self.begin(identity)
+        self.state = self.begin([*identity, *COLUMNS])
         self.open_shard()
 
     def begin(self, identity: list) -> dict:
@@ -63,7 +65,7 @@ class StoreWriter:
         self.begin_document()
 
     def begin_document(self) -> None:
-        self.written, self.size, self.pieces, self.error = 0, 0, [], None
+        self.written, self.size, self.pieces, self.half, self.error = 0, 0, [], None, None
 
     def write(self, events: list[Event], encoded: EncodedSegments) -> None:
         """Writes a batch of events, whose segments are encoded. A shard ends with a document."""
@@ -76,7 +78,8 @@ class StoreWriter:
                 self.error = self.error or encoded.errors.get(number)
                 ids = tokens[stops[number] - encoded.lengths[number] : stops[number]]
                 size = int(encoded.bytes[number])
-                if not self.written and not len(self.prefix) and event.counted:
+                begins_text = not self.written or event.begins_half
+                if begins_text and not len(self.prefix) and event.counted:
                     size = max(0, size - int(encoded.first_bytes[number]))
                 self.write_segment(event, ids, size)
                 number += 1
@@ -93,12 +96,14 @@ class StoreWriter:
     def write_segment(self, segment: Segment, ids: np.ndarray, size: int) -> None:
         if self.error:
             return
-        begins_document = not self.written
-        if begins_document:
+        start = self.written
+        if segment.begins_half:
+            self.append(self.suffix)
+            start = self.half = self.written
+        if not start or segment.begins_half:
             self.append(self.prefix)
         if not self.pieces or segment.begins_piece:
-            start = 0 if not self.pieces else self.written
-            self.pieces.append((start, segment.counted))
+            self.pieces.append((start if self.pieces else 0, segment.counted))
         self.append(ids)
         self.next["text_bytes"] += size
         self.size += size if segment.counted else 0
@@ -131,6 +136,8 @@ class StoreWriter:
         self.columns["offsets"].append(start + self.written)
         self.columns["sizes"].append(self.size)
         self.columns["hashes"].append(key)
+        if self.half is not None:
+            self.columns["halves"].append(start + self.half)
         for place, counted in self.pieces or [(0, True)]:
             self.columns["pieces"].append(start + place)
             self.columns["counted"].append(counted)
@@ -192,6 +199,7 @@ class StoreWriter:
         files = {name: [self.folder / f"{name}-{part:05}.part" for part in parts] for name in COLUMNS}
         every = all((np.fromfile(file, np.int8) == 1).all() for file in files["counted"])
         omitted += ("pieces", "counted") if every else ()
+        omitted += () if any(file.stat().st_size for file in files["halves"]) else ("halves",)
         for name, code in COLUMNS.items():
             if name not in omitted:
                 join_arrays(self.folder / f"{name}.npy", files[name], np.dtype(code), leading=name == "offsets")

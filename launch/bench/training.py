@@ -17,10 +17,10 @@ from data.pipeline import open_pipeline
 from launch.bench.limits import matmul_rate
 from launch.machine import auto
 from launch.machine.detection import cache_folder
-from model import cost
 from train.check import check, check_vocabulary
 from train.config import Experiment
 from train.loop import train
+from train.objective import training_flops
 from train.run import Run
 
 SPEED = "tokens_per_second"  # the figure that is held against the limit
@@ -63,7 +63,7 @@ def limit(experiment: Experiment, batch: int, seconds: float) -> Callable[[], di
     all the work."""
     del batch, seconds
     e, rate = experiment, matmul_rate(product_dtype(experiment))
-    flops = cost.training_flops(e.model, e.data.length, e.lora is not None)  # a token
+    flops = training_flops(e)  # a token
     return lambda: {SPEED: rate() / flops}
 
 

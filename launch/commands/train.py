@@ -21,7 +21,6 @@ from launch.inference.tasks.training import TrainingTasks
 from launch.inference.text import check_samples, training_samples
 from launch.machine import auto, chips
 from launch.machine.detection import cache_folder
-from model import cost
 from model.config import Model
 from model.kernels.proof import prove
 from train import failure_link, fields, processes
@@ -41,6 +40,7 @@ from train.listeners.preemption import Preemption
 from train.listeners.samples import Samples
 from train.listeners.tensorboard import TensorBoard
 from train.loop import train
+from train.objective import make_objective, training_flops
 from train.run import Run, RunError, check_data, check_identity, is_path, read_config, write_config
 from train.state import TrainState
 
@@ -86,8 +86,8 @@ def open_run(
     check_same_start(experiment, start_from, model_settings)
     steps = processes.broadcast_from_first(lambda: published_steps(folder))
     source = None
-    if experiment.lora and not start_from and not steps:
-        raise fields.ConfigError("lora: adapters on random weights teach nothing; name the run to adapt, as --from RUN")
+    if not start_from and not steps:
+        check_needs_no_weights(experiment)
     if start_from and not steps:
         source = checkpoint_in(Path(processes.broadcast_from_first(lambda: str(find_checkpoint(start_from).folder))))
     if steps:
@@ -143,6 +143,17 @@ def open_run(
     }
     run.listeners = listeners(run, checkpoints, metadata, tasks)
     return run, checkpoints
+
+
+def check_needs_no_weights(experiment: Experiment) -> None:
+    """Raises ConfigError where an experiment makes no sense from random weights."""
+    if experiment.lora:
+        raise fields.ConfigError("lora: adapters on random weights teach nothing; name the run to adapt, as --from RUN")
+    if make_objective(experiment).keeps_reference:
+        raise fields.ConfigError(
+            f"objective: {type(experiment.objective).__name__} from random weights teaches nothing; name the run to "
+            "tune, as --from RUN"
+        )
 
 
 def training_sources(experiment: Experiment) -> list[Source]:
@@ -244,7 +255,7 @@ def listeners(run: Run, checkpoints: Checkpoints, metadata: dict, tasks: Trainin
     e, device = run.experiment, run.mesh.devices.flat[0]
     peak = chips.PEAK.get(device.device_kind)
     peak = peak * run.mesh.devices.size if peak else None  # FLOP/s of all devices
-    flops = cost.training_flops(e.model, e.data.length, e.lora is not None)
+    flops = training_flops(e)
     first = processes.index() == 0
     heard_by = [
         check_finite,

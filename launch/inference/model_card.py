@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime
 
+from train import fields
 from train.checkpoint_folder import CheckpointRef
+from train.config import Experiment
+from train.objective import make_objective
 
 HEADER = """---
 library_name: transformers
@@ -34,7 +37,7 @@ def model_card(checkpoint: CheckpointRef, architecture: str, dtype: str, paramet
         f"- Run: {run}, step {checkpoint.step:,}, saved {saved} by Skald {version}.",
         *training_lines(metadata),
         *data_lines(metadata.get("data") or {}),
-        *score_lines(metadata["scores"]),
+        *score_lines(metadata),
     ]
     title = metadata["config"]["name"] if metadata["config"] else run
     return "\n".join([HEADER, f"# {title}\n", f"{origin(metadata)}\n", *facts, "", LOADING])
@@ -64,8 +67,9 @@ def data_lines(data: dict) -> list[str]:
     ]
 
 
-def score_lines(scores: dict) -> list[str]:
+def score_lines(metadata: dict) -> list[str]:
     """What the validation text was scored with, where it was."""
-    units = {"eval/loss": "nats a token", "eval/perplexity": "perplexity", "eval/bits_per_byte": "bits a byte"}
-    known = [f"{scores[name]:.4f} {unit}" for name, unit in units.items() if scores.get(name) is not None]
-    return [f"- Scores on validation data: {', '.join(known)}."] if known else []
+    if not metadata["scores"] or not metadata["config"]:
+        return []
+    objective = make_objective(fields.from_json(Experiment, metadata["config"]))
+    return [f"- Scores on validation data: {objective.describe(metadata['scores'])}."]

@@ -69,7 +69,8 @@ def choose_remat(experiment: Experiment, devices: int, memory: float) -> str:
 
 
 def optimizer_numbers(experiment: Experiment) -> float:
-    """How many numbers a parameter the optimizer and the average of weights keep, from the shapes of the state."""
+    """How many numbers the state keeps besides each weight of the model: of the optimizer, the average, adapters and a
+    reference model, from the shapes of the state."""
     import jax
 
     from train import state
@@ -77,8 +78,8 @@ def optimizer_numbers(experiment: Experiment) -> float:
     def count(tree) -> int:
         return sum(x.size for x in jax.tree.leaves(tree))
 
-    shapes = jax.eval_shape(lambda: state.create_state(experiment))
-    return (count(shapes.optimizer) + count(shapes.average)) / (count(shapes.model) + count(shapes.frozen))
+    weights = count(jax.eval_shape(lambda: state.random_weights(experiment)))
+    return count(jax.eval_shape(lambda: state.create_state(experiment))) / weights - 1
 
 
 def resolve_auto(execution: Execution, platform: str) -> Execution:

@@ -16,8 +16,8 @@ from launch.machine import auto, chips
 from launch.plan import estimate, products
 from launch.plan.estimate import Machine, StepTime
 from launch.plan.versions import program_text, versions
-from model import cost
 from train.config import Experiment
+from train.objective import training_flops
 from train.program import Program
 from train.run import count_parameters
 
@@ -115,7 +115,7 @@ def read_plan(program: Program, devices: list, lowered, executable, refused: flo
         usable_bytes=chips.memory(device),
         parameter_bytes=bytes_on_device((state.model, state.average, state.frozen)),
         optimizer_bytes=bytes_on_device(state.optimizer),
-        parameters=count_parameters((state.model, state.frozen)),
+        parameters=count_parameters(state.evaluation_model),
         model_flops=step_flops(e) / len(devices),
         flops=flops,
         step_time=step_time,
@@ -127,7 +127,7 @@ def read_plan(program: Program, devices: list, lowered, executable, refused: flo
 
 
 def step_flops(e: Experiment) -> float:
-    return cost.training_flops(e.model, e.data.length, e.lora is not None) * e.batch_size * e.data.length
+    return training_flops(e) * e.batch_size * e.data.length
 
 
 def bytes_on_device(tree) -> float:

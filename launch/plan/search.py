@@ -22,6 +22,7 @@ from model.sharding import ShardingError
 from train.check import check
 from train.config import Experiment, Mesh
 from train.fields import ConfigError
+from train.objective import training_flops
 
 COMPILED, SECONDS = 4, 570.0  # so many of the best are compiled, while they would end within so many seconds
 REMAT_POLICIES = ("minimal", "save_qkv", "full")
@@ -123,7 +124,7 @@ def estimate_seconds(e: Experiment, tpu: chips.TPU, axes: int) -> float:
     blocks, layers = c.blocks(model), len(c.blocks(model)) / mesh.stage
     scores = 3 * cost.score_flops(model, e.data.length)
     recomputed = sum(recomputed_flops(block, model.width, e.execution.remat) for block in blocks)
-    products = cost.training_flops(model, e.data.length, e.lora is not None) - scores + recomputed
+    products = training_flops(e) - scores + recomputed
     work = e.batch_size * e.data.length / devices * (products / MATMUL_SHARE + scores / ATTENTION_SHARE) / tpu.peak
     if mesh.stage > 1:
         parts = cost.pipeline_microbatches(e.execution, vars(mesh), e.batch_size // e.microbatches)

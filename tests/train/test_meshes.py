@@ -61,10 +61,10 @@ def trained(made: config.Experiment, seed: int = 0) -> dict:
     transform = optimizer.make_optimizer(made.optimizer, made.steps)
 
     def one(now, rows):
-        value, gradient = step.loss_and_gradient(made, now, rows, None)
+        metrics, gradient = step.loss_and_gradient(made, now, rows, None)
         updates, memory = transform.update(gradient, now.optimizer, now.model)
         model = optax.apply_updates(now.model, updates)
-        return state.TrainState(now.step + 1, model, memory, None), (value, gradient)
+        return state.TrainState(now.step + 1, model, memory, None), (metrics["train/loss"], gradient)
 
     begun = jax.block_until_ready(jax.jit(lambda: jax.tree.map(wide, state.create_state(made)))())
     end, (losses, gradients) = jax.jit(lambda begun, rows: jax.lax.scan(one, begun, rows))(begun, rows)

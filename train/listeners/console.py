@@ -39,8 +39,7 @@ class ConsoleProgress:
             case Measured(steps):
                 self.show_progress(run, steps)
             case Evaluated(step, values):
-                scores = f"{values['eval/loss']:.4f} nats a token, {values['eval/bits_per_byte']:.4f} bits a byte"
-                self.say(f"[bold]step {step:>6}[/]  validation loss {scores}")
+                self.say(f"[bold]step {step:>6}[/]  validation {run.program.objective.describe(values)}")
             case Sampled(step, text) if self.console.is_terminal:
                 self.console.print(Panel(Text(text.strip()), title=f"written at step {step}", title_align="left"))
             case Saved(_, path):

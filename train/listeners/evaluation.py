@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator
 
-from data.windows import scoring_rows
 from model.schedule import row_multiple
+from model.sharding import shard_count
 from model.transformer import Transformer
-from train.evaluate import add_up, metrics, sums_by_batch
+from train.evaluate import sums_by_batch
 from train.events import Evaluated, Event, Paused
 from train.run import Run
 
@@ -24,18 +26,21 @@ def evaluation(run: Run, event: Event, score_tasks: Callable[[Transformer], Iter
         return
     if event.step % e.evaluation.every and event.step < e.steps:
         return
-    length, multiple = e.data.length, row_multiple(e.execution)
+    objective, state, texts = run.program.objective, run.state, run.data.validation
+    multiple = math.lcm(row_multiple(e.execution), e.data.rows_together * shard_count("batch"))
     rows = -(-e.evaluation.rows // multiple) * multiple
-    model, scored = run.state.evaluation_model, []
-    for text in run.data.validation:
-        batches = scoring_rows(text.documents, length, length, rows)
-        scored.append(add_up(run.until_stopped(sums_by_batch(model, batches, run.program.batch_sums))))
+    model, scored = state.evaluation_model, []
+    for text in texts:
+        batches = objective.batches(text.documents, e.data.length, rows)
+        sums = sums_by_batch(model, batches, lambda model, batch: run.program.batch_sums(model, state.frozen, batch))
+        scored.append(list(run.until_stopped(sums)))
         if run.stop:  # the same step is evaluated when the run goes on
             return
-    scores = metrics(add_up(scored), sum(text.bytes for text in run.data.validation))
-    values = {f"eval/{name}": scores[name] for name in ("loss", "perplexity", "bits_per_byte")}
+    scores = objective.scores(itertools.chain(*scored), sum(text.bytes for text in texts))
+    values = {f"eval/{name}": value for name, value in scores.items()}
     if len(scored) > 1:
-        values |= {f"eval/loss/{t.name}": s.nats / s.tokens for t, s in zip(run.data.validation, scored, strict=True)}
+        by_text = (objective.scores(sums, text.bytes)["loss"] for sums, text in zip(scored, texts, strict=True))
+        values |= {f"eval/loss/{text.name}": loss for text, loss in zip(texts, by_text, strict=True)}
     values |= {f"data/epochs/{name}": epochs for name, epochs in run.data.epochs(event.step).items()}
     *_, of_tasks = run.until_stopped(score_tasks(model))
     if run.stop:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from model import cost
 from train.events import Ended, Evaluated, Event, Measured, Paused, Started
+from train.objective import training_flops
 from train.run import Run, RunError
 
 
@@ -43,7 +43,7 @@ class MetricsFile:
         line |= {name: value for name, value in values.items() if name not in ("step", "seconds")}
         line |= {"tokens_per_second": round(speed, 1), "data_wait": round(values["data_wait"], 4)}
         if self.peak:
-            flops = cost.training_flops(e.model, e.data.length, e.lora is not None)
+            flops = training_flops(e)
             line["model_flops_utilization"] = speed * flops / self.peak
         return line
 
