@@ -4,8 +4,9 @@
     skald train translate
     skald generate runs/translate --prompt $'A dog runs on the beach.\\n' --sampler beam=5
 
-`translation` is a folder with `train.en`, `train.de`, `val.en` and `val.de`: files of lines, as those of Multi30k (Elliott
-et al. 2016; 29,000 pairs of captions). The English sentence is the prompt; the German one alone counts in the loss.
+`translation` is a folder with `train.en`, `train.de`, `val.en` and `val.de`: files of lines, as those of Multi30k
+(Elliott et al. 2016; 29,000 pairs of captions). The English sentence is the prompt; the German one alone counts in the
+loss.
 """
 
 from __future__ import annotations
