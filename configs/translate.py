@@ -21,20 +21,20 @@ PAIR = "{{ en }}\n{% generation %}{{ de }}{% endgeneration %}"
 def default() -> Experiment:
     """FIGURES"""
     block = Block(
-        mixer=Attention(heads=8, kv_heads=8, head_width=32, rope=Rope(), query_key_norm=Norm()),
-        feed_forward=MLP(width=1024, activation="relu_squared"),
+        mixer=Attention(heads=6, kv_heads=6, head_width=32, rope=Rope(), query_key_norm=Norm()),
+        feed_forward=MLP(width=768, activation="relu_squared"),
         token_shift=0.5,
-        dropout=0.3,
+        dropout=0.2,
     )
     return Experiment(
         name="translate",
         model=Model(
             vocab_size=6000,
-            width=256,
+            width=192,
             context=128,
             layers=(Stack((block,), 4),),
             embedding_norm=Norm(scale=False),
-            dropout=0.3,
+            dropout=0.2,
         ),
         data=Data(
             Source("translation/train.{en,de}", template=PAIR),
@@ -48,8 +48,8 @@ def default() -> Experiment:
             rule=Muon(iterations=4, adam=AdamW(beta2=0.98, weight_decay=0.0), adam_rate=0.2),
             schedule=Schedule("wsd", warmup=50, final=0.0, decay=0.6),
         ),
-        steps=4000,
+        steps=3000,
         batch_size=24,
-        evaluation=Evaluation(every=500, prompt="Two men are standing outside.\n", sampler="greedy", sample_tokens=40),
-        checkpoints=Checkpoints(every=500),
+        evaluation=Evaluation(every=1000, prompt="Two men are standing outside.\n", sampler="greedy", sample_tokens=40),
+        checkpoints=Checkpoints(every=1000),
     )

@@ -15,6 +15,8 @@ def check_objective(experiment: Experiment) -> None:
 
 def check_likelihood(e: Experiment) -> None:
     """Raises ConfigError for preference pairs: the rejected responses are not to be learned."""
+    smoothing = e.objective.label_smoothing
+    require("objective.label_smoothing", smoothing, 0 <= smoothing < 1, "from 0 to below 1")
     require("data.packing", e.data.packing, e.data.packing != "pairs", "another one without objective=DPO")
     for path, source in all_sources(e.data):
         expected = "null without data.packing=pairs and objective=DPO"

@@ -78,7 +78,11 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class LikelihoodLoss:
-    """The loss of each next token in nats, -log p: its mean over the tokens that count."""
+    """The loss of each next token in nats, -log p: its mean over the tokens that count. `label_smoothing`: the share of
+    a target's probability that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7); metrics stay
+    those of -log p."""
+
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)

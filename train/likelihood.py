@@ -11,6 +11,7 @@ from data.rows import Rows, ScoredRows
 from data.windows import scoring_rows
 from model.transformer import Transformer
 from train import evaluate, loss
+from train.config import LikelihoodLoss
 
 
 class Likelihood:
@@ -18,14 +19,14 @@ class Likelihood:
 
     keeps_reference, metrics = False, ()
 
-    def __init__(self, z_loss: float):
-        self.z_loss = z_loss
+    def __init__(self, config: LikelihoodLoss, z_loss: float):
+        self.config, self.z_loss = config, z_loss
 
     def sum_losses(
         self, model: Transformer, reference: Transformer | None, rows: Rows, key: jax.Array | None
     ) -> loss.TrainingSums:
         del reference
-        return loss.sum_losses(model, rows, key, self.z_loss)
+        return loss.sum_losses(model, rows, key, self.z_loss, self.config.label_smoothing)
 
     def batches(self, documents: Documents, length: int, batch_size: int) -> Iterator[ScoredRows]:
         """Rows in windows that do not overlap."""

@@ -35,6 +35,11 @@ def token_losses(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Arra
     return logsumexp_BT - jnp.where(is_target, logits_BTV, 0).sum(-1), logsumexp_BT
 
 
+def losses_and_mean_logits(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`token_losses`, and the mean of each position's logits, float32 [B, T]: what label smoothing takes."""
+    return *token_losses(logits_BTV, targets_BT), at_least_float32(logits_BTV).mean(-1)
+
+
 def chunked_losses(model: Transformer, hidden_BTD: jax.Array, targets_BT: jax.Array, score: Callable = token_losses):
     """`score` of hidden states' logits, one chunk of time after another: forward and backward hold one chunk's logits.
     Each device cuts its own time, into fewer chunks where their number does not divide it (a window that is scored)."""
@@ -52,12 +57,20 @@ def chunked_losses(model: Transformer, hidden_BTD: jax.Array, targets_BT: jax.Ar
     return jax.tree.map(lambda x: join_within_shards(x, 1, "time"), jax.lax.map(chunk_losses, parts))
 
 
-def sum_losses(model: Transformer, rows: Rows, key: jax.Array | None = None, z_loss: float = 0.0) -> TrainingSums:
-    """The sums over rows [B, T]; a `key` turns dropout on. A row's penalties are weighted by the sum of its weights."""
+def sum_losses(
+    model: Transformer, rows: Rows, key: jax.Array | None = None, z_loss: float = 0.0, label_smoothing: float = 0.0
+) -> TrainingSums:
+    """The sums over rows [B, T]; a `key` turns dropout on. A row's penalties are weighted by the sum of its weights.
+
+    What `label_smoothing` makes of a loss, (1 - e) * loss + e * mean over the vocabulary of -log p (Szegedy et al. 2016,
+    section 7), is the loss itself and a term that is added."""
     stream = model.residual_stream(rows.tokens, rows.segments, rows.positions, key)
-    losses_BT, logsumexp_BT = chunked_losses(model, stream.x_BTD, rows.targets)
+    score = losses_and_mean_logits if label_smoothing else token_losses
+    losses_BT, logsumexp_BT, *mean_logits_BT = chunked_losses(model, stream.x_BTD, rows.targets, score)
     added = (
         z_loss * (jnp.square(logsumexp_BT) * rows.weights).sum()
         + (stream.auxiliary_loss_B * rows.weights.sum(-1)).sum()
     )
+    for mean_BT in mean_logits_BT:
+        added += label_smoothing * ((logsumexp_BT - mean_BT - losses_BT) * rows.weights).sum()
     return TrainingSums((losses_BT * rows.weights).sum(), rows.weights.sum(), added, {})

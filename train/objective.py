@@ -54,7 +54,7 @@ def make_objective(experiment: c.Experiment) -> Objective:
 
 
 OBJECTIVES = {
-    c.LikelihoodLoss: lambda experiment: Likelihood(experiment.z_loss),
+    c.LikelihoodLoss: lambda experiment: Likelihood(experiment.objective, experiment.z_loss),
     c.DPO: lambda experiment: PreferenceLoss(experiment.objective),
 }
 

@@ -375,12 +375,12 @@ def test_every_field_of_a_task_can_be_set(folder):
 
 RECORDS = {
     "sentiment": [{"content": "so good", "label": 1}],
-    "multi30k": [{"en": "A dog.", "de": "Ein Hund."}],
+    "translation": [{"en": "A dog.", "de": "Ein Hund."}],
     "lambada": [{"text": "The old man and the sea"}],
     "multiple_choice": [{"question": "Two?", "choices": ["2", "3"], "answer": 0},
                         {"question": "Two?", "choices": ["3", "2"], "answer": "2"}],
 }  # fmt: skip
-ANSWERS = {"sentiment": " positive", "multi30k": " Ein Hund.", "lambada": " sea", "multiple_choice": " 2"}
+ANSWERS = {"sentiment": " good", "translation": "Ein Hund.", "lambada": " sea", "multiple_choice": " 2"}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.toml")))
@@ -393,8 +393,8 @@ def test_tasks_that_come_with_the_program_read_their_records(name, tmp_path):
 
 
 def test_real_data_are_read_whole(corpora):
-    data = {"sentiment": corpora / "sentiment" / "dev.tsv", "multi30k": corpora / "translation" / "val.{en,de}"}
+    data = {"sentiment": corpora / "sentiment" / "dev.tsv", "translation": corpora / "translation" / "val.{en,de}"}
     tasks = read_tasks(list(data), [f"{name}.data={path}" for name, path in data.items()])
-    sentiment, multi30k = map(read_examples, tasks)
-    assert (len(sentiment), sum(example.label for example in sentiment), len(multi30k)) == (872, 444, 1014)
-    assert multi30k[0].answer == " Eine Gruppe von Männern lädt Baumwolle auf einen Lastwagen"
+    sentiment, translation = map(read_examples, tasks)
+    assert (len(sentiment), sum(example.label for example in sentiment), len(translation)) == (872, 444, 1014)
+    assert translation[0].answer == "Eine Gruppe von Männern lädt Baumwolle auf einen Lastwagen"

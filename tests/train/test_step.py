@@ -103,6 +103,19 @@ def test_the_z_loss_is_the_mean_square_of_logsumexp_and_no_part_of_the_metric():
     assert plain[0] == found[0] and tiny.distance(plain[1], found[1]) > 0.1
 
 
+@pytest.mark.parametrize("chunks", [1, 4])
+def test_label_smoothing_is_cross_entropy_with_smoothed_targets(chunks):
+    """By its definition in float64: the target has probability 1 - e + e / V, every other token e / V."""
+    made = state.create_state(tiny.experiment(execution=c_model.Execution(loss_chunks=chunks)))
+    one = jax.tree.map(lambda x: x[0], tiny.one_step(tiny.rows(1)))
+    logits = np.asarray(made.model.logits(made.model.hidden(one.tokens, one.segments, one.positions)), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    wanted = np.eye(tiny.VOCAB)[one.targets] * 0.7 + 0.3 / tiny.VOCAB
+    sums = loss.sum_losses(made.model, one, label_smoothing=0.3)
+    np.testing.assert_allclose(sums.loss, loss.sum_losses(made.model, one).loss, rtol=1e-6)  # metrics stay -log p
+    np.testing.assert_allclose(sums.loss + sums.added, -((wanted * log_p).sum(-1) * one.weights).sum(), rtol=1e-5)
+
+
 def test_documents_in_one_row_do_not_see_each_other():
     made = jax.jit(lambda: state.create_state(tiny.experiment()))()
     rows = jax.tree.map(lambda x: x[0], tiny.one_step(tiny.rows(1)))
