@@ -62,8 +62,8 @@ def sum_losses(
 ) -> TrainingSums:
     """The sums over rows [B, T]; a `key` turns dropout on. A row's penalties are weighted by the sum of its weights.
 
-    What `label_smoothing` makes of a loss, (1 - e) * loss + e * mean over the vocabulary of -log p (Szegedy et al. 2016,
-    section 7), is the loss itself and a term that is added."""
+    What `label_smoothing` makes of a loss, (1 - e) * loss + e * mean over the vocabulary of -log p (Szegedy et al.
+    2016, section 7), is the loss itself and a term that is added."""
     stream = model.residual_stream(rows.tokens, rows.segments, rows.positions, key)
     score = losses_and_mean_logits if label_smoothing else token_losses
     losses_BT, logsumexp_BT, *mean_logits_BT = chunked_losses(model, stream.x_BTD, rows.targets, score)

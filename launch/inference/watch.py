@@ -57,15 +57,15 @@ class Watch:
     def __iter__(self) -> Iterator[dict]:
         waits = False
         while True:
+            for step, changed in self.new_checkpoints():
+                if line := self.score(step, changed):
+                    yield line
             found = self.new_checkpoints()
             for step, changed in self.tried - {*found}:
                 if self.done.get(step) != changed:
                     self.report_deleted(step)
             self.tried &= {*found}
-            for step, changed in found:
-                if line := self.score(step, changed):
-                    yield line
-            if not self.new_checkpoints():
+            if not found:
                 if self.is_over():
                     return
                 if not waits:
