@@ -2,6 +2,7 @@
 
     skald tokenizer translation/train.en translation/train.de --out translation.model --vocab-size 6000
     skald train translate
+    skald evaluate runs/translate --tasks translation --set 'translation.data=translation/test_2016_flickr.{en,de}'
     skald generate runs/translate --prompt $'A dog runs on the beach.\\n' --sampler beam=5
 
 `translation` is a folder with `train.en`, `train.de`, `val.en` and `val.de`: files of lines, as those of Multi30k
@@ -19,7 +20,11 @@ PAIR = "{{ en }}\n{% generation %}{{ de }}{% endgeneration %}"
 
 
 def default() -> Experiment:
-    """FIGURES"""
+    """Captions from English to German on a laptop: 2.9 M parameters, 9.2 M tokens, 19 epochs, eleven minutes.
+
+    skald train translate (seed 0): BLEU 37.94 and chrF 62.45 on test_2016_flickr (sacrebleu 2.6, 13a, mixed case, beam
+    of 5), 10 min 37 s with two cores and AVX-512's bfloat16. First values tried; nothing was tuned.
+    """
     block = Block(
         mixer=Attention(heads=6, kv_heads=6, head_width=32, rope=Rope(), query_key_norm=Norm()),
         feed_forward=MLP(width=768, activation="relu_squared"),
