@@ -44,7 +44,7 @@ def default() -> Experiment:
     data = replace(base.data, source=source, tokenizer=Tokenizer("bytes"), length=48, packing="best_fit", split="hash")
     return replace(base, model=replace(base.model, vocab_size=0), data=data, batch_size=7)
 '''
-ANSWERS = [{"q": f"What is {i} and {i}? ", "a": f"It is {2 * i}, \\as\n{'you ' * (i % 5)}know. "} for i in range(80)]
+ANSWERS = [{"q": f"{i} + {i} = ", "a": f"{2 * i}, \\as\n{'you ' * (i % 2)}so. "} for i in range(80)]
 BROKEN = (5, 17)  # of the answers
 TALES = {f"tales/{i:02}.txt": f"Tale {i}. " + f"The {i}th cat sat.\n" * i for i in range(20)}
 
