@@ -80,7 +80,7 @@ def read_task(name: str) -> Task:
     if not name.endswith(".toml") and not file.is_file():
         shipped = sorted(path.stem for path in SHIPPED.glob("*.toml"))
         raise ConfigError(
-            f"no task {name!r}{did_you_mean(name, shipped)}; there are {', '.join(shipped)}, or a TOML file's path"
+            f"no task {name!r}; there are {', '.join(shipped)}, or a TOML file's path{did_you_mean(name, shipped)}"
         )
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -107,7 +107,7 @@ def checked(task: Task) -> Task:
     """The task. Raises ConfigError where its fields do not go together."""
     if task.metric not in METRICS:
         hint = did_you_mean(task.metric, METRICS)
-        raise ConfigError(f"task {task.name}: no metric {task.metric!r}{hint}; there are {', '.join(METRICS)}")
+        raise ConfigError(f"task {task.name}: no metric {task.metric!r}; there are {', '.join(METRICS)}{hint}")
     if not task.name or "/" in task.name:
         raise ConfigError(f"task {task.name!r}: its name is that of a file of results; write a word")
     if not task.data:
