@@ -17,6 +17,7 @@ setup.prepare()  # before JAX is imported, here or below
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
+from launch.inference import scoring  # noqa: E402
 from launch.inference.checkpoint import LoadedCheckpoint  # noqa: E402
 from launch.inference.evaluation import evaluate  # noqa: E402
 from launch.inference.export import SHARD_SIZE, export_checkpoint  # noqa: E402
@@ -87,7 +88,8 @@ class LoadedRun(LoadedCheckpoint):
         list that gets what `--examples` writes, the worst document first. `tasks`: as those of `--tasks`, or read by
         `read_tasks`; `results`: the folder that keeps the result of each of their examples."""
         read = [task for name in tasks for task in ([name] if isinstance(name, Task) else read_tasks([name]))]
-        return evaluate(self, text, window, stride, field, examples, read, results)
+        score_text = functools.partial(scoring.evaluate, self, text, window, stride, field, examples)
+        return evaluate(self, score_text, text is not None, read, results)
 
     def watermark(self, text: str, key: int, gamma: float = 0.25) -> dict:
         """What a text shows of the watermark that the sampler `watermark(key=…,gamma=…)` leaves: `tokens`,

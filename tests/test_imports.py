@@ -23,7 +23,7 @@ MODEL_LAYERS = [
     {"model.key_values"},
     {"model.layers", "model.cache", "model.kernels", "model.positions"},
     {"model.quantized_weights"},
-    {"model.config", "model.sharding", "model.cost", "model.quantized", "model.paths", "model.panels"},
+    {"model.config", "model.sharding", "model.cost", "model.quantized", "model.paths", "model.panels", "model.leaves"},
 ]
 # Inside launch a package may import itself, and those of its own layer and of the layers below it.
 LAUNCH_LAYERS = [

@@ -16,6 +16,7 @@ from model.cache import last_input
 from model.decode.text_rows import join_texts as join_devices
 from model.decode.text_rows import split_texts
 from model.layers import at_least_float32
+from model.leaves import jit_of_leaves
 from model.sharding import join_within_shards, shard, shard_count, split_within_shards
 from train import loss
 
@@ -123,18 +124,11 @@ class Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=32)
 def jitted_programs(structure) -> Programs:
-    """The programs of models with this tree structure: modules flatten more slowly than leaves."""
-
-    def jitted(program: Callable, *static: str) -> Callable:
-        def of_leaves(leaves, *arguments, **static):
-            return program(structure.unflatten(leaves), *arguments, **static)
-
-        return jax.jit(of_leaves, static_argnames=static)
-
+    """The programs of models with this tree structure."""
     return Programs(
-        jitted(start_prompts, "slots", "vocab_size"),
-        jitted(extend_prompts, "vocab_size"),
-        jitted(score_rest, "vocab_size"),
+        jit_of_leaves(start_prompts, structure, static_argnames=("slots", "vocab_size")),
+        jit_of_leaves(extend_prompts, structure, static_argnames="vocab_size"),
+        jit_of_leaves(score_rest, structure, static_argnames="vocab_size"),
     )
 
 

@@ -12,6 +12,9 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from data.config import Source
 from data.errors import DataError, MissingFieldError, NotTextError
@@ -127,7 +130,14 @@ class WholeRecord:
         self.fields = sorted(set(names))
 
     def parts(self, record: dict) -> list[tuple[str, bool]]:
-        return [(json.dumps(record), True)]
+        return [(json.dumps(record, default=json_value), True)]
+
+
+def json_value(value: Any) -> Any:
+    """A value that JSON does not have as one that it has: TFDS gives numbers and lists as arrays. Raises DataError."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise DataError(f"a field holds a {type(value).__name__}, which is no text, number or list")
 
 
 def read_records(source: Source, names: Iterable[str], field_remedy: str = "") -> Iterator[tuple[dict, str]]:

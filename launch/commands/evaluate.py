@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from argparse import Namespace
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from launch.commands.evaluate_pair import comparison_in_words, evaluate_pair
 from launch.commands.evaluate_watch import watch_run
 from launch.commands.harness import check_arguments, evaluate_harness
 from launch.commands.progress import ProgressReport
+from launch.inference import scoring
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.evaluation import evaluate
 from launch.inference.tasks.task import read_tasks
@@ -39,7 +41,9 @@ def main(arguments: Namespace) -> int:
         run = LoadedCheckpoint(arguments.run, arguments.weights, quantize=arguments.quantize)
         examples = [] if arguments.examples else None
         text = (arguments.text, arguments.window, arguments.stride, arguments.field, examples)
-        scores = evaluate(run, *text, arguments.tasks, arguments.results, *reports)
+        score_text = functools.partial(scoring.evaluate, run, *text)
+        tasks = (arguments.tasks, arguments.results, *reports)
+        scores = evaluate(run, score_text, arguments.text is not None, *tasks)
     if arguments.examples:
         lines = (json.dumps(example, ensure_ascii=False) for example in examples)
         Path(arguments.examples).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 from data.config import Source
 from data.sources import source as sources
 from launch.inference.checkpoint import LoadedCheckpoint
-from launch.inference.evaluation import evaluate_with_tasks
+from launch.inference.evaluation import evaluate
 from launch.inference.evaluations_file import EvaluationsFile
 from launch.inference.scoring import TextReader, evaluate_texts, say, scoring_windows
 from launch.inference.tasks.examples import read_examples
@@ -49,17 +49,17 @@ def watch_run(
     def load(name: str) -> LoadedCheckpoint:
         return LoadedCheckpoint(name, arguments.weights, quantize=arguments.quantize)
 
-    def evaluate(checkpoint: LoadedCheckpoint) -> dict:
+    def score(checkpoint: LoadedCheckpoint) -> dict:
         def score_text() -> dict:
             windows = scoring_windows(checkpoint, arguments.window, arguments.stride)
             return evaluate_texts(checkpoint, texts(checkpoint), *windows).metrics
 
         tasks = (arguments.tasks, arguments.results, report, seconds)
-        return evaluate_with_tasks(checkpoint, score_text, arguments.text, *tasks)
+        return evaluate(checkpoint, score_text, arguments.text is not None, *tasks)
 
     if before := file.by_step():
         say(f"{file.path}: steps {', '.join(str(line['step']) for line in before)} are scored already")
-    watch, status = Watch(run, file, load, evaluate, say), 0
+    watch, status = Watch(run, file, load, score, say), 0
     try:
         with stop_on_signals():
             for scores in watch:

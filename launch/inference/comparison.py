@@ -1,7 +1,7 @@
 """Compares two systems on the same examples: paired bootstrap intervals and McNemar's test, in float64 NumPy.
 
 An example has statistics, and a metric is a function of their sums: so it is with losses, bits a byte, accuracy and
-BLEU. paired_texts.py compares losses with it, paired_tasks.py the results of tasks.
+BLEU. text_comparison.py compares losses with it, paired_results.py the results of tasks.
 """
 
 from __future__ import annotations

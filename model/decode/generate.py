@@ -25,6 +25,7 @@ from model.decode.prompts import PromptError, check_prompt
 from model.decode.ranking import reorder_ids, stream_ranked
 from model.decode.sequence import SequenceState, stack_requests
 from model.decode.sources import Source, branch_caches, compose
+from model.leaves import jit_of_leaves
 from model.sharding import shard, shard_count
 
 SLOT_MULTIPLE = 64  # the number of slots of a cache is a multiple of this
@@ -62,12 +63,8 @@ def prefill(source: Source, tokens_BT, count_B, slots: int, compares: bool = Fal
 
 @functools.lru_cache(maxsize=32)
 def jitted_prefill(structure):
-    """Jitted `prefill` of the leaves of a model with this tree structure: modules flatten more slowly."""
-
-    def prefill_leaves(leaves, *arguments, **static):
-        return prefill(structure.unflatten(leaves), *arguments, **static)
-
-    return jax.jit(prefill_leaves, static_argnames=("slots", "compares"))
+    """Jitted `prefill` of the leaves of a model with this tree structure."""
+    return jit_of_leaves(prefill, structure, static_argnames=("slots", "compares"))
 
 
 @functools.lru_cache(maxsize=32)

@@ -17,6 +17,7 @@ from model.decode.draw import Requests, Texts, expand, start
 from model.decode.links.link import History
 from model.decode.loop import DecodeState, decode
 from model.decode.sources import PagedSource
+from model.leaves import jit_of_leaves
 
 
 class Places(NamedTuple):
@@ -100,10 +101,7 @@ def jitted_programs(structure) -> Programs:
     """The programs of sources with this tree structure."""
 
     def jitted(program: Callable, *static: str) -> Callable:
-        def of_leaves(leaves, *arguments, **static):
-            return program(structure.unflatten(leaves), *arguments, **static)
-
-        return jax.jit(of_leaves, static_argnames=static, donate_argnums=1)
+        return jit_of_leaves(program, structure, static_argnames=static, donate_argnums=1)
 
     sizes = "vocab_size"
     return Programs(jitted(read_rows), jitted(decode_rows, sizes), jitted(advance_rows, sizes), jitted(read_tile))

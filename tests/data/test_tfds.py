@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from data.config import Source
 from data.errors import DataError
 from data.sources.document import Refusal
-from data.sources.source import open_source
+from data.sources.source import open_source, read_records
 
 CHAPTERS = {  # file name: text
     f"chapter-{number:03}.txt": f"Chapter {number}\r\n\n{'It was the best of times — ' * (number % 40)}\n"
@@ -120,6 +120,20 @@ def test_a_prompt_stands_before_the_text_and_does_not_count(prepared):
         assert CHAPTERS[f"{prompt.content}.txt"] == text.content
 
 
+def test_records_and_templates_have_features_of_any_type(prepared):
+    records = [record for record, _ in read_records(Source("tfds:novels/train"), ["title", "tokens", "number"])]
+    titles = sorted(Path(name).stem for name in CHAPTERS)
+    assert sorted(record["title"] for record in records) == titles
+    for record in records:
+        number = titles.index(record["title"])
+        text = CHAPTERS[f"{record['title']}.txt"].encode()
+        assert record == {"title": titles[number], "tokens": list(text[:number]), "number": number}
+    template = "{{ title }}{% generation %} {{ ['even', 'odd'][number % 2] }}{% endgeneration %}"
+    for text in texts("tfds:novels/train[:9]", template=template):
+        title, word = text.split()
+        assert word == ["even", "odd"][titles.index(title) % 2]
+
+
 def test_a_sequence_of_integers_is_read_as_token_ids(prepared):
     read = [document.pieces[0].content for document in documents("tfds:novels/train", ids=True, field="tokens")]
     assert {tokens.dtype for tokens in read} == {np.dtype(np.int64)}
@@ -144,7 +158,7 @@ def test_reading_needs_no_tensorflow_and_no_jax(prepared):
     program = """if True:
         import sys
         from data.config import Source
-        from data.sources.source import open_source
+        from data.sources.source import open_source, read_records
         assert "tensorflow_datasets" not in sys.modules, "imported before it is used"
         [file] = open_source(Source("tfds:novels/train"))
         assert len(list(file.documents())) == 300 and file.digest()
