@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from launch.report.html import Markup, element
-from launch.report.scale import Scale, tick_labels, ticks
+from launch.report.scale import Scale, tick_labels
 
 WIDTH = 1000.0  # of the inner SVG, whatever the page's
 LINE = 15.0  # pixels between labels, one above the other
@@ -28,11 +28,11 @@ def text(content: Markup | str, x: str, y: float, **attributes) -> Markup:
     return element("text", content, x=x, y=place(y), **attributes)
 
 
-def y_axis(scale: Scale, count: int, labels: Sequence[str] | None = None, units=()) -> list[Markup]:
-    """Lines across at round values, and their labels on the left."""
-    values = ticks(scale.low, scale.high, count)
+def y_axis(scale: Scale, count: int, units=(), share: bool = False) -> list[Markup]:
+    """Lines across at round values, and their labels on the left; `share`: in percent."""
+    values = scale.ticks(count)
     parts = []
-    for value, label in zip(values, labels or tick_labels(values, units), strict=True):
+    for value, label in zip(values, axis_labels(values, units, share), strict=True):
         y = scale(value)
         base = "grid base" if value == scale.low else "grid"
         parts += [
@@ -42,11 +42,11 @@ def y_axis(scale: Scale, count: int, labels: Sequence[str] | None = None, units=
     return parts
 
 
-def x_axis(scale: Scale, count: int, height: float, units=(), lines: bool = False) -> list[Markup]:
+def x_axis(scale: Scale, count: int, height: float, units=(), share: bool = False, lines: bool = False) -> list[Markup]:
     """Labels below at round values, with a short stroke each, or lines up the whole chart."""
-    values = ticks(scale.low, scale.high, count)
+    values = scale.ticks(count)
     parts = []
-    for value, label in zip(values, tick_labels(values, units), strict=True):
+    for value, label in zip(values, axis_labels(values, units, share), strict=True):
         x, share = across(scale, value), (scale(value) / WIDTH)
         anchor = "start" if share < 0.03 else "end" if share > 0.97 else "middle"
         parts += [
@@ -54,6 +54,10 @@ def x_axis(scale: Scale, count: int, height: float, units=(), lines: bool = Fals
             text(label, x, height + 17, class_="tick", text_anchor=anchor),
         ]
     return parts
+
+
+def axis_labels(values: list[float], units, share: bool) -> list[str]:
+    return [f"{label}%" for label in tick_labels([100 * v for v in values])] if share else tick_labels(values, units)
 
 
 def stretched(height: float, *parts: Markup | None) -> Markup:

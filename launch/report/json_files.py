@@ -1,4 +1,4 @@
-"""Reads JSON files of a run strictly: every error is one line that names the file, the place in it, and what is wrong."""
+"""Reads JSON files of a run strictly: an error is one line that names the file, the place in it and what is wrong."""
 
 from __future__ import annotations
 

@@ -156,8 +156,8 @@ def legend(curves: Sequence[Curve]) -> Markup | None:
 def in_words(curve: Curve, bins: Sequence[Bin]) -> str:
     values = [value for value in curve.ys if math.isfinite(value)]
     return (
-        f"{curve.label}: from {significant(values[0])} to {significant(values[-1])} over {compact(curve.xs[-1])} tokens, "
-        f"between {significant(min(values))} and {significant(max(values))}"
+        f"{curve.label}: from {significant(values[0])} to {significant(values[-1])}, "
+        f"{compact(curve.xs[-1])} tokens; between {significant(min(values))} and {significant(max(values))}"
     )
 
 

@@ -9,8 +9,11 @@ UNITS = ((1e24, "Y"), (1e21, "Z"), (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, 
 COUNT_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))  # of tokens and parameters: the field says billions
 
 
-def significant(value: float | None, digits: int = 4) -> str:
-    """So many significant digits, without an exponent where few zeros do: 1.875, 0.0400 -> 0.04, 123,456."""
+def significant(value: float | None, digits: int = 4, trim: bool = True) -> str:
+    """So many significant digits, without an exponent where few zeros do: 1.875, 0.04, 123,456.
+
+    `trim`: without zeros at the end; they stay in a column of figures.
+    """
     if value is None or not math.isfinite(value):
         return "–" if value is None or math.isnan(value) else "∞" if value > 0 else "−∞"
     if value == 0:
@@ -24,7 +27,7 @@ def significant(value: float | None, digits: int = 4) -> str:
         text = f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
     else:
         text = f"{value:.{max(digits - 1 - size, 0)}f}"
-        text = text.rstrip("0").rstrip(".") if "." in text else text
+        text = text.rstrip("0").rstrip(".") if trim and "." in text else text
     return text.replace("-", "−")
 
 
@@ -51,13 +54,14 @@ def quantity(value: float | None, unit: str) -> str:
     return f"{number} {prefix}{unit}"
 
 
-def percent(share: float | None, digits: int = 3) -> str:
-    return "–" if share is None else f"{significant(100 * share, digits)}%"
+def percent(share: float | None, places: int = 1) -> str:
+    return "–" if share is None else f"{fixed(100 * share, places)}%"
 
 
-def interval(low_high: tuple[float, float] | None, digits: int = 3) -> str:
-    """`0.86 to 0.9`, or nothing where there is no interval."""
-    return "" if low_high is None else f"{significant(low_high[0], digits)} to {significant(low_high[1], digits)}"
+def interval(low_high: tuple[float, float], digits: int = 3) -> str:
+    """`0.86 to 0.9`; one number where both are the same."""
+    low, high = (significant(end, digits) for end in low_high)
+    return low if low == high else f"{low} to {high}"
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""The page: its sections in order, its style and its script in one file of HTML. launch/commands/report.py writes it."""
+"""The page: its sections in order, style and script, as one file of HTML. launch/commands/report.py writes it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from pathlib import Path
 from launch import VERSION
 from launch.report.html import Markup, element
 from launch.report.run_files import RunFiles
+from launch.report.sections.cost import cost
 from launch.report.sections.curves import curves
+from launch.report.sections.frontier import frontier
+from launch.report.sections.gate import gate
 from launch.report.sections.head import head
+from launch.report.sections.novelty import novelty
+from launch.report.sections.risk import risk
 from launch.report.sections.samples import samples
+from launch.report.sections.scores import scores
 from launch.report.sections.settings import settings
 
-SECTIONS = (curves, samples, settings)
+SECTIONS = (curves, samples, frontier, novelty, risk, gate, scores, cost, settings)
 HERE = Path(__file__).parent
 
 

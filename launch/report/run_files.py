@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data.errors import DataError
 from launch.report.json_files import Part, read_json, read_lines
+from launch.report.quality import Quality, read_quality
 from train import fields
 from train.checkpoint_folder import CheckpointError, find_checkpoint, published_steps, read_metadata
 from train.config import Experiment
@@ -51,7 +52,7 @@ class RunFiles:
     samples: Sequence[Sample]
     checkpoint: dict | None
     parameters: int | None
-    quality: Part | None
+    quality: Quality | None
     quality_steps: Sequence[int]
     card: Part | None
     evaluations: Sequence[Part]
@@ -113,6 +114,7 @@ def read_run(name: str, folder: Path, step: int | None) -> RunFiles:
     card = read_json(folder / "card.json")
     quality_steps = sorted(int(file.parent.name) for file in folder.glob("quality/[0-9]*/quality.json"))
     shown = step if step is not None else quality_steps[-1] if quality_steps else None
+    measured = read_json(folder / "quality" / str(shown) / "quality.json")
     version = config and config.get("version")
     experiment = read_experiment(stored, config.file if config else str(folder)) if stored else None
     return RunFiles(
@@ -124,7 +126,7 @@ def read_run(name: str, folder: Path, step: int | None) -> RunFiles:
         samples=read_samples(folder / "samples"),
         checkpoint=checkpoint,
         parameters=count_parameters(folder, at, card, experiment),
-        quality=read_json(folder / "quality" / str(shown) / "quality.json"),
+        quality=read_quality(measured) if measured else None,
         quality_steps=quality_steps,
         card=card,
         evaluations=read_lines(folder / "evaluations.jsonl"),

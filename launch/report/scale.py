@@ -1,4 +1,4 @@
-"""A linear scale from values to places on a chart, and round ticks for it."""
+"""Scales from values to places on a chart, and round ticks for them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,30 @@ class Scale:
     def invert(self, place: float) -> float:
         return self.low + (place - self.start) / (self.stop - self.start) * (self.high - self.low)
 
+    def ticks(self, count: int) -> list[float]:
+        """Round values, about so many, from low to high, both included where they are round themselves."""
+        step = tick_step(self.low, self.high, count)
+        first, last = math.ceil(self.low / step - 1e-6), math.floor(self.high / step + 1e-6)
+        return [n * step for n in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class LogScale(Scale):
+    """The same for positive values: equal ratios at equal distances."""
+
+    def __call__(self, value: float) -> float:
+        return self.start + math.log(value / self.low) / math.log(self.high / self.low) * (self.stop - self.start)
+
+    def invert(self, place: float) -> float:
+        return self.low * (self.high / self.low) ** ((place - self.start) / (self.stop - self.start))
+
+    def ticks(self, count: int) -> list[float]:
+        """1, 2 and 5 times the powers of ten; the powers alone where those would be many more than `count`."""
+        powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+        heads = (1, 2, 5) if len(powers) <= count else (1,)
+        values = [head * 10.0**power for power in powers for head in heads]
+        return [value for value in values if self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)]
+
 
 def finite(values: Iterable[float | None]) -> list[float]:
     return [value for value in values if value is not None and math.isfinite(value)]
@@ -38,13 +62,6 @@ def tick_step(low: float, high: float, count: int) -> float:
     return next(step * power for step in STEPS if step * power >= rough * (1 - 1e-9))
 
 
-def ticks(low: float, high: float, count: int) -> list[float]:
-    """Round values from low to high, both included where they are round themselves."""
-    step = tick_step(low, high, count)
-    first, last = math.ceil(low / step - 1e-6), math.floor(high / step + 1e-6)
-    return [n * step for n in range(first, last + 1)]
-
-
 def tick_labels(values: list[float], units=()) -> list[str]:
     """All with the same unit and the same number of decimal places, so that they can be compared at a glance."""
     largest = max((abs(value) for value in values), default=0.0)
@@ -53,7 +70,7 @@ def tick_labels(values: list[float], units=()) -> list[str]:
     places = next((p for p in range(7) if all(abs(v - round(v, p)) <= 1e-6 * abs(v) for v in scaled)), None)
     if places is None:
         return [significant(value) for value in values]
-    return [f"{v:,.{places}f}".replace("-", "−") + (unit if v else "") for v in scaled]
+    return [f"{v:,.{places}f}".replace("-", "−") + unit if v else "0" for v in scaled]
 
 
 def bounds(values: Iterable[float | None], count: int, from_zero: bool = False) -> tuple[float, float]:
@@ -67,3 +84,11 @@ def bounds(values: Iterable[float | None], count: int, from_zero: bool = False) 
         low, high = low - room, high + room
     step = tick_step(low, high, count)
     return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+
+
+def log_bounds(values: Iterable[float | None]) -> tuple[float, float]:
+    """The smallest range between two of 1, 2, 5 times powers of ten that holds all values."""
+    numbers = finite(values)
+    ends = [head * 10.0**power for power in range(-300, 300) for head in (1, 2, 5)]
+    low = max(end for end in ends if end <= min(numbers) * (1 + 1e-9))
+    return low, min(end for end in ends if end >= max(numbers) * (1 - 1e-9) and end > low)
