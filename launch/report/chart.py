@@ -43,15 +43,15 @@ def y_axis(scale: Scale, count: int, units=(), share: bool = False) -> list[Mark
 
 
 def x_axis(scale: Scale, count: int, height: float, units=(), share: bool = False, lines: bool = False) -> list[Markup]:
-    """Labels below at round values, with a short stroke each, or lines up the whole chart."""
+    """Labels below at round values, with a short stroke each, or lines up the whole chart. Where there is no room for
+    all labels, the style hides those that are `odd`."""
     values = scale.ticks(count)
     parts = []
-    for value, label in zip(values, axis_labels(values, units, share), strict=True):
-        x, share = across(scale, value), (scale(value) / WIDTH)
-        anchor = "start" if share < 0.03 else "end" if share > 0.97 else "middle"
+    for number, (value, label) in enumerate(zip(values, axis_labels(values, units, share), strict=True)):
+        x, css = across(scale, value), "tick odd" if number % 2 else "tick"
         parts += [
             element("line", x1=x, x2=x, y1="0" if lines else place(height), y2=place(height + 4), class_="grid"),
-            text(label, x, height + 17, class_="tick", text_anchor=anchor),
+            text(label, x, height + 17, class_=css, text_anchor="middle"),
         ]
     return parts
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from launch.report import chart
 from launch.report.html import Markup, element
 from launch.report.numbers import COUNT_UNITS, compact, significant
-from launch.report.scale import Scale, bounds
-from launch.report.thinning import Bin, thin
+from launch.report.scale import Scale, bounds, finite
+from launch.report.thinning import POINTS, Bin, thin
 
 X_TICKS, Y_TICKS = 4, 5
 DOTTED = 40  # a curve of at most so many values has a dot for each
@@ -37,17 +37,21 @@ def line_chart(
     curves: Sequence[Curve],
     height: float = 220,
     from_zero: bool = False,
+    clips: bool = False,
     units=(),
-    note: str = "",
 ) -> Markup | None:
-    """A figure with all curves that have values; None where none has. `units`: names of thousands on the y axis."""
+    """A figure with all curves that have values; None where none has. `units`: names of thousands on the y axis.
+
+    `clips`: a few values that lie far outside all others do not set the scale; an arrow says where and how large.
+    """
     curves = [curve for curve in curves if any(map(math.isfinite, curve.ys))]
     if not curves:
         return None
     bins = [thin(curve.xs, curve.ys) for curve in curves]
-    lows_and_highs = [end for own in bins for b in own for end in (b.low, b.high)]
+    ends = finite(end for own in bins for b in own for end in (b.low, b.high))
     x = Scale(*x_bounds(curves), 0.0, chart.WIDTH)
-    y = Scale(*bounds(lows_and_highs, Y_TICKS, from_zero), height, 0.0)
+    y = Scale(*bounds(usual_values(ends) if clips else ends, Y_TICKS, from_zero), height, 0.0)
+    beyond, bins = clip(bins, y)
     drawn = [mark for curve, own in zip(curves, bins, strict=True) for mark in draw(curve, own, x, y)]
     svg = element(
         "svg",
@@ -56,6 +60,7 @@ def line_chart(
         chart.stretched(height, *drawn),
         *dots(curves, bins, x, y),
         *bad_marks(curves, bins, x, height),
+        *(beyond_mark(b, x, y) for b in beyond),
         *end_labels(curves, bins, y, height, units),
         element("line", x1="0", x2="0", y1="0", y2=chart.place(height), class_="cursor"),
         role="img",
@@ -63,7 +68,7 @@ def line_chart(
         width="100%",
         height=chart.place(height + 24),
     )
-    notes = " ".join(filter(None, [note, thinned_note(curves, bins), bad_note(curves, bins)]))
+    notes = bad_note(curves, bins)
     return element(
         "figure",
         element("figcaption", element("b", title), element("span", unit, class_="unit"), legend(curves)),
@@ -122,11 +127,40 @@ def bad_marks(curves, bins, x: Scale, height: float) -> list[Markup]:
     ]
 
 
+def usual_values(ends: list[float]) -> list[float]:
+    """Those that set the scale: without what lies farther beyond the middle nine tenths than these span."""
+    order = sorted(ends)
+    cut = len(order) // 20
+    low, high = order[cut], order[-1 - cut]
+    return [end for end in order if 2 * low - high <= end <= 2 * high - low] if high > low else order
+
+
+def clip(bins: Sequence[Sequence[Bin]], y: Scale) -> tuple[list[Bin], list[list[Bin]]]:
+    """The bins that reach above the scale, the highest of each stretch of the chart, and all bins cut to the scale."""
+    above = sorted(b for own in bins for b in own if b.high > y.high)
+    last = max((own[-1].x for own in bins), default=1.0)
+    stretches = itertools.groupby(above, key=lambda b: int(4 * b.x / last))
+    highest = [max(stretch, key=lambda b: b.high) for _, stretch in stretches]
+    return highest, [
+        [b._replace(**{name: min(max(value, y.low), y.high) for name, value in shape(b)}) for b in own] for own in bins
+    ]
+
+
+def shape(b: Bin) -> list[tuple[str, float]]:
+    return [("low", b.low), ("mean", b.mean), ("high", b.high)] if math.isfinite(b.mean) else []
+
+
+def beyond_mark(b: Bin, x: Scale, y: Scale) -> Markup:
+    words = f"↑ {significant(b.high, 3)}"
+    at_end = x(b.x) > 0.8 * chart.WIDTH
+    side = {"dx": "-5", "text_anchor": "end"} if at_end else {"dx": "5", "text_anchor": "start"}
+    return chart.text(words, chart.across(x, b.x), 11, class_="tick beyond", **side)
+
+
 def end_labels(curves, bins, y: Scale, height: float, units) -> list[Markup]:
-    """The name and the last value of each curve at its end, moved apart. On a narrow page a legend has the names."""
-    ends = [next(b.mean for b in reversed(own) if math.isfinite(b.mean)) for own in bins]
-    last = [next(v for v in reversed(curve.ys) if math.isfinite(v)) for curve in curves]
-    places = chart.spread([y(end) + 4 for end in ends], 8, height + 4)
+    """The name and the value of each curve's line at its end, moved apart. On a narrow page a legend has the names."""
+    last = [next(b.mean for b in reversed(own) if math.isfinite(b.mean)) for own in bins]
+    places = chart.spread([y(end) + 4 for end in last], 8, height + 4)
     return [
         chart.text(
             Markup(element("tspan", f"{chart.shorten(curve.label, 18)} ", class_="name") + show(value, units)),
@@ -140,7 +174,7 @@ def end_labels(curves, bins, y: Scale, height: float, units) -> list[Markup]:
 
 
 def show(value: float, units) -> Markup:
-    return element("tspan", compact(value, 3, units) if units else significant(value, 4))
+    return element("tspan", compact(value, 3, units) if units else significant(value, 4 if abs(value) >= 0.1 else 3))
 
 
 def legend(curves: Sequence[Curve]) -> Markup | None:
@@ -161,11 +195,16 @@ def in_words(curve: Curve, bins: Sequence[Bin]) -> str:
     )
 
 
-def thinned_note(curves: Sequence[Curve], bins: Sequence[Sequence[Bin]]) -> str:
-    most = max(round(sum(b.count for b in own) / len(own)) for own in bins)
-    if all(b.count == 1 for own in bins for b in own):
+def thinned_note(curves: Sequence[Curve]) -> str:
+    """How long curves are drawn; nothing where none is."""
+    most = max((len(curve.xs) for curve in curves), default=0)
+    if most <= POINTS:
         return ""
-    return f"Line: the mean of about {most} steps; band: from the smallest to the largest of them."
+    each = round(most / POINTS)
+    return (
+        f"Here and below a long curve's line is the mean of {each} steps each; its band reaches from the smallest to the "
+        "largest of them."
+    )
 
 
 def bad_note(curves: Sequence[Curve], bins: Sequence[Sequence[Bin]]) -> str:

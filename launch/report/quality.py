@@ -34,7 +34,9 @@ class Measure:
     better: str | None
 
     def show(self, value: float | None) -> str:
-        return percent(value) if self.unit == "share" else significant(value, 3, trim=False)
+        if self.unit == "share":
+            return percent(value)
+        return f"{value:,}" if isinstance(value, int) else significant(value, 3, trim=False)
 
     def show_interval(self, low_high: tuple[float, float]) -> str:
         low, high = map(self.show, low_high)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from launch.report import chart
-from launch.report.html import Markup, element
+from launch.report.html import Markup, element, join
 from launch.report.quality import Figure, Measure, Quality, Setting
 from launch.report.scale import LogScale, Scale, bounds, log_bounds
 from launch.report.section import colour
 
-HEIGHT = 400.0
+HEIGHT = 460.0
 SUPPOSED_WIDTH = 620.0  # pixels across of the plot, for where labels have room
 CHARACTER, LINE = 6.4, 14.0  # pixels of a label's character, and of its line
 LOG_FROM = 12.0  # the ratio of the largest value to the smallest from which a chart shows ratios
@@ -160,22 +160,21 @@ def labels(points, quality: Quality, x: Scale, y: Scale, by_kind: dict[str, str]
     On a narrow page only the first are shown."""
     marked = {setting.name for setting in quality.marked}
     order = sorted(points, key=lambda p: (p.setting.name not in marked, p.number not in quality.frontier, p.number))
-    taken = [(x(p.x.value) / chart.WIDTH * SUPPOSED_WIDTH, y(p.y.value)) for p in points]
-    boxes = [(px - 5, py - 5, px + 5, py + 5) for px, py in taken]
+    places = {p.number: (x(p.x.value) / chart.WIDTH * SUPPOSED_WIDTH, y(p.y.value)) for p in points}
+    boxes = [(px - 5, py - 5, px + 5, py + 5) for px, py in places.values()]
     found = []
     for p in order:
-        first = p.setting.name in marked
-        name = p.setting.name + (" (recommended)" if p.setting.name == quality.recommended else "")
-        place = free_place(x(p.x.value) / chart.WIDTH * SUPPOSED_WIDTH, y(p.y.value), name, boxes)
-        if place is None and not first:
+        name, is_marked = p.setting.name, p.setting.name in marked
+        note = " (recommended)" if name == quality.recommended else ""
+        free = free_place(*places[p.number], name + note, boxes)
+        if free is None and not is_marked:
             continue
-        anchor, dx, dy, box = place or ("start", 10, 4, None)
-        if box:
-            boxes.append(box)
-        css = f"label {css_of(p, by_kind)}" + ("" if first else " name")
-        found.append(
-            chart.text(name, chart.across(x, p.x.value), y(p.y.value) + dy, dx=dx, text_anchor=anchor, class_=css)
-        )
+        anchor, dx, dy, box = free or ("start", 10, 4, None)
+        boxes += [box] if box else []
+        content = join([name, element("tspan", note, class_="name") if note else None])
+        css = f"label {css_of(p, by_kind)}{'' if is_marked else ' name'}"
+        px = chart.across(x, p.x.value)
+        found.append(chart.text(content, px, places[p.number][1] + dy, dx=dx, text_anchor=anchor, class_=css))
     return found
 
 
@@ -185,7 +184,7 @@ def free_place(px: float, py: float, name: str, boxes) -> tuple[str, float, floa
     for anchor, dx, dy in (("start", 10, 4), ("end", -10, 4), ("middle", 0, -10), ("middle", 0, 19)):
         left = px + dx - {"start": 0, "end": width, "middle": width / 2}[anchor]
         box = (left, py + dy - LINE + 3, left + width, py + dy + 3)
-        inside = box[0] >= 0 and box[2] <= SUPPOSED_WIDTH + 60 and box[1] >= 0 and box[3] <= HEIGHT
+        inside = box[0] >= 0 and box[2] <= SUPPOSED_WIDTH + 12 and box[1] >= 0 and box[3] <= HEIGHT
         if inside and not any(meets(box, other) for other in boxes):
             return anchor, dx, dy, box
     return None

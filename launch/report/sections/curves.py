@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from launch.report.html import Markup, element, table
-from launch.report.line_chart import Curve, line_chart
+from launch.report.line_chart import Curve, line_chart, thinned_note
 from launch.report.numbers import COUNT_UNITS, UNITS, compact, significant
 from launch.report.run_files import RunFiles
 from launch.report.section import Section, code, colour, sentence
@@ -31,6 +31,7 @@ def curves(runs: Sequence[RunFiles]) -> Section:
     losses = loss_curves(runs)
     parts = [
         line_chart("Loss", loss_unit(trained), losses, 300),
+        sentence(thinned_note(losses), class_="note") if thinned_note(losses) else None,
         element("div", *small_charts(runs, losses), class_="small"),
         element(
             "details",
@@ -62,10 +63,10 @@ def small_charts(runs: Sequence[RunFiles], losses: Sequence[Curve]) -> list[Mark
 
     late = [late_half(curve) for curve in losses if curve.xs]
     return [
-        line_chart("Loss, second half", "the same, its own scale", late, SMALL),
-        line_chart("Learning rate", "", of("rate"), SMALL, True),
-        line_chart("Gradient norm", "before clipping", of("grad_norm"), SMALL, True),
-        line_chart("Throughput", "tokens a second", of("tokens_per_second"), SMALL, True, UNITS),
+        line_chart("Loss, second half", "its own scale", late, SMALL, clips=True),
+        line_chart("Learning rate", "", of("rate"), SMALL, from_zero=True),
+        line_chart("Gradient norm", "before clipping", of("grad_norm"), SMALL, from_zero=True),
+        line_chart("Throughput", "tokens a second", of("tokens_per_second"), SMALL, from_zero=True, units=UNITS),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from launch.report.html import Markup, element, table
-from launch.report.numbers import compact, date, duration, significant
+from launch.report.numbers import compact, date, duration, fixed
 from launch.report.run_files import RunFiles
 from launch.report.section import colour
 from train.config import LikelihoodLoss
@@ -21,7 +21,7 @@ def head(runs: Sequence[RunFiles]) -> Markup:
     labels = [element("span", element("i", class_=f"swatch {colour(n)}"), run.name) for n, run in enumerate(runs)]
     rows = [[name, *(own.get(name) for own in facts)] for name in names]
     title = f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
-    return element("header", element("h1", title), table(["", *labels], rows, class_="numbers facts-table"))
+    return element("header", element("h1", title), table(["", *labels], rows, class_="facts-table"))
 
 
 def run_facts(run: RunFiles) -> list[tuple[str, str]]:
@@ -59,10 +59,10 @@ def loss_facts(run: RunFiles) -> list[tuple[str, str]]:
     facts = []
     if last is not None:
         nats = " nats a token" if run.experiment and isinstance(run.experiment.objective, LikelihoodLoss) else ""
-        better = f" (best {significant(best)})" if best is not None and best < last else ""
-        facts.append(("validation loss", f"{significant(last)}{nats}{better}"))
+        better = f" (best {fixed(best, 3)})" if best is not None and best < last else ""
+        facts.append(("validation loss", f"{fixed(last, 3)}{nats}{better}"))
     elif (loss := run.final("train/loss")) is not None:
-        facts.append(("training loss", significant(loss)))
+        facts.append(("training loss", fixed(loss, 3)))
     if bits is not None:
-        facts.append(("bits a byte", significant(bits)))
+        facts.append(("bits a byte", fixed(bits, 3)))
     return facts
