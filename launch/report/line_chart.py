@@ -51,14 +51,14 @@ def line_chart(
     ends = finite(end for own in bins for b in own for end in (b.low, b.high))
     x = Scale(*x_bounds(curves), 0.0, chart.WIDTH)
     y = Scale(*bounds(usual_values(ends) if clips else ends, Y_TICKS, from_zero), height, 0.0)
-    beyond, bins = clip(bins, y)
-    drawn = [mark for curve, own in zip(curves, bins, strict=True) for mark in draw(curve, own, x, y)]
+    beyond, shown = clip(bins, y)
+    drawn = [mark for curve, own in zip(curves, shown, strict=True) for mark in draw(curve, own, x, y)]
     svg = element(
         "svg",
         *chart.y_axis(y, Y_TICKS, units=units),
         *chart.x_axis(x, X_TICKS, height, COUNT_UNITS),
         chart.stretched(height, *drawn),
-        *dots(curves, bins, x, y),
+        *dots(curves, shown, x, y),
         *bad_marks(curves, bins, x, height),
         *(beyond_mark(b, x, y) for b in beyond),
         *end_labels(curves, bins, y, height, units),
@@ -160,7 +160,7 @@ def beyond_mark(b: Bin, x: Scale, y: Scale) -> Markup:
 def end_labels(curves, bins, y: Scale, height: float, units) -> list[Markup]:
     """The name and the value of each curve's line at its end, moved apart. On a narrow page a legend has the names."""
     last = [next(b.mean for b in reversed(own) if math.isfinite(b.mean)) for own in bins]
-    places = chart.spread([y(end) + 4 for end in last], 8, height + 4)
+    places = chart.spread([y(min(max(end, y.low), y.high)) + 4 for end in last], 8, height + 4)
     return [
         chart.text(
             Markup(element("tspan", f"{chart.shorten(curve.label, 18)} ", class_="name") + show(value, units)),
@@ -202,8 +202,8 @@ def thinned_note(curves: Sequence[Curve]) -> str:
         return ""
     each = round(most / POINTS)
     return (
-        f"Here and below a long curve's line is the mean of {each} steps each; its band reaches from the smallest to the "
-        "largest of them."
+        f"Here and below a long curve's line is the mean of {each} steps each, and its band reaches from the smallest "
+        "to the largest of them."
     )
 
 

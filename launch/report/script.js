@@ -41,7 +41,8 @@ for (const figure of document.querySelectorAll("figure.lines")) {
       const nearest = points.reduce((best, p) => (Math.abs(p[0] - x) < Math.abs(best[0] - x) ? p : best));
       const value = y0 + ((height - nearest[1]) / height) * (y1 - y0);
       const elsewhere = Math.abs(nearest[0] - x) > 4 ? ` (at ${compact(x0 + (nearest[0] / 1000) * (x1 - x0))})` : "";
-      return `${label} ${show(value)}${unit}${elsewhere}`;
+      const above = nearest[1] === 0 && svg.querySelector(".beyond") ? "at least " : "";
+      return `${label} ${above}${show(value)}${unit}${elsewhere}`;
     });
     reading.textContent = `${compact(x0 + (x / 1000) * (x1 - x0))}${what}: ${values.join("; ")}`;
     cursor.setAttribute("x1", `${x / 10}%`);
