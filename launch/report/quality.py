@@ -62,14 +62,20 @@ class Copied:
 
 @dataclass(frozen=True)
 class Setting:
-    """A sampler chain, or human text. `new_ngrams`: the share of n-grams that are not in training, n from 1."""
+    """A sampler chain, or human text. `new_ngrams`: the share of n-grams that are not in training, n from 1; None where
+    no text is so long."""
 
     name: str
     kind: str
     figures: Mapping[str, Figure]
     examples: Sequence[tuple[str, str]]
-    new_ngrams: Sequence[float]
+    new_ngrams: Sequence[float | None]
     longest: Copied | None
+
+    @property
+    def label(self) -> str:
+        """The name for people: a chain without links has none of its own."""
+        return self.name or "the model as it is"
 
     @property
     def is_human(self) -> bool:
@@ -97,17 +103,25 @@ class Quality:
     def marked(self) -> list[Setting]:
         """The settings that a reader looks for: human text, the recommended one, greedy."""
         names = dict.fromkeys([HUMAN, self.recommended, "greedy"])
-        return [setting for name in names if name and (setting := self[name])]
+        return [setting for name in names if name is not None and (setting := self[name])]
+
+
+DISTANCE = Measure(
+    "distance", "distance from human text", "diversity", "", "all measures of repetition and diversity in one: 0 is "
+    "human text, 1 as far from it as the borders of what human texts span (root mean square)", "lower",
+)  # fmt: skip
 
 
 def read_quality(file: Part) -> Quality:
     """Raises DataError naming the file and the place in it."""
-    measures = {name: read_measure(name, part) for name, part in file["measures"].items()}
     settings = [read_setting(part) for part in file["settings"].list()]
+    measures = {name: read_measure(name, part) for name, part in file["measures"].items()}
     frontier = [part.whole() for part in file["frontier"].list()]
     if bad := [number for number in frontier if not 0 <= number < len(settings)]:
         raise DataError(f"{file.file}: frontier: {bad[0]} is no number of a setting; there are {len(settings)}")
     axes = tuple(axis_measure(file["axes"][name], measures) for name in ("quality", "diversity"))
+    if any(DISTANCE.name in setting.figures for setting in settings):
+        measures = {DISTANCE.name: DISTANCE} | measures
     recommended = file.get("recommended")
     setting = recommended and recommended.get("setting")
     why = recommended and recommended.get("why")
@@ -131,14 +145,15 @@ def read_measure(name: str, part: Part) -> Measure:
 
 def read_setting(part: Part) -> Setting:
     novelty, kind = part.get("novelty"), part.get("kind")
-    ngrams = novelty and novelty.get("new_ngrams")
+    ngrams, distance = novelty and novelty.get("new_ngrams"), part.get(DISTANCE.name)
+    figures = {DISTANCE.name: Figure(distance.number(), None)} if distance else {}
     longest = novelty and novelty.get("longest")
     return Setting(
         name=part["setting"].text(),
         kind=kind.text() if kind else "",
-        figures={name: read_figure(figure) for name, figure in part["metrics"].items()},
+        figures=figures | {name: read_figure(figure) for name, figure in part["metrics"].items()},
         examples=list(read_examples(part.get("examples"))),
-        new_ngrams=[share.number() for share in ngrams.list()] if ngrams else [],
+        new_ngrams=[None if share.value is None else share.number() for share in ngrams.list()] if ngrams else [],
         longest=read_copied(longest) if longest else None,
     )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataError
+from launch import VERSION
 from launch.report.json_files import Part, read_json, read_lines
 from launch.report.quality import Quality, read_quality
 from train import fields
@@ -41,7 +42,7 @@ class RunFiles:
     """A run. `name`: what the page calls it, no other the same. `experiment`: None where Skald did not train it.
 
     `metrics`: lines of metrics.jsonl. `checkpoint`: metadata of the newest checkpoint, or of the one that was named.
-    `quality`: of the newest step that has it, or of the one that was named; `quality_steps`: all.
+    `quality`: of the newest step that has it, or of the one that was named; `quality_steps`: all. `gate`: of that step.
     """
 
     name: str
@@ -54,6 +55,7 @@ class RunFiles:
     parameters: int | None
     quality: Quality | None
     quality_steps: Sequence[int]
+    gate: Part | None
     card: Part | None
     evaluations: Sequence[Part]
     tasks: Sequence[TaskResults]
@@ -116,29 +118,40 @@ def read_run(name: str, folder: Path, step: int | None) -> RunFiles:
     shown = step if step is not None else quality_steps[-1] if quality_steps else None
     measured = read_json(folder / "quality" / str(shown) / "quality.json")
     version = config and config.get("version")
-    experiment = read_experiment(stored, config.file if config else str(folder)) if stored else None
+    version = version.text() if version else (checkpoint or {}).get("version")
+    experiment = read_experiment(stored, config.file if config else str(folder), version) if stored else None
     return RunFiles(
         name=name,
         folder=folder,
         experiment=experiment,
-        version=version.text() if version else (checkpoint or {}).get("version"),
+        version=version,
         metrics=read_metrics(folder / "metrics.jsonl"),
         samples=read_samples(folder / "samples"),
         checkpoint=checkpoint,
         parameters=count_parameters(folder, at, card, experiment),
         quality=read_quality(measured) if measured else None,
         quality_steps=quality_steps,
+        gate=read_gate(folder, measured, step),
         card=card,
         evaluations=read_lines(folder / "evaluations.jsonl"),
         tasks=read_tasks(folder / "tasks"),
     )
 
 
-def read_experiment(stored: dict, file: str) -> Experiment:
+def read_gate(folder: Path, measured: Part | None, step: int | None) -> Part | None:
+    """The gate's result as the quality of that step has it, else of `skald quality --gate` alone, the newest one."""
+    if measured and measured.get("gate"):
+        return measured["gate"]
+    files = sorted(folder.glob("quality/[0-9]*/gate.json"), key=lambda file: int(file.parent.name))
+    own = [file for file in files if step is None or file.parent.name == str(step)]
+    return read_json(own[-1]).get("gate") if own else None
+
+
+def read_experiment(stored: dict, file: str, version: str | None) -> Experiment:
     try:
         return fields.from_json(Experiment, fields.with_current_names(stored))
     except fields.ConfigError as error:
-        raise fields.ConfigError(f"{file}: {error}") from None
+        raise fields.ConfigError(f"{file}: {error} (made by Skald {version or 'of old'}, this is {VERSION})") from None
 
 
 def read_metrics(file: Path) -> list[Part]:

@@ -147,7 +147,7 @@ def mark(point: Point, x: Scale, y: Scale, by_kind: dict[str, str], quality: Qua
     dot = element("circle", cx=px, cy=py, r=radius, class_="dot")
     return element(
         "g",
-        element("title", f"{point.setting.name}: {values}"),
+        element("title", f"{point.setting.label}: {values}"),
         ring,
         dot,
         class_=css_of(point, by_kind),
@@ -164,8 +164,8 @@ def labels(points, quality: Quality, x: Scale, y: Scale, by_kind: dict[str, str]
     boxes = [(px - 5, py - 5, px + 5, py + 5) for px, py in places.values()]
     found = []
     for p in order:
-        name, is_marked = p.setting.name, p.setting.name in marked
-        note = " (recommended)" if name == quality.recommended else ""
+        name, is_marked = p.setting.label, p.setting.name in marked
+        note = " (recommended)" if p.setting.name == quality.recommended else ""
         free = free_place(*places[p.number], name + note, boxes)
         if free is None and not is_marked:
             continue

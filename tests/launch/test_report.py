@@ -131,6 +131,7 @@ def measured(step: int = 4) -> dict:
                 "new_ngrams": list(new),
                 "longest": {"tokens": 17, "text": "copied & pasted", "source": "s", "document": 3, "title": "A Tale"},
             },
+            "distance": 2.0 * abs(bleu - 0.3),
             "examples": [{"prompt": "It was ", "text": f"a text of {name}"}],
         }
         for name, (perplexity, bleu, toxicity, new) in SAMPLERS.items()
@@ -172,7 +173,13 @@ def measured(step: int = 4) -> dict:
             "crows_pairs": pair | {"by_bias_type": {"age": pair}},
             "toxicity": {"words": 312, "audit": {"words": [audit_word]}},
         },
-        "memorization": {"suffix_tokens": 50, "by_repeats": [{"repeats": [2, 9], "prompts": 200, "share": 0.015}]},
+        "memorization": {
+            "suffix_tokens": 50,
+            "random": [{"prompt_tokens": 100, "texts": 60, "extracted": 0, "share": 0.0, "interval": [0.0, 0.06]}],
+            "by_times_seen": [
+                {"prompt_tokens": 50, "seen": [4.0, 8.0], "texts": 80, "share": 0.25, "interval": [0.17, 0.35]}
+            ],
+        },
         "cost": {"generation_seconds": 612.0, "scoring_seconds": 48.0, "generated_tokens": 30720, "model_passes": {}},
     }
 
@@ -335,18 +342,20 @@ def test_samplers_are_in_the_table_human_text_first(full_run):
     read = shown(full_run)
     rows = [text for _, text in read.all("tr") if "self-BLEU" not in text]
     row = next(text for own, text in read.all("tr", "human-row"))
-    assert row == "human32.028.8 to 35.2–30.0%28.5 to 31.5%4.0%2.0 to 6.0%"  # a dash for MAUVE
+    assert row == "human32.028.8 to 35.2–030.0%28.5 to 31.5%4.0%2.0 to 6.0%"
     assert rows.index(row) < next(i for i, text in enumerate(rows) if text.startswith("greedy2.00"))
     assert read.all("tr", "recommended")[0][1].startswith("top_p=0.9 (recommended)20.0")
     values = [own["data-value"] for own, _ in read.all("td") if "data-value" in own]
-    assert values[:3] == ["32.0", "0.3", "0.04"]
+    assert values[:4] == ["32.0", "0.0", "0.3", "0.04"]  # MAUVE has none
     assert all(f"a text of {name}" in read.text("frontier") for name in SAMPLERS)
 
 
 def test_novelty_risk_and_gate_say_what_was_found(full_run):
     read = shown(full_run)
     assert "A Tale" in read.text("novelty") and "copied & pasted" in read.text("novelty")
-    assert re.search(r"repeats\s*prompts\s*share\s*2 to 9\s*200\s*0.015", read.text("novelty"))
+    text = read.text("novelty")
+    assert "50 given, read 4 to 8 times (80)25.0%" in text and "100 given, anywhere (60)0.0%" in text
+    assert text.index("50 given") < text.index("100 given") and "next 50 tokens" in text
     assert "age (100)61.0%" in read.text("risk") and "on an ass through" in read.text("risk")
     assert "Failed: 1 of 2 measures" in read.text("gate") and "self-BLEU" in read.text("gate")
     assert "42.0%28.0 to 32.0%✗ outside" in read.text("gate") and "✓ inside" in read.text("gate")
@@ -359,10 +368,14 @@ def test_cost_adds_up_and_never_calls_energy_that_nobody_measured_0(full_run):
     assert sum(widths) == pytest.approx(100, abs=0.01) and max(widths) == pytest.approx(75, abs=0.01)
     assert "goodput 75.0%" in text and "step 1 min 15 s, 75.0%" in text and "1.43 PFLOP" in text
     energy = {"joules": 102e3, "method": "modelled", "about": "", "by_device": []}
-    grid = {"grid": {"g_per_kwh": [30, 480], "year": 2024, "source": "Ember"}, "pue": 1.5, "co2e_grams": [1.3, 20.4]}
+    grid = {"grid": {"g_per_kwh": [30, 480], "year": 2024, "source": "Ember"}, "co2e_grams": [1.3, 20.4]}
+    grid["pue"] = {"value": 1.5, "year": 2024, "source": "a survey"}
     write_json(full_run / "card.json", CARD | {"energy": energy} | grid)
     text = shown(full_run).text("cost")
-    assert "102 kJ (28.3 Wh), modelled" in text and "1.3 to 20 g: 30 to 480 g/kWh (Ember, 2024), PUE 1.5" in text
+    assert (
+        "102 kJ (28.3 Wh), modelled" in text
+        and "1.3 to 20 g: 30 to 480 g/kWh (Ember, 2024), PUE 1.5 (a survey, 2024)" in text
+    )
 
 
 def test_scores_have_evaluations_and_tasks(full_run):

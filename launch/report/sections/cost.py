@@ -66,7 +66,8 @@ def card_facts(card: Part) -> Iterator[tuple[str, Markup | str]]:
         yield "wall time", duration(wall.number())
     if device := card.get("device"):
         hours = significant(device["hours"].number(), 3)
-        yield "devices", f"{device['count'].whole()} × {device['kind'].text()}, {hours} device hours"
+        processor = f" ({device['processor'].text()})" if device.get("processor") else ""
+        yield "devices", f"{device['count'].whole()} × {device['kind'].text()}{processor}, {hours} device hours"
     if tokens := card.get("tokens"):
         yield "tokens", compact(tokens.number())
     if flops := card.get("flops"):
@@ -82,11 +83,19 @@ def card_facts(card: Part) -> Iterator[tuple[str, Markup | str]]:
         of = f", at {significant(price.number())} an hour of a chip" if price else ""
         yield "money", f"{fixed(money['amount'].number(), 2)}{of}"
     if attempts := card.get("attempts"):
-        yield "attempts", f"{len(attempts.list()):,}"
+        ends = [part["ended"].text() for part in attempts.list()]
+        yield "attempts", f"{len(ends):,}: {', '.join(ends)}"
+    if (lost := card.get("lost_steps")) and lost.whole():
+        yield "steps computed twice", f"{lost.whole():,}"
+    if unknown := card.get("unknown"):
+        lines = [element("div", line.text()) for line in unknown.list()]
+        yield "not known", element("span", *lines)
 
 
 def flops_facts(flops: Part) -> Iterator[tuple[str, str]]:
     yield "FLOPs by 6ND", quantity(flops["formula"].number(), "FLOP")
+    if counted := flops.get("counted"):
+        yield "FLOPs with attention", quantity(counted.number(), "FLOP")
     compiled = flops.get("compiled")
     yield "FLOPs as compiled", quantity(compiled.number(), "FLOP") if compiled else "not known"
 
@@ -98,9 +107,9 @@ def energy_facts(card: Part) -> Iterator[tuple[str, Markup | str]]:
         joules, about = energy.get("joules"), energy.get("about")
         words = f"{energy_words(joules.number())}, {method}" if joules and method != "unmeasured" else "unmeasured"
         yield "energy", words + (f" ({about.text()})" if about and about.text() else "")
-    if per_token := card.get("joules_per_generated_token"):
-        value = per_token if not isinstance(per_token.value, dict) else per_token.get("joules")
-        yield "energy of a generated token", quantity(value.number(), "J") if value else "unmeasured"
+    per_token, generation = card.get("joules_per_generated_token"), card.get("generation")
+    method = f", {generation['method'].text()}" if generation else ""
+    yield "energy of a generated token", f"{quantity(per_token.number(), 'J')}{method}" if per_token else "unmeasured"
     if range_ := card.get("co2e_grams"):
         yield "CO₂e", co2e_words(range_.range(), card)
     elif card.get("energy"):
@@ -121,5 +130,5 @@ def co2e_words(low_high: tuple[float, float], card: Part) -> str:
         source = ", ".join(str(part.value) for name in ("source", "year") if (part := grid.get(name)))
         because.append(f"{interval(grid['g_per_kwh'].range())} g/kWh ({source})")
     if pue := card.get("pue"):
-        because.append(f"PUE {significant(pue.number())}")
+        because.append(f"PUE {significant(pue['value'].number())} ({pue['source'].text()}, {pue['year'].whole()})")
     return f"{words}: {', '.join(because)}" if because else words

@@ -33,7 +33,7 @@ def frontier(runs: Sequence[RunFiles]) -> Section:
 
 def of_run(run: RunFiles, number: int, runs: int, quality: Quality, scales) -> list[Markup | None]:
     prefix = f"setting-{number}"
-    chosen = quality[quality.recommended] if quality.recommended else quality[HUMAN]
+    chosen = recommended_of(quality) or quality[HUMAN]
     shown = chosen or (quality.settings[0] if quality.settings else None)
     panel = element("div", *(setting_parts(shown, quality) if shown else ()), class_="panel", aria_live="polite")
     return [
@@ -49,9 +49,9 @@ def of_run(run: RunFiles, number: int, runs: int, quality: Quality, scales) -> l
 def introduction(run: RunFiles, quality: Quality) -> list[Markup | str]:
     """How the texts were made, what is recommended, and what it cost."""
     parts: list[Markup | str] = [prompts_words(quality)]
-    if quality.recommended:
+    if recommended := recommended_of(quality):
         why = f": {quality.why}" if quality.why else ""
-        parts += [" Recommended: ", code(quality.recommended), f"{why}."]
+        parts += [" Recommended: ", code(recommended.label), f"{why}."]
     others = [step for step in run.quality_steps if step != quality.step]
     if others:
         steps = ", ".join(f"{step:,}" for step in others)
@@ -61,6 +61,10 @@ def introduction(run: RunFiles, quality: Quality) -> list[Markup | str]:
             ".",
         ]
     return parts
+
+
+def recommended_of(quality: Quality) -> Setting | None:
+    return None if quality.recommended is None else quality[quality.recommended]
 
 
 def prompts_words(quality: Quality) -> str:
@@ -73,6 +77,9 @@ def prompts_words(quality: Quality) -> str:
         if source := prompts.get("source"):
             words += f" ({source.text() if isinstance(source.value, str) else source.file})"
     words += ". Bars and small print are 95% intervals."
+    if compared := quality.file.get("compared"):
+        count, length = compared["texts"].whole(), compared["tokens"].whole()
+        words += f" Diversity is measured over {count} texts of {length} tokens of each."
     if cost:
         written, scored = cost["generation_seconds"].number(), cost["scoring_seconds"].number()
         tokens = compact(cost["generated_tokens"].number())
@@ -88,7 +95,7 @@ def setting_parts(setting: Setting, quality: Quality) -> list[Markup]:
     star = " (recommended)" if setting.name == quality.recommended else ""
     texts = [example(prompt, text) for prompt, text in setting.examples[:EXAMPLES]]
     return [
-        element("h4", "What people wrote" if setting.is_human else join([code(setting.name), star])),
+        element("h4", "What people wrote" if setting.is_human else join([code(setting.label), star])),
         element("p", "; ".join(in_words(measure, setting) for measure in first), class_="measures"),
         *texts,
         element("p", "; ".join(in_words(measure, setting) for measure in rest), class_="note"),
@@ -140,7 +147,7 @@ def heading(what: str | Measure) -> Markup:
 
 def table_row(setting: Setting, quality: Quality, used: Sequence[Measure]) -> Markup:
     recommended = setting.name == quality.recommended
-    name = join([code(setting.name), " (recommended)" if recommended else None])
+    name = join([code(setting.label), " (recommended)" if recommended else None])
     cells = []
     for measure in used:
         figure = setting.figures.get(measure.name)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from launch.report import chart
 from launch.report.html import Markup, element, join
 from launch.report.json_files import Part
-from launch.report.quality import Measure, Quality
+from launch.report.quality import Measure
 from launch.report.run_files import RunFiles
 from launch.report.scale import Scale
 from launch.report.section import Section, code, run_heading, sentence
@@ -19,16 +19,16 @@ def gate(runs: Sequence[RunFiles]) -> Section:
     missing = sentence("Not tried yet: ", code(f"skald quality {runs[0].folder} --gate"), ".")
     parts: list[Markup | None] = []
     for number, run in enumerate(runs):
-        result = run.quality and run.quality.file.get("gate")
-        if result:
-            parts += [run_heading(run.name, number, len(runs)), *of_run(result, run.quality)]
+        if run.gate:
+            measures = run.quality.measures if run.quality else {}
+            parts += [run_heading(run.name, number, len(runs)), *of_run(run.gate, measures)]
     return Section("gate", "Gate", tuple(parts), missing)
 
 
-def of_run(result: Part, quality: Quality) -> list[Markup]:
+def of_run(result: Part, titled: Mapping[str, Measure]) -> list[Markup]:
     measures = list(result["measures"].items())
     outside = [name for name, part in measures if not part["inside"].flag()]
-    known = {name: quality.measures.get(name, Measure(name, name, "", "", "", None)) for name, _ in measures}
+    known = {name: titled.get(name, Measure(name, name, "", "", "", None)) for name, _ in measures}
     if result["passed"].flag():
         verdict = "Passed: every measure lies in the interval that human text spans."
     else:

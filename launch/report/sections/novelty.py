@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from launch.report import chart
 from launch.report.html import Markup, element, table
+from launch.report.json_files import Part
 from launch.report.numbers import percent
-from launch.report.quality import Quality, Setting
+from launch.report.quality import Figure, Quality, Setting
 from launch.report.run_files import RunFiles
 from launch.report.scale import Scale
 from launch.report.section import Section, code, run_heading, sentence
-from launch.report.values import described
+from launch.report.strip import Row, strip
 
 HEIGHT = 260.0
 SPANS = 10  # longest copied spans that are shown
@@ -32,7 +33,7 @@ def novelty(runs: Sequence[RunFiles]) -> Section:
 
 
 def of_run(quality: Quality) -> list[Markup | None]:
-    measured = [setting for setting in quality.settings if setting.new_ngrams]
+    measured = [setting for setting in quality.settings if setting.new_ngrams and setting.new_ngrams[0] is not None]
     copied = [setting for setting in quality.settings if setting.longest]
     parts = []
     if measured:
@@ -40,7 +41,7 @@ def of_run(quality: Quality) -> list[Markup | None]:
     if copied:
         parts += [element("h4", "Longest copied spans"), copied_table(copied, quality)]
     if memorization := quality.file.get("memorization"):
-        parts += [element("h4", "Memorization"), described(memorization)]
+        parts.append(memorization_chart(memorization))
     return parts
 
 
@@ -48,7 +49,7 @@ def ngram_chart(settings: Sequence[Setting], quality: Quality) -> Markup:
     """The share of new n-grams by n: a line a setting, in grey but for those that a reader looks for."""
     longest = max(len(setting.new_ngrams) for setting in settings)
     x, y = Scale(1, max(longest, 2), 0.0, chart.WIDTH), Scale(0.0, 1.0, HEIGHT, 0.0)
-    marked = [setting for setting in quality.marked if setting.new_ngrams]
+    marked = [setting for setting in quality.marked if setting in settings]
     others = [setting for setting in settings if setting not in marked]
     css = {s.name: "human" if s.is_human else "c1" if s.name == quality.recommended else "c0" for s in marked}
     lines = [line(setting, x, y, "light grey") for setting in others]
@@ -67,7 +68,7 @@ def ngram_chart(settings: Sequence[Setting], quality: Quality) -> Markup:
     )
     words = element("span", "share that stands nowhere in training, by n; grey: the other samplers", class_="unit")
     heading = element("figcaption", element("b", "New n-grams"), words)
-    table_of = [[setting.name, *map(percent, setting.new_ngrams)] for setting in settings]
+    table_of = [[setting.label, *map(percent, setting.new_ngrams)] for setting in settings]
     details = element(
         "details",
         element("summary", "As a table"),
@@ -91,9 +92,9 @@ def ngram_chart(settings: Sequence[Setting], quality: Quality) -> Markup:
 
 
 def line(setting: Setting, x: Scale, y: Scale, css: str) -> Markup:
-    points = [(x(n), y(share)) for n, share in enumerate(setting.new_ngrams, 1)]
-    label = None if "grey" in css else setting.name
-    return element("g", element("title", setting.name), chart.polyline(points, class_=css, data_label=label))
+    points = [(x(n), y(share)) for n, share in enumerate(setting.new_ngrams, 1) if share is not None]
+    label = None if "grey" in css else setting.label
+    return element("g", element("title", setting.label), chart.polyline(points, class_=css, data_label=label))
 
 
 def n_axis(x: Scale, longest: int) -> list[Markup]:
@@ -105,19 +106,19 @@ def end_labels(marked: Sequence[Setting], y: Scale, css: dict[str, str], quality
     """Names beside the curves where they are farthest apart: at the n in whose column the marked values spread most."""
     if not marked:
         return []
-    shortest = min(len(setting.new_ngrams) for setting in marked)
-    ns = range(shortest)
+    lengths = [len([share for share in setting.new_ngrams if share is not None]) for setting in marked]
+    ns = range(max(min(lengths), 1))
     widest = max(ns, key=lambda n: max(s.new_ngrams[n] for s in marked) - min(s.new_ngrams[n] for s in marked))
     places = chart.spread([y(setting.new_ngrams[widest]) for setting in marked], 10, HEIGHT - 4, 17)
     x = Scale(1, max(max(len(s.new_ngrams) for s in quality.settings), 2), 0.0, 100.0)
     return [
-        chart.text(setting.name, f"{x(widest + 1):.2f}%", place + 4, dx="9", class_=f"label {css[setting.name]}")
+        chart.text(setting.label, f"{x(widest + 1):.2f}%", place + 4, dx="9", class_=f"label {css[setting.name]}")
         for setting, place in zip(marked, places, strict=True)
     ]
 
 
 def in_words(setting: Setting) -> str:
-    return f"{setting.name}: " + ", ".join(f"{n} {percent(share)}" for n, share in enumerate(setting.new_ngrams, 1))
+    return f"{setting.label}: " + ", ".join(f"{n} {percent(share)}" for n, share in enumerate(setting.new_ngrams, 1))
 
 
 def copied_table(copied: Sequence[Setting], quality: Quality) -> Markup:
@@ -125,11 +126,35 @@ def copied_table(copied: Sequence[Setting], quality: Quality) -> Markup:
     order = sorted(copied, key=lambda setting: -setting.longest.tokens)
     keep = {setting.name for setting in (*order[:SPANS], *quality.marked)}
     rows = [
-        [code(s.name), f"{s.longest.tokens:,}", s.longest.source, shorten(s.longest.text)]
+        [code(s.label), f"{s.longest.tokens:,}", s.longest.source, shorten(s.longest.text)]
         for s in order
         if s.name in keep
     ]
     return table(["sampler", "tokens", "stands in", "text"], rows, class_="spans")
+
+
+def memorization_chart(found: Part) -> Markup:
+    """The share of passages whose next tokens the model writes word for word: of random places, and by how often it has
+    read them."""
+    rows = []
+    for part in (*found["random"].list(), *found["by_times_seen"].list()):
+        given, texts, seen = part["prompt_tokens"].whole(), part["texts"].whole(), part.get("seen")
+        where = f"read {times(*seen.range())}" if seen else "anywhere"
+        figure = Figure(part["share"].number(), part["interval"].range())
+        css = "c0" if seen else "ink-dark"
+        rows.append(
+            ((given, bool(seen)), Row(f"{given} given, {where} ({texts:,})", figure, percent(figure.value), css))
+        )
+    suffix = found["suffix_tokens"].whole()
+    words = f"share of training passages whose next {suffix} tokens greedy decoding writes word for word"
+    return strip("Memorization", words, [row for _, row in sorted(rows, key=lambda pair: pair[0])])
+
+
+def times(low: float, high: float) -> str:
+    """How often a text was read, from `low` to below `high`."""
+    if low == 0:
+        return f"less than {high:g} times"
+    return f"{low:g} to {high:g} times"
 
 
 def shorten(text: str) -> str:

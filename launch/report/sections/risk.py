@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from launch.report.html import Markup, element, join, table
 from launch.report.json_files import Part
-from launch.report.numbers import percent
+from launch.report.numbers import percent, significant
 from launch.report.quality import Figure, Quality, Setting
 from launch.report.run_files import RunFiles
 from launch.report.section import Section, code, run_heading, sentence
@@ -49,7 +49,7 @@ def toxicity_chart(quality: Quality) -> Markup:
     measured = sorted((s for s in quality.settings if TOXICITY in s.figures), key=diversity)
     rows = [
         Row(
-            setting.name + (" (recommended)" if setting.name == quality.recommended else ""),
+            setting.label + (" (recommended)" if setting.name == quality.recommended else ""),
             setting.figures[TOXICITY],
             percent(setting.figures[TOXICITY].value),
             "human" if setting.is_human else "c1" if setting.name == quality.recommended else "c0",
@@ -85,14 +85,27 @@ def contexts(word: Part) -> Markup:
 def stereotypes(pairs: Part) -> Iterator[Markup]:
     """All pairs, and each type of bias: the share whose more stereotyping sentence is the likelier one."""
     rows = [pairs_row("all pairs", pairs, "ink-dark")]
-    by_type = pairs.get("by_bias_type") or pairs.get("by_type")
+    by_type = pairs.get("by_bias_type")
     rows += [pairs_row(name, one, "c0") for name, one in (by_type.items() if by_type else ())]
     words = "share of pairs whose more stereotyping sentence is the likelier one; the line at 50% is no preference"
     yield strip("CrowS-Pairs", words, rows, 0.5, from_zero=False)
+    if other := other_rows(pairs):
+        words = "by means over tokens, over sentences of equal length, by the pair's direction, at other temperatures"
+        yield strip("CrowS-Pairs, computed otherwise", words, other, 0.5, from_zero=False)
     left_out = pairs.get("left_out")
     if left_out and any(count.whole() for _, count in left_out.items()):
         counts = ", ".join(f"{count.whole():,} {name.replace('_', ' ')}" for name, count in left_out.items())
         yield sentence(f"Pairs that could not be scored: {counts}.", class_="note")
+
+
+def other_rows(pairs: Part) -> list[Row]:
+    names = {"per_token": "mean over tokens", "equal_length": "equal length"}
+    rows = [pairs_row(name, part, "c0") for key, name in names.items() if (part := pairs.get(key))]
+    directions, temperatures = pairs.get("by_direction"), pairs.get("by_temperature")
+    rows += [pairs_row(name, part, "c0") for name, part in (directions.items() if directions else ())]
+    for part in temperatures.list() if temperatures else ():
+        rows.append(pairs_row(f"temperature {significant(part['temperature'].number())}", part, "c4"))
+    return rows
 
 
 def pairs_row(name: str, part: Part, css: str) -> Row:
