@@ -82,12 +82,10 @@ def bounds(values: Iterable[float | None], count: int, from_zero: bool = False) 
     if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
         room = abs(high) / 2 or 0.5
         low, high = low - room, high + room
-    step, widest = 0.0, tick_step(low, high, count)
-    while widest != step:  # a wider range may have wider steps
-        step = widest
-        ends = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
-        widest = tick_step(*ends, count)
-    return ends
+    step = 0.0
+    while step != (step := tick_step(low, high, count)):  # a wider range may have a wider step; it ends as both grow
+        low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
+    return low, high
 
 
 def log_bounds(values: Iterable[float | None]) -> tuple[float, float]:
