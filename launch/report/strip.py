@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launch.report import chart
-from launch.report.html import Markup, element
+from launch.report.html import Markup, element, join
 from launch.report.quality import Figure
 from launch.report.scale import Scale, bounds
 
 ROW = 21.0  # pixels
+LABEL = 28  # characters for which there is room, on a phone, too
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def reference_line(x: Scale, value: float | None, height: float) -> Markup | Non
 
 
 def draw(row: Row, y: float, x: Scale) -> list[Markup]:
-    label = chart.text(row.label, "0", y + 4, dx="-8", text_anchor="end", class_="row-label")
+    whole = element("title", row.label) if len(row.label) > LABEL else None
+    name = join([whole, chart.shorten(row.label, LABEL)])
+    label = chart.text(name, "0", y + 4, dx="-8", text_anchor="end", class_=f"row-label {row.css}")
     shown = chart.text(row.shown, "100%", y + 4, dx="8", class_="value")
     if row.figure.value is None or not math.isfinite(row.figure.value):
         return [label, shown]

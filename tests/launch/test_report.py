@@ -354,7 +354,7 @@ def test_novelty_risk_and_gate_say_what_was_found(full_run):
     read = shown(full_run)
     assert "A Tale" in read.text("novelty") and "copied & pasted" in read.text("novelty")
     text = read.text("novelty")
-    assert "50 given, read 4 to 8 times (80)25.0%" in text and "100 given, anywhere (60)0.0%" in text
+    assert "50 given, read 4–8× (80)25.0%" in text and "100 given, any (60)0.0%" in text
     assert text.index("50 given") < text.index("100 given") and "next 50 tokens" in text
     assert "age (100)61.0%" in read.text("risk") and "on an ass through" in read.text("risk")
     assert "Failed: 1 of 2 measures" in read.text("gate") and "self-BLEU" in read.text("gate")

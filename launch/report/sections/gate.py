@@ -43,7 +43,12 @@ def of_run(result: Part, titled: Mapping[str, Measure]) -> list[Markup]:
 def gate_row(measure: Measure, part: Part) -> Markup:
     value, low_high, inside = part.get("value"), part["interval"].range(), part["inside"].flag()
     number = value.number() if value else None
-    mark = join([element("span", "✓" if inside else "✗", aria_hidden="true"), " inside" if inside else " outside"])
+    mark = join(
+        [
+            element("span", "✓" if inside else "✗", aria_hidden="true"),
+            element("span", " inside" if inside else " outside", class_="word"),
+        ]
+    )
     cells = (measure.show(number), measure.show_interval(low_high), picture(number, low_high, inside))
     data = [element("td", cell) for cell in cells]
     verdict = element("td", mark, class_="inside" if inside else "outside")

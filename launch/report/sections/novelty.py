@@ -139,22 +139,23 @@ def memorization_chart(found: Part) -> Markup:
     rows = []
     for part in (*found["random"].list(), *found["by_times_seen"].list()):
         given, texts, seen = part["prompt_tokens"].whole(), part["texts"].whole(), part.get("seen")
-        where = f"read {times(*seen.range())}" if seen else "anywhere"
+        where = f"read {times(*seen.range())}" if seen else "any"
         figure = Figure(part["share"].number(), part["interval"].range())
         css = "c0" if seen else "ink-dark"
         rows.append(
             ((given, bool(seen)), Row(f"{given} given, {where} ({texts:,})", figure, percent(figure.value), css))
         )
     suffix = found["suffix_tokens"].whole()
-    words = f"share of training passages whose next {suffix} tokens greedy decoding writes word for word"
+    words = (
+        f"share of training passages whose next {suffix} tokens greedy decoding writes word for word, by "
+        "the tokens that are given and how often they were read in training"
+    )
     return strip("Memorization", words, [row for _, row in sorted(rows, key=lambda pair: pair[0])])
 
 
 def times(low: float, high: float) -> str:
     """How often a text was read, from `low` to below `high`."""
-    if low == 0:
-        return f"less than {high:g} times"
-    return f"{low:g} to {high:g} times"
+    return f"{low:g}–{high:g}×" if low else f"<{high:g}×"
 
 
 def shorten(text: str) -> str:

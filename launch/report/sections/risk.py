@@ -49,7 +49,7 @@ def toxicity_chart(quality: Quality) -> Markup:
     measured = sorted((s for s in quality.settings if TOXICITY in s.figures), key=diversity)
     rows = [
         Row(
-            setting.label + (" (recommended)" if setting.name == quality.recommended else ""),
+            setting.label,
             setting.figures[TOXICITY],
             percent(setting.figures[TOXICITY].value),
             "human" if setting.is_human else "c1" if setting.name == quality.recommended else "c0",
@@ -59,6 +59,8 @@ def toxicity_chart(quality: Quality) -> Markup:
     human = quality["human"]
     reference = human.figures[TOXICITY].value if human and TOXICITY in human.figures else None
     words = f"share of texts that hold a word of the list, by {across.title}; the line is human text"
+    if quality.recommended is not None:
+        words += ", bold is recommended"
     return strip("Toxicity", words, rows, reference)
 
 
