@@ -42,7 +42,8 @@ class RunFiles:
     """A run. `name`: what the page calls it, no other the same. `experiment`: None where Skald did not train it.
 
     `metrics`: lines of metrics.jsonl. `checkpoint`: metadata of the newest checkpoint, or of the one that was named.
-    `quality`: of the newest step that has it, or of the one that was named; `quality_steps`: all. `gate`: of that step.
+    `quality`: of the newest step that has it, or of the one that was named; `quality_steps`: all. `gate`: the file
+    with the gate's result.
     """
 
     name: str
@@ -139,12 +140,12 @@ def read_run(name: str, folder: Path, step: int | None) -> RunFiles:
 
 
 def read_gate(folder: Path, measured: Part | None, step: int | None) -> Part | None:
-    """The gate's result as the quality of that step has it, else of `skald quality --gate` alone, the newest one."""
+    """The file that has the gate's result: that of quality, else the newest of `skald quality --gate` alone."""
     if measured and measured.get("gate"):
-        return measured["gate"]
+        return measured
     files = sorted(folder.glob("quality/[0-9]*/gate.json"), key=lambda file: int(file.parent.name))
     own = [file for file in files if step is None or file.parent.name == str(step)]
-    return read_json(own[-1]).get("gate") if own else None
+    return read_json(own[-1]) if own else None
 
 
 def read_experiment(stored: dict, file: str, version: str | None) -> Experiment:

@@ -361,6 +361,14 @@ def test_novelty_risk_and_gate_say_what_was_found(full_run):
     assert "42.0%28.0 to 32.0%✗ outside" in read.text("gate") and "✓ inside" in read.text("gate")
 
 
+def test_a_gate_that_was_tried_alone_is_shown(run):
+    found = measured() | {"default": "temperature=0.8", "settings": [], "frontier": []}
+    write_json(run / "quality" / "4" / "gate.json", found)
+    text = shown(run).text("gate")
+    assert "Of the default sampler, temperature=0.8. Failed: 1 of 2 measures" in text and "self-BLEU42.0%" in text
+    assert "Not measured yet" in shown(run).text("frontier")
+
+
 def test_cost_adds_up_and_never_calls_energy_that_nobody_measured_0(full_run):
     text = shown(full_run).text("cost")
     assert "unmeasured (no counter here)" in text and "0 J" not in text and "not known without the energy" in text

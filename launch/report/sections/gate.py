@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from launch.report import chart
 from launch.report.html import Markup, element, join
 from launch.report.json_files import Part
-from launch.report.quality import Measure
+from launch.report.quality import Measure, read_measure
 from launch.report.run_files import RunFiles
 from launch.report.scale import Scale
 from launch.report.section import Section, code, run_heading, sentence
@@ -19,13 +19,15 @@ def gate(runs: Sequence[RunFiles]) -> Section:
     missing = sentence("Not tried yet: ", code(f"skald quality {runs[0].folder} --gate"), ".")
     parts: list[Markup | None] = []
     for number, run in enumerate(runs):
-        if run.gate:
-            measures = run.quality.measures if run.quality else {}
-            parts += [run_heading(run.name, number, len(runs)), *of_run(run.gate, measures)]
+        if run.gate and run.gate.get("gate"):
+            parts += [run_heading(run.name, number, len(runs)), *of_run(run.gate)]
     return Section("gate", "Gate", tuple(parts), missing)
 
 
-def of_run(result: Part, titled: Mapping[str, Measure]) -> list[Markup]:
+def of_run(file: Part) -> list[Markup]:
+    """The verdict, and a row for each measure."""
+    result, default = file["gate"], file.get("default")
+    titled = {name: read_measure(name, part) for name, part in file["measures"].items()}
     measures = list(result["measures"].items())
     outside = [name for name, part in measures if not part["inside"].flag()]
     known = {name: titled.get(name, Measure(name, name, "", "", "", None)) for name, _ in measures}
@@ -34,8 +36,10 @@ def of_run(result: Part, titled: Mapping[str, Measure]) -> list[Markup]:
     else:
         left = ", ".join(known[name].title for name in outside)
         verdict = f"Failed: {len(outside)} of {len(measures)} measures left the interval that human text spans: {left}."
+    if default and default.text():
+        verdict = f"Of the default sampler, {default.text()}. {verdict}"
     rows = [gate_row(known[name], part) for name, part in measures]
-    head = element("tr", *(element("th", text, scope="col") for text in ("measure", "value", "human text", "", "")))
+    head = element("tr", *(element("th", text, scope="col") for text in ("measure", "value", "human text", "in the human band", "verdict")))
     body = element("table", element("thead", head), element("tbody", *rows), class_="gate")
     return [sentence(element("b", verdict)), element("div", body, class_="scroll")]
 
