@@ -170,6 +170,6 @@ def read_examples(part: Part | None) -> Iterator[tuple[str, str]]:
 
 
 def read_copied(part: Part) -> Copied:
-    names = [str(found.value) for name in ("title", "document", "source") if (found := part.get(name))]
-    text = part.get("text")
-    return Copied(part["tokens"].whole(), text.text() if text else "", names[0] if names else "")
+    title, text = part.get("title"), part.get("text")
+    where = title.text() if title else f"{part['source'].text()}, document {part['document'].whole()}"
+    return Copied(part["tokens"].whole(), text.text() if text else "", where)

@@ -277,6 +277,18 @@ def test_the_head_has_what_is_known_of_a_run(full_run):
     assert facts["saved"] == "29 November 2026, 11:27 UTC" and facts["Skald"] == "0.4.0"
 
 
+def test_an_imported_checkpoint_has_a_page(run):
+    (run / "config.json").unlink()
+    (run / "metrics.jsonl").unlink()
+    file = run / "checkpoints" / "4" / "about" / "metadata"
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"config": None, "huggingface": {"architectures": ["GPT2"]}})
+    )
+    read = shown(run)
+    check_stands_alone(read)
+    assert "imported" in read.text("config") and [text for _, text in read.all("h1")] == ["first"]
+
+
 def test_without_a_card_parameters_are_counted_in_the_checkpoint(run):
     assert read_runs([str(run)])[0].parameters == 3 * 4 + 5
 
@@ -372,8 +384,10 @@ def test_a_gate_that_was_tried_alone_is_shown(run):
 def test_cost_adds_up_and_never_calls_energy_that_nobody_measured_0(full_run):
     text = shown(full_run).text("cost")
     assert "unmeasured (no counter here)" in text and "0 J" not in text and "not known without the energy" in text
-    widths = [float(own["width"].rstrip("%")) for own, _ in shown(full_run).all("rect") if own.get("height") == "26"]
-    assert sum(widths) == pytest.approx(100, abs=0.01) and max(widths) == pytest.approx(75, abs=0.01)
+    parts = [own for own, _ in shown(full_run).all("rect") if own.get("height") == "26"]
+    begin, width = ([float(own[name].rstrip("%")) for own in parts] for name in ("x", "width"))
+    assert width == pytest.approx([75, 10, 5, 4, 3, 2, 1], abs=0.01)
+    assert begin == pytest.approx([0, 75, 85, 90, 94, 97, 99], abs=0.01)
     assert "goodput 75.0%" in text and "step 1 min 15 s, 75.0%" in text and "1.43 PFLOP" in text
     energy = {"joules": 102e3, "method": "modelled", "about": "", "by_device": []}
     grid = {"grid": {"g_per_kwh": [30, 480], "year": 2024, "source": "Ember"}, "co2e_grams": [1.3, 20.4]}

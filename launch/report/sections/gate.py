@@ -39,7 +39,13 @@ def of_run(file: Part) -> list[Markup]:
     if default and default.text():
         verdict = f"Of the default sampler, {default.text()}. {verdict}"
     rows = [gate_row(known[name], part) for name, part in measures]
-    head = element("tr", *(element("th", text, scope="col") for text in ("measure", "value", "human text", "in the human band", "verdict")))
+    head = element(
+        "tr",
+        *(
+            element("th", text, scope="col")
+            for text in ("measure", "value", "human text", "in the human band", "verdict")
+        ),
+    )
     body = element("table", element("thead", head), element("tbody", *rows), class_="gate")
     return [sentence(element("b", verdict)), element("div", body, class_="scroll")]
 
