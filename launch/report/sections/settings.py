@@ -12,6 +12,8 @@ from launch.report.run_files import RunFiles
 from launch.report.section import Section, code, run_heading, sentence
 from train import fields
 
+MISSING = dataclasses.MISSING
+
 
 def settings(runs: Sequence[RunFiles]) -> Section:
     configured = [run for run in runs if run.experiment]
@@ -26,18 +28,18 @@ def settings(runs: Sequence[RunFiles]) -> Section:
 
 
 def of_run(run: RunFiles, number: int, runs: int) -> list[Markup | None]:
-    changed = list(non_defaults(run.experiment))
-    whole = json.dumps(fields.to_json(run.experiment), indent=1, ensure_ascii=False)
-    return [
-        run_heading(run.name, number, runs),
-        sentence("What is not as by default; where there is none, a dash.", class_="note"),
-        table(
-            ["field", "value", "default"],
-            [[code(path), value_text(value), value_text(default)] for path, value, default in changed],
-            class_="config",
-        ),
-        element("details", element("summary", "The whole config"), element("pre", whole)),
+    """What differs from the defaults, folded where there are several runs, and the whole config, folded."""
+    rows = [
+        [code(path), value_text(value), value_text(default)] for path, value, default in non_defaults(run.experiment)
     ]
+    words, changed = "What is not as by default", table(["field", "value", "default"], rows, class_="config")
+    if runs == 1:
+        shown = [sentence(f"{words}; where there is no default, a dash.", class_="note"), changed]
+    else:
+        shown = [element("details", element("summary", words), changed)]
+    whole = json.dumps(fields.to_json(run.experiment), indent=1, ensure_ascii=False)
+    folded = element("details", element("summary", "The whole config"), element("pre", whole))
+    return [run_heading(run.name, number, runs), *shown, folded]
 
 
 def between(runs: Sequence[RunFiles]) -> Markup:
@@ -52,9 +54,6 @@ def between(runs: Sequence[RunFiles]) -> Markup:
     if not rows:
         return sentence("None: the configs are the same.", class_="note")
     return table(["field", *(run.name for run in runs)], rows, class_="config")
-
-
-MISSING = dataclasses.MISSING
 
 
 def non_defaults(config, path: str = "") -> Iterator[tuple[str, Any, Any]]:
