@@ -36,6 +36,7 @@ class Attempt:
     lost_steps: int = 0
     reading: dict = field(default_factory=lambda: {"by_device": [], "complete": False})
     ended: str = RUNNING
+    program_flops: float | None = None  # of a step, by the traced program; None: not counted
 
     @property
     def wall(self) -> float:

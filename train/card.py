@@ -17,8 +17,9 @@ from train.goodput import KINDS
 
 FLOPS_ABOUT = (
     "formula: 6ND (Hoffmann et al. 2022), N all parameters that a token meets; counted: products of the forward pass, "
-    "causal attention among them, and of the backward pass; compiled: not known here, since XLA's own count takes a "
-    "loop's body once and leaves out products that a library computes (skald plan counts the traced program's)"
+    "causal attention among them, and of the backward pass; compiled: all products of the traced program, its loops as "
+    "often as they run, with what is computed again and attention's whole square, without what a kernel computes; null "
+    "for runs under a minute and for programs whose loops can't be counted. Evaluation and lost steps are in none"
 )
 
 
@@ -53,7 +54,7 @@ def card(facts: Facts, attempts: list[Attempt], generation: dict | None = None) 
         "active_parameters": facts.active_parameters,
         "wall_seconds": wall,
         "device": device_hours(attempts),
-        "flops": flops(facts, last.step * tokens, tokens),
+        "flops": flops(facts, attempts, tokens),
         "model_flops_utilization": utilization(facts, attempts, tokens),
         "goodput": goodput(attempts, wall),
         "lost_steps": sum(attempt.lost_steps for attempt in attempts),
@@ -90,13 +91,16 @@ def device_hours(attempts: list[Attempt]) -> dict:
     }
 
 
-def flops(facts: Facts, tokens: int, tokens_of_step: int) -> dict:
-    """FLOPs of training, without evaluation and without what was lost."""
+def flops(facts: Facts, attempts: list[Attempt], tokens: int) -> dict:
+    """FLOPs of all steps that were kept, of `tokens` each; by the program as the newest attempt that counted ran it."""
+    steps = attempts[-1].step
+    compiled = next((a.program_flops for a in reversed(attempts) if a.program_flops is not None), None)
     return {
-        "formula": 6.0 * facts.active_parameters * tokens,
-        "counted": facts.flops * tokens,
-        "of_step": facts.flops * tokens_of_step,
-        "compiled": None,
+        "formula": 6.0 * facts.active_parameters * steps * tokens,
+        "counted": facts.flops * steps * tokens,
+        "compiled": None if compiled is None else compiled * steps,
+        "of_step": facts.flops * tokens,
+        "compiled_of_step": compiled,
         "about": FLOPS_ABOUT,
     }
 

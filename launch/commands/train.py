@@ -25,6 +25,8 @@ from launch.machine.detection import cache_folder, process_seconds
 from model.config import Model
 from model.kernels.proof import prove
 from train import failure_link, fields, processes
+from train.attempts import FILE as CARD
+from train.attempts import read_attempts
 from train.base import read_base, read_model, write_base
 from train.check import cautions, check, check_vocabulary
 from train.checkpoint import Checkpoints, check_weights_fit, model_config
@@ -180,8 +182,10 @@ def trained_length(experiment: Experiment, metadata: dict | None) -> int:
 def check_same_run(experiment: Experiment, folder: Path) -> list[str]:
     """Checks that a folder holds this run or none. Returns a line for each setting that differs and may.
 
-    Raises RunError where the folder holds another run, or files of a run without a checkpoint to go on from.
+    Raises RunError where the folder holds another run, files of a run without a checkpoint to go on from, or a file in
+    place of its card.
     """
+    read_attempts(folder / CARD)
     steps = published_steps(folder)
     saved = read_config(folder) or (read_metadata(folder, steps[-1])["config"] if steps else None)
     if steps and not (folder / "checkpoints" / str(steps[-1]) / "optimizer").is_dir():

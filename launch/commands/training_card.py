@@ -9,6 +9,7 @@ import jax
 from launch.machine import chips
 from launch.machine.energy import EnergyMeter
 from launch.machine.processor import processor
+from launch.plan.products import traced_flops
 from model import cost
 from train import processes
 from train.attempts import FILE, settled_attempts
@@ -47,7 +48,18 @@ def card_listener(
         meter.close()
         compiler.close()
 
-    return CardFile(run.folder / FILE, facts, account, attempts, meter.reading, generation, report, close)
+    return CardFile(
+        run.folder / FILE, facts, account, attempts, meter.reading, program_flops, generation, report, close
+    )
+
+
+def program_flops(run: Run) -> float | None:
+    """FLOPs of a step by its traced program, which JAX keeps; None where a loop's turns are not known."""
+    steps = run.count_from(0)
+    with jax.set_mesh(run.mesh):
+        lowered = run.program.train_steps.lower(run.program.abstract_state, run.program.abstract_rows(steps))
+    total = traced_flops(lowered.as_text(dialect="hlo"))
+    return total and total / steps
 
 
 def describe_devices(run: Run) -> dict:

@@ -30,39 +30,25 @@ def kinds(card: dict) -> float:
     return sum(card["goodput"][kind] for kind in (*KINDS, "other"))
 
 
-def test_the_card_of_a_run_is_what_a_watch_and_its_metrics_say(skald, tmp_path):
-    """The watch sees the process end too: up to 2 s, on a busy machine. Steps, compiling and waiting are the seconds of
-    all lines and what was compiled outside the loop."""
-    folder, energy = tmp_path / "run", {"low": 400, "high": 500, "year": 2024, "source": "a test"}
-    options = ["--set", "steps_per_dispatch=4", "--set", "chip_hour=3.6", "--set", "energy.chip_watts=100"]
-    options += ["--set", f"energy.grid={json.dumps(energy)}"]
-    options += ["--set", 'energy.pue={"value": 1.5, "year": 2024, "source": "a test"}']
-    start = time.monotonic()
-    status, _, err = skald("train", skald.config, "--run-dir", folder, *options)
-    watch = time.monotonic() - start
-    assert status == 0, err
-    card, lines = read(folder), metrics(folder)
-    spent = card["goodput"]
-    assert watch - 2 < card["wall_seconds"] < watch + 0.1
+def test_the_card_of_a_run_is_what_a_watch_and_its_metrics_say(trained_run):
+    """From its start to the time of its file, to a second. Steps, compiling and waiting are the seconds of all lines,
+    and what was compiled outside the loop."""
+    card, lines = read(trained_run), metrics(trained_run)
+    spent, (attempt,) = card["goodput"], card["attempts"]
+    written = (trained_run / "card.json").stat().st_mtime
+    assert attempt["began"] + card["wall_seconds"] == pytest.approx(written, abs=1) and attempt["ended"] == "done"
     assert kinds(card) == pytest.approx(card["wall_seconds"], abs=1e-6) and min(spent.values()) >= 0
     assert 0 < spent["step"] < seconds_of(lines) < spent["step"] + spent["data"] + spent["compile"]
-    assert spent["data"] >= sum(line["data_wait"] * TOKENS / line["tokens_per_second"] for line in lines) - 0.01
+    assert spent["data"] > sum(line["data_wait"] * TOKENS / line["tokens_per_second"] for line in lines) - 0.01
     assert spent["evaluation"] > 0 and spent["save"] > 0 and spent["lost"] == 0
     assert spent["goodput"] == spent["step"] / card["wall_seconds"]
-    assert f"goodput {spent['goodput']:.0%} of 0:" in err
     assert (card["steps"], card["tokens"]) == (lines[-1]["step"], lines[-1]["tokens"]) == (40, 40 * TOKENS)
-    config = json.loads((folder / "config.json").read_text())["experiment"]
-    saved = ocp.StandardCheckpointer().restore(folder / "checkpoints" / "40" / "model")
+    saved = ocp.StandardCheckpointer().restore(trained_run / "checkpoints" / "40" / "model")
     assert card["parameters"] == sum(array.size for array in saved.values())
     assert card["flops"]["formula"] == 6 * card["parameters"] * card["tokens"]
     assert card["device"]["hours"] == pytest.approx(card["wall_seconds"] * card["device"]["count"] / 3600)
-    assert card["energy"]["method"] == "modelled" and card["energy"]["joules"] == pytest.approx(
-        100 * card["wall_seconds"]
-    )
-    kwh = card["energy"]["joules"] / 3.6e6
-    assert card["co2e_grams"] == pytest.approx([kwh * 1.5 * 400, kwh * 1.5 * 500])
-    assert card["money"]["amount"] == pytest.approx(card["wall_seconds"] / 1000)
-    assert card["config"] == config["name"] == "tiny" and card["data"]["training"]
+    assert (card["energy"]["joules"] is None) == (card["energy"]["method"] == "unmeasured")
+    assert card["config"] == "tiny" and card["data"]["training"]
 
 
 def wait_for_line(process, folder, lines: int) -> None:
@@ -72,19 +58,27 @@ def wait_for_line(process, folder, lines: int) -> None:
         time.sleep(0.02)
 
 
+def published(folder) -> list[int]:
+    return [int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit()]
+
+
 def test_a_run_that_was_killed_adds_up_what_it_lost(skald, tmp_path):
     """Killed behind its first checkpoint: what metrics.jsonl holds behind the step from which it goes on is lost."""
     folder = tmp_path / "run"
     options = ["--set", "steps_per_dispatch=2", "--set", "evaluation.samples=0"]
-    options += ["--set", "steps=2000", "--set", "evaluation.every=2000", "--set", "checkpoints.every=300"]
+    options += ["--set", "steps=4000", "--set", "evaluation.every=4000", "--set", "checkpoints.every=100"]
     process = skald.start("train", skald.config, "--run-dir", folder, *options)
-    wait_for_line(process, folder, 340)
+    deadline = time.monotonic() + 200
+    while not published(folder):
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.02)
+    wait_for_line(process, folder, max(published(folder)) + 2)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=200)
     killed, lines = read(folder), metrics(folder)
     assert killed["attempts"][0]["ended"] == "running" and killed["goodput"]["lost"] == 0
-    restored = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
-    steps = restored + 100
+    restored = max(published(folder))
+    steps = restored + 6
     status, _, err = skald("train", skald.config, "--run-dir", folder, *options, "--set", f"steps={steps}")
     assert status == 0 and f"going on from step {restored}" in err, err
     card = read(folder)
@@ -109,20 +103,6 @@ def test_a_card_of_another_hand_is_refused_before_the_run_goes_on(skald, run_cop
     status, _, err = skald("train", skald.config, "--run-dir", run_copy, "--set", "steps=50")
     assert status == 1 and "card.json is not a card that this version of Skald wrote; move it away" in err
     assert (run_copy / "metrics.jsonl").read_bytes() == before
-
-
-def test_a_run_from_before_there_were_cards_says_what_is_not_on_its_own(skald, run_copy):
-    (run_copy / "card.json").unlink()
-    status, _, err = skald("train", skald.config, "--run-dir", run_copy, "--set", "steps=42")
-    assert status == 0, err
-    assert "what steps 1 to 40 took" in read(run_copy)["unknown"][0] and read(run_copy)["steps"] == 42
-
-
-def test_generation_says_what_a_token_took(skald, trained_run):
-    result = skald.json("generate", trained_run, "--max-new-tokens", "8")
-    energy = result["energy"]
-    assert energy["tokens"] == 8 and energy["method"] in ("measured", "unmeasured")
-    assert (energy["joules_per_token"] is None) == (energy["method"] == "unmeasured")
 
 
 def test_experts_that_a_token_does_not_meet_are_not_in_6nd():

@@ -44,8 +44,8 @@ class FakeRun:
         facts = Facts("run", "1", 1000, 1000, 6000.0, {"training": []}, self.experiment)
         self.reports: list[str] = []
         self.card = CardFile(
-            folder / "card.json", facts, self.account, [*attempts, attempt], lambda: self.reading, None,
-            self.reports.append, lambda: None,
+            folder / "card.json", facts, self.account, [*attempts, attempt], lambda: self.reading,
+            lambda run: 7.0, None, self.reports.append, lambda: None,
         )  # fmt: skip
         self.listeners = [
             Timed(self.account, "evaluation", self.evaluate), Timed(self.account, "save", self.save), self.card,
@@ -152,8 +152,18 @@ def test_a_sign_of_life_every_minute_bounds_what_a_kill_hides(tmp_path):
     run.step(6)
     run.emit(Saved(5, ""))
     run.step(7, seconds=BEAT + 1)  # of which metrics.jsonl never hears
+    run.card.program_flops.result()
+    run.step(8, seconds=BEAT + 1)
+    assert run.read()["flops"]["compiled"] == 5 * 7.0
     attempts, _ = settled_attempts(tmp_path, 5, TOKENS)
-    assert attempts[0].seconds["lost"] == pytest.approx(1 + BEAT + 1)
+    assert attempts[0].seconds["lost"] == pytest.approx(1 + 2 * (BEAT + 1))
+
+
+def test_a_card_that_begins_late_says_so(tmp_path):
+    run = FakeRun(tmp_path, Clock(), [], first_step=5)
+    run.start(5)
+    run.emit(Ended(5, "done"))
+    assert "what steps 1 to 5 took" in run.read()["unknown"][0]
 
 
 def test_steps_that_a_published_checkpoint_kept_are_not_lost(tmp_path):

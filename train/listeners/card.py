@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from train import processes
@@ -39,8 +40,9 @@ class CardFile:
     """Writes the card of a run. It hears events after the checkpoints' listener, which saves.
 
     What is on the card of the attempt that runs are its figures up to the newest checkpoint: a killed run goes on from
-    there. `read_energy` returns a reading (train/energy.py) of this process's devices. In other processes than the
-    first, `attempts` is empty: they only give their readings.
+    there. `read_energy` returns a reading (train/energy.py) of this process's devices; `count_flops` counts those of a
+    step by its program, after a minute and in a thread. In other processes than the first, `attempts` is empty: they
+    only give their readings. `closed` is called at the end.
     """
 
     def __init__(
@@ -50,12 +52,15 @@ class CardFile:
         account: Account,
         attempts: list[Attempt],
         read_energy: Callable[[], dict],
+        count_flops: Callable[[Run], float | None],
         generation: dict | None,
         report: Callable[[str], None],
         closed: Callable[[], None],
     ):
         self.file, self.facts, self.account, self.attempts = file, facts, account, attempts
-        self.read_energy, self.generation, self.report, self.closed = read_energy, generation, report, closed
+        self.read_energy, self.count_flops, self.closed = read_energy, count_flops, closed
+        self.generation, self.report = generation, report
+        self.thread, self.program_flops = ThreadPoolExecutor(1, "flops"), None
         self.pauses: dict[int, dict] = {}  # step -> what was spent when the loop went on from there
         self.written = 0.0
 
@@ -66,9 +71,9 @@ class CardFile:
                 self.update(self.spent(step, self.read_energy()))
             case Measured(steps):
                 self.account.add_steps(steps)
-                self.beat()
+                self.beat(run)
             case Advanced():
-                self.beat()
+                self.beat(run)
             case Paused(step) if step % run.experiment.checkpoints.every == 0:
                 self.pauses[step] = self.spent(step, self.gather())
             case Saved(step) if step in self.pauses:
@@ -93,9 +98,11 @@ class CardFile:
         """The counters of all processes, which all call this."""
         return merge_readings(processes.all_gather_json(self.read_energy()))
 
-    def beat(self) -> None:
+    def beat(self, run: Run) -> None:
         """Writes a sign of life where the last is old."""
         if self.account.clock() - self.written >= BEAT:
+            if self.attempts and self.program_flops is None:
+                self.program_flops = self.thread.submit(self.count_flops, run)
             alone = processes.count() == 1  # else only pauses find all processes at the same place
             self.update({"reading": self.read_energy()} if alone else {})
 
@@ -103,6 +110,9 @@ class CardFile:
         self.written = self.account.clock()
         if not self.attempts:
             return
+        counted = self.program_flops
+        if counted and counted.done() and not counted.exception():
+            spent = spent | {"program_flops": counted.result()}
         for name, value in (spent | {"seen_seconds": self.account.wall}).items():
             setattr(self.attempts[-1], name, value)
         write_card(self.file, self.content())
@@ -115,6 +125,7 @@ class CardFile:
         if self.account.looping:
             self.account.looping = False
             self.update({"ended": FAILED})
+        self.thread.shutdown(wait=False, cancel_futures=True)
         self.closed()
 
 
