@@ -9,7 +9,6 @@ import jax
 from launch.machine import chips
 from launch.machine.energy import EnergyMeter
 from launch.machine.processor import processor
-from launch.plan.products import traced_flops
 from model import cost
 from train import processes
 from train.attempts import FILE, settled_attempts
@@ -55,6 +54,8 @@ def card_listener(
 
 def program_flops(run: Run) -> float | None:
     """FLOPs of a step by its traced program, which JAX keeps; None where a loop's turns are not known."""
+    from launch.plan.products import traced_flops  # here: most starts of a run need not wait for it
+
     steps = run.count_from(0)
     with jax.set_mesh(run.mesh):
         lowered = run.program.train_steps.lower(run.program.abstract_state, run.program.abstract_rows(steps))

@@ -192,6 +192,16 @@ def test_what_is_behind_a_checkpoint_that_was_damaged_is_lost_by_the_attempt_tha
     assert (first.step, first.lost_steps, second.lost_steps) == (5, 5, 10) and first.wall == second.wall == 20
 
 
+def test_a_card_that_cannot_be_written_stops_no_run(tmp_path):
+    run = FakeRun(tmp_path, Clock(), [])
+    (tmp_path / "card.json.written").mkdir()
+    run_to_first_save(run)
+    run.emit(Saved(5, ""))
+    (tmp_path / "card.json.written").rmdir()
+    run.emit(Ended(5, "done"))
+    assert run.read()["steps"] == 5
+
+
 def test_a_loop_that_raised_is_on_the_card(tmp_path):
     run = FakeRun(tmp_path, Clock(), [])
     run_to_first_save(run)
@@ -300,11 +310,23 @@ def test_utilization_is_of_the_time_of_steps_and_of_every_machines_peak():
         Attempt(
             1, 0.0, 0, 4, CPU | {"kind": "a", "peak_flops": 10e6}, 9.0, 9.0, spent | {"step": 2.0}, ended="SIGTERM"
         ),
-        Attempt(2, 0.0, 4, 10, CPU | {"kind": "b", "peak_flops": 20e6}, 9.0, 9.0, spent | {"step": 3.0}, ended="done"),
+        Attempt(
+            2,
+            0.0,
+            4,
+            10,
+            CPU | {"kind": "b", "peak_flops": 20e6, "chips": 4},
+            9.0,
+            9.0,
+            spent | {"step": 3.0},
+            ended="done",
+        ),
     ]
-    facts = Facts("run", "1", 1000, 1000, 12.8e3, {}, tiny.experiment())
+    facts = Facts("run", "1", 1000, 1000, 12.8e3, {}, tiny.experiment(chip_hour=8.0))
     content = card(facts, attempts)
     assert content["model_flops_utilization"] == pytest.approx(10 * TOKENS * 12.8e3 / (2 * 10e6 + 3 * 20e6))
+    assert content["money"]["amount"] == pytest.approx((9 + 4 * 9) / 3600 * 8)
+    assert content["device"]["chip_hours"] == pytest.approx((9 + 4 * 9) / 3600)
     assert content["device"]["hours_by_kind"] == pytest.approx({"a": 2 * 9 / 3600, "b": 2 * 9 / 3600})
 
 

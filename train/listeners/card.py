@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -115,7 +116,8 @@ class CardFile:
             spent = spent | {"program_flops": counted.result()}
         for name, value in (spent | {"seen_seconds": self.account.wall}).items():
             setattr(self.attempts[-1], name, value)
-        write_card(self.file, self.content())
+        with contextlib.suppress(OSError):  # a full disk: the next save is refused with a message, if it still is
+            write_card(self.file, self.content())
 
     def content(self) -> dict:
         return card(self.facts, self.attempts, self.generation)
