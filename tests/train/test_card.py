@@ -152,11 +152,22 @@ def test_a_sign_of_life_every_minute_bounds_what_a_kill_hides(tmp_path):
     run.step(6)
     run.emit(Saved(5, ""))
     run.step(7, seconds=BEAT + 1)  # of which metrics.jsonl never hears
-    run.card.program_flops.result()
     run.step(8, seconds=BEAT + 1)
-    assert run.read()["flops"]["compiled"] == 5 * 7.0
     attempts, _ = settled_attempts(tmp_path, 5, TOKENS)
     assert attempts[0].seconds["lost"] == pytest.approx(1 + 2 * (BEAT + 1))
+
+
+def test_flops_of_the_program_are_counted_after_a_minute_however_often_the_run_saves(tmp_path):
+    run = FakeRun(tmp_path, Clock(), [])
+    run_to_first_save(run)
+    run.emit(Saved(5, ""))
+    for step in range(6, 6 + round(BEAT) // 10):
+        run.step(step, seconds=10.0)
+        run.emit(Paused(5))
+        run.emit(Saved(5, ""))
+    assert run.card.program_flops.result() == 7.0
+    run.emit(Ended(10, "done"))
+    assert run.read()["flops"]["compiled"] == 10 * 7.0
 
 
 def test_a_card_that_begins_late_says_so(tmp_path):

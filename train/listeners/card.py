@@ -72,9 +72,11 @@ class CardFile:
                 self.update(self.spent(step, self.read_energy()))
             case Measured(steps):
                 self.account.add_steps(steps)
-                self.beat(run)
+                if self.attempts and self.program_flops is None and self.account.wall >= BEAT:
+                    self.program_flops = self.thread.submit(self.count_flops, run)
+                self.beat()
             case Advanced():
-                self.beat(run)
+                self.beat()
             case Paused(step) if step % run.experiment.checkpoints.every == 0:
                 self.pauses[step] = self.spent(step, self.gather())
             case Saved(step) if step in self.pauses:
@@ -99,11 +101,9 @@ class CardFile:
         """The counters of all processes, which all call this."""
         return merge_readings(processes.all_gather_json(self.read_energy()))
 
-    def beat(self, run: Run) -> None:
+    def beat(self) -> None:
         """Writes a sign of life where the last is old."""
         if self.account.clock() - self.written >= BEAT:
-            if self.attempts and self.program_flops is None:
-                self.program_flops = self.thread.submit(self.count_flops, run)
             alone = processes.count() == 1  # else only pauses find all processes at the same place
             self.update({"reading": self.read_energy()} if alone else {})
 
