@@ -281,8 +281,8 @@ def listeners(run: Run, checkpoints: Checkpoints, metadata: dict, tasks: Trainin
         first and TensorBoard(run.folder / "tensorboard"),
         Timed(card.account, "save", CheckpointSaver(checkpoints, metadata)),
         first and ConsoleProgress(lambda speed: speed * flops / peak if peak else None),
-        first and BestCheckpoint(report),
         card,
+        first and BestCheckpoint(report),
         Preemption(),  # last: it handles signals until everything is saved
     ]
     return [listener for listener in heard_by if listener]
