@@ -52,7 +52,7 @@ def human_intervals(texts: Sequence[np.ndarray], level: float = LEVEL) -> HumanI
     They are prediction intervals of the difference of two sets: centre ± q sqrt(2) s, where s is the jackknife's
     standard error of a measure (Efron & Tibshirani 1993, eq. 11.5) over texts, and q the quantile of the greatest
     |deviation| among measures as correlated as these (simultaneous intervals: Hothorn et al. 2008, section 3.2). So
-    they narrow as texts become more. s is at least one n-gram of all: texts may hold no repetition, others a single one.
+    they narrow as texts become more. s is at least one token of all: texts may hold no repetition, others a single one.
 
     Raises ValueError where there are fewer than two texts, or where they are too short for a measure.
     """
