@@ -101,10 +101,18 @@ def check_ranges(e: Experiment) -> None:
     check_norm("model.embedding_norm", e.model.embedding_norm)
     require("model.layers", "none", bool(blocks(e.model)), "one block at least")
     check_rule("optimizer.rule", o.rule)
+    if e.evaluation.human is not None:
+        check_human("evaluation.human", e.evaluation.human)
     if e.lora is not None:
         require("lora.rank", e.lora.rank, e.lora.rank >= 1, "at least 1")
         require("lora.alpha", e.lora.alpha, e.lora.alpha > 0, "above 0")
         require("lora.paths", "none", bool(e.lora.paths), "one pattern at least, as stacks.*.mixer.query")
+
+
+def check_human(path: str, human: c.HumanDistance) -> None:
+    for name, least in {"texts": 2, "prompt_tokens": 1, "new_tokens": 4, "patience": 0}.items():  # 4: for 4-grams
+        value = getattr(human, name)
+        require(f"{path}.{name}", value, value >= least, f"at least {least}")
 
 
 def check_rule(path: str, rule) -> None:

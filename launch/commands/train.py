@@ -60,7 +60,7 @@ def main(arguments: Namespace) -> int:
     if arguments.json and processes.index() == 0:
         last = run.scores.get(run.step, {})
         print(json.dumps({"step": run.step, "run": str(folder), "reason": reason, **last}))
-    return 0 if reason == "done" else STOPPED
+    return STOPPED if run.stop and not run.finished else 0
 
 
 def report(line: str) -> None:
