@@ -68,8 +68,12 @@ def place(rows: list[list[str]], row: int, column: int, mark: str) -> None:
 
     def is_free(r: int, c: int) -> bool:
         before, behind = max(c - 1, 0), min(c + len(mark) + 1, columns)
-        return 0 <= r < len(rows) and 0 <= c <= columns - len(mark) and rows[r][before:behind] == [" "] * (behind - before)
+        return (
+            0 <= r < len(rows) and 0 <= c <= columns - len(mark) and rows[r][before:behind] == [" "] * (behind - before)
+        )
 
     near = [(abs(dr) * 3 + abs(dc), dr, dc) for dr in range(-3, 4) for dc in range(-9, 10)]
-    free = next(((row + dr, column + dc) for _, dr, dc in sorted(near) if is_free(row + dr, column + dc)), (row, column))
+    free = next(
+        ((row + dr, column + dc) for _, dr, dc in sorted(near) if is_free(row + dr, column + dc)), (row, column)
+    )
     rows[free[0]][free[1] : free[1] + len(mark)] = mark
