@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from train.quality.diversity import estimates, length_matched
+from train.quality.diversity import MEASURES, estimates, length_matched
 from train.quality.estimate import Estimate
 
 GATED = ("seq_rep_4", "rep_16", "rep_32", "rep_128", "zipf")
@@ -30,9 +30,9 @@ class HumanIntervals:
     count: int
 
     def interval(self, name: str) -> list[float]:
-        """[low, high]; no measure is below 0."""
-        centre, half = self.centres[name], self.half_widths[name]
-        return [max(0.0, centre - half), centre + half]
+        """[low, high]; no measure is below 0, and no share above 1."""
+        low, high = self.centres[name] - self.half_widths[name], self.centres[name] + self.half_widths[name]
+        return [max(0.0, low), min(1.0, high) if MEASURES[name].unit == "share" else high]
 
     def deviations(self, values: Mapping[str, float]) -> dict[str, float]:
         """How far each measure lies from the human one, in half-widths: up to 1 inside the interval. FARTHEST at most,
