@@ -46,7 +46,7 @@ def go(folder, distances: dict, e, start: int = 0, stop: str = "") -> tuple[Run,
     listener = HumanDistanceStop(lines.append)
     listener(run, Started(start))
     if start:
-        run.scores[start] = {DISTANCE: distances[start]}
+        run.scores[start] = {"eval/loss": 1.0}
     for step in range(start, e.steps + 1):
         if step > start and step in distances:
             run.scores[step] = {DISTANCE: distances[step]}
@@ -90,6 +90,13 @@ def test_more_patience_goes_on_and_none_or_no_config_never_ends(tmp_path):
     assert go(tmp_path, FALLS_THEN_RISES, experiment(patience=3), 25)[2] == 30
     for e in (experiment(patience=0), tiny.experiment(steps=40)):
         assert go(tmp_path, FALLS_THEN_RISES, e)[0].stop == ""
+
+
+def test_a_pause_without_a_distance_ends_nothing(tmp_path):
+    """As where a run was on without `evaluation.human` for a while."""
+    write_metrics(tmp_path, {5: 1.0, 10: 2.0})
+    run, lines, _ = go(tmp_path, {20: 0.5}, experiment(patience=1), 15)
+    assert (run.stop, lines) == ("", [])
 
 
 def test_the_last_step_is_done_and_a_signal_goes_first(tmp_path):

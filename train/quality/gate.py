@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from train.quality.diversity import MEASURES, estimates, length_matched
 from train.quality.estimate import Estimate
 
