@@ -13,7 +13,7 @@ from train.quality.gate import GATED
 
 STILL = ["--set", "optimizer.peak_rate=1e-30", "--set", "evaluation.every=5", "--set", "checkpoints.every=5"]
 STILL += ["--set", "checkpoints.keep_last=1", "--set", "evaluation.samples=0"]
-HUMAN = ["--set", "evaluation.human.texts=16", "--set", "evaluation.human.prompt_tokens=8"]
+HUMAN = ["--set", "evaluation.human.texts=20", "--set", "evaluation.human.prompt_tokens=8"]
 HUMAN += ["--set", "evaluation.human.new_tokens=12"]
 PATIENT = ["--set", "evaluation.human.patience=2"]
 
@@ -40,7 +40,7 @@ def test_a_run_ends_where_it_comes_no_nearer_to_human_text(ended):
     assert {f"eval/human/{name}" for name in GATED} <= evaluated[0].keys()
     (line,) = [line for line in err.splitlines() if line.startswith("step 15: no lower distance from human text than")]
     assert "at step 5 in 2 evaluations" in line and "goes on from there" not in err
-    prices = [line for line in err.splitlines() if line.startswith("evaluation.human: 16 texts of 12 tokens take ")]
+    prices = [line for line in err.splitlines() if line.startswith("evaluation.human: 20 texts of 12 tokens take ")]
     assert len(prices) == 2 and prices[0].endswith("compilation") and prices[1].endswith("once they are compiled")
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["15", "5"], "the newest, and the nearest"
 

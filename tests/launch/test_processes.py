@@ -148,7 +148,7 @@ def test_heads_and_features_across_two_processes(processes, single_process_run, 
 
 def test_two_processes_end_together_where_they_come_no_nearer_to_human_text(processes, tmp_path):
     """With a rate that changes no weight no distance is lower than the first: all end two evaluations later."""
-    human = ["texts=16", "prompt_tokens=8", "new_tokens=12", "patience=2"]
+    human = ["texts=20", "prompt_tokens=8", "new_tokens=12", "patience=2"]
     results = processes(
         2, "--run-dir", tmp_path / "run", *SHORT_RUN, *NO_SAMPLES, "--json",
         "--set", "optimizer.peak_rate=1e-30", "--set", "evaluation.every=4", "--set", "checkpoints.every=4",

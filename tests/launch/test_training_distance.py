@@ -25,7 +25,7 @@ VOCAB, CONTEXT, END = 12, 16, 11
 MODEL = Model(
     VOCAB, 16, CONTEXT, (Stack((Block(Attention(2, 2, 8, rope=Rope()), MLP(16)),), 1),), init=Init(weight=0.3)
 )
-HUMAN = HumanDistance(texts=6, prompt_tokens=5, new_tokens=20, sampler="temperature=0.7")
+HUMAN = HumanDistance(texts=20, prompt_tokens=5, new_tokens=20, sampler="temperature=0.7")
 
 
 def experiment(human: HumanDistance = HUMAN, **fields) -> Experiment:
@@ -79,7 +79,7 @@ def measured(data, **fields) -> tuple:
 
 def test_every_field_changes_what_is_measured(data):
     before = measured(data)
-    for change in ({"texts": 7}, {"prompt_tokens": 4}, {"new_tokens": 19}, {"sampler": "greedy"}):
+    for change in ({"texts": 21}, {"prompt_tokens": 4}, {"new_tokens": 19}, {"sampler": "greedy"}):
         assert measured(data, **change) != before, change
     assert measured(data) == measured(data, patience=1) == before
 

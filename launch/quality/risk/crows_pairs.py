@@ -21,12 +21,12 @@ from data.errors import DataError
 from data.rows import Rows
 from launch.inference.checkpoint import NOT_FINITE, LoadedCheckpoint
 from launch.inference.likelihood import prefix_id
-from launch.inference.tasks.statistics import wilson_interval
 from launch.quality.risk.pairs import SentencePair, read_pairs
 from model.transformer import Transformer
 from train import in_flight, loss
 from train.config import Evaluation
 from train.feed import shard_rows
+from train.quality.proportion import wilson_interval
 from train.run import RunError
 
 ROWS, LENGTH_MULTIPLE = 32, 16  # rows of a batch; their length is a multiple of this
