@@ -44,8 +44,9 @@ SIGNAL_STEP = 25
 
 
 def go(folder, distances: dict, e, start: int = 0, stop: str = "") -> tuple[Run, list[str], int]:
-    """Tells a listener of the pauses of a run that has these distances, and gets the signal `stop` in that of SIGNAL_STEP;
-    the run, the lines of its report, where it ended."""
+    """Tells a listener of the pauses of a run that has these distances; a signal `stop` comes in that of SIGNAL_STEP.
+
+    Returns the run, the lines of the listener's report, and the step at which it ended."""
     lines, run = [], Run(SimpleNamespace(experiment=e, mesh=None), folder, None)
     listener = HumanDistanceStop(lines.append)
     listener(run, Started(start))
