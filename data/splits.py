@@ -65,19 +65,26 @@ def open_splits(config: Data, tokenizer: Tokenizer, cache: Path, report: Report)
 
     Raises DataError where a file is in both, FieldError for two sources of one name.
     """
-    names, other = part_names(config.parts), other_source(config)
+    part_names(config.parts)  # raises before anything is read
+    other = other_source(config)
     if other:
         for part in config.parts:
             check_disjoint(part.source, other, tokenizer.reads_ids)
     stores = [open_store(part.source, tokenizer, cache, report) for part in config.parts]
+    other_stores = [open_store(other, tokenizer, cache, report)] if other else stores
+    return splits_of(config, stores, other_stores, tokenizer, report)
+
+
+def splits_of(
+    config: Data, stores: Sequence[Store], validation_stores: Sequence[Store], tokenizer: Tokenizer, report: Report
+) -> Splits:
+    """The splits of stores: one of each source, and those of `validation_sources`. Raises FieldError as open_splits."""
     training = [
         split_store(store, config, "train", tokenizer, report)._replace(name=name)
-        for name, store in zip(names, stores, strict=True)
+        for name, store in zip(part_names(config.parts), stores, strict=True)
     ]
-    if other:
-        validation = validation_splits(config, [open_store(other, tokenizer, cache, report)], tokenizer, report)
-    else:
-        validation = validation_splits(config, stores, tokenizer)
+    other = other_source(config)
+    validation = validation_splits(config, validation_stores, tokenizer, report if other else lambda _: None)
     if other or not all(split.is_by_hash for split in [*training, *validation]):  # by hash, a text is on one side
         training = [without_duplicates(split, validation, config, report) for split in training]
     return Splits(training, validation)

@@ -30,6 +30,7 @@ from train.check_energy import check_energy
 from train.check_objective import check_objective
 from train.config import Experiment
 from train.fields import ConfigError, require
+from train.quality.intervals import FEWEST
 
 AT_LEAST_1 = (
     "steps", "batch_size", "microbatches", "data.length", "evaluation.every", "checkpoints.every",
@@ -103,10 +104,19 @@ def check_ranges(e: Experiment) -> None:
     check_norm("model.embedding_norm", e.model.embedding_norm)
     require("model.layers", "none", bool(blocks(e.model)), "one block at least")
     check_rule("optimizer.rule", o.rule)
+    if e.evaluation.human is not None:
+        check_human("evaluation.human", e.evaluation.human)
     if e.lora is not None:
         require("lora.rank", e.lora.rank, e.lora.rank >= 1, "at least 1")
         require("lora.alpha", e.lora.alpha, e.lora.alpha > 0, "above 0")
         require("lora.paths", "none", bool(e.lora.paths), "one pattern at least, as stacks.*.mixer.query")
+
+
+def check_human(path: str, human: c.HumanDistance) -> None:
+    least_of = {"texts": FEWEST, "prompt_tokens": 1, "new_tokens": 4, "patience": 0}  # 4: for 4-grams
+    for name, least in least_of.items():
+        value = getattr(human, name)
+        require(f"{path}.{name}", value, value >= least, f"at least {least}")
 
 
 def check_rule(path: str, rule) -> None:

@@ -24,14 +24,15 @@ from model.transformer import abstract_model
 from train import fields, processes
 from train.checkpoint_folder import (
     METADATA,
+    RANKED_BY,
     CheckpointError,
     CheckpointRef,
     DamagedCheckpoint,
     published_steps,
-    rank_by_loss,
+    rank,
+    saved_scores,
     set_aside,
     unfinished_steps,
-    validation_losses,
 )
 from train.run import RunError
 from train.state import TrainState
@@ -64,19 +65,28 @@ def one_copy(x: jax.Array) -> jax.Array:
 
 
 class PreservationPolicy:
-    """Orbax's preservation policy for a run: it keeps the newest checkpoints, and those with the best scores.
+    """Orbax's preservation policy for a run: it keeps the newest checkpoints, and the best ones by each score of
+    RANKED_BY.
 
     Scores of checkpoints from before a restart are read from the checkpoints themselves.
     """
 
     def __init__(self, run: Path, last: int, best: int):
         self.last, self.best = last, best
-        self.losses = dict(processes.broadcast_from_first(lambda: list(validation_losses(run).items())))
+        saved = processes.broadcast_from_first(lambda: [list(saved_scores(run, n).items()) for n in RANKED_BY.values()])
+        self.scores = {name: dict(by_step) for name, by_step in zip(RANKED_BY.values(), saved, strict=True)}
+
+    def record(self, step: int, scores: dict) -> None:
+        """Takes in the scores of a checkpoint."""
+        for name, by_step in self.scores.items():
+            by_step[step] = scores.get(name)
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         del context
         steps = sorted(checkpoint.step for checkpoint in checkpoints)
-        preserved = {*steps[-self.last :], *rank_by_loss({step: self.losses.get(step) for step in steps})[: self.best]}
+        preserved = set(steps[-self.last :])
+        for by_step in self.scores.values():
+            preserved |= set(rank({step: by_step.get(step) for step in steps})[: self.best])
         return [checkpoint.step in preserved for checkpoint in checkpoints]
 
 
@@ -99,7 +109,7 @@ def check_free_space(folder: Path, needed: int) -> None:
 
 
 class Checkpoints:
-    """Saves, scores and restores the checkpoints of one run. The best are those with the lowest eval/loss.
+    """Saves, scores and restores the checkpoints of one run. The best are those with the lowest scores (RANKED_BY).
 
     Each process saves and restores what its own devices hold. Process 0 does everything else in the folder, and decides
     which checkpoints there are. All processes call every method.
@@ -132,14 +142,14 @@ class Checkpoints:
         check_free_space(self.folder, needed)
         args = {name: ocp.args.StandardSave(arrays) for name, arrays in items.items()}
         args["about"] = ocp.args.JsonSave(metadata)
-        self.policy.losses[step] = metadata["scores"].get("eval/loss")
+        self.policy.record(step, metadata["scores"])
         if not self.manager.save(step, args=ocp.args.Composite(**args)):
             raise RunError(f"{self.folder}: step {step} was not saved; is another program writing there?")
 
     def score(self, step: int, scores: dict) -> None:
         """Writes its scores into a published checkpoint that was saved before they were known."""
         self.wait()
-        self.policy.losses[step] = scores.get("eval/loss")
+        self.policy.record(step, scores)
         if processes.index():
             return
         file = self.folder / str(step) / METADATA

@@ -20,6 +20,8 @@ from train import fields
 # fingerprints, trained_length, scores, and huggingface: what an import keeps of the files that it was made of, or null;
 # `lora` beside a null config, where adapters were imported.
 METADATA = "about/metadata"
+RANKED_BY = {"best": "eval/loss", "human": "eval/human/distance"}  # name of a checkpoint -> the score, lowest first
+WITHOUT_SCORE = {"best": "validation loss", "human": "distance from human text (evaluation.human)"}
 
 
 class CheckpointError(ValueError):
@@ -39,7 +41,9 @@ class CheckpointRef(NamedTuple):
 
 
 def find_checkpoint(name: str) -> CheckpointRef:
-    """The checkpoint named RUN, RUN@STEP, RUN@latest or RUN@best. Raises CheckpointError saying what there is."""
+    """The checkpoint named RUN, RUN@STEP, RUN@latest, RUN@best (lowest loss) or RUN@human (nearest to human text).
+
+    Raises CheckpointError saying what there is."""
     folder, _, which = name.rpartition("@") if "@" in Path(name).name else (name, "", "latest")
     run = Path(folder)
     steps = published_steps(run)
@@ -52,14 +56,16 @@ def find_checkpoint(name: str) -> CheckpointRef:
     available = ", ".join(f"@{s}" for s in steps)
     if which == "latest":
         step = steps[-1]
-    elif which == "best":
-        step = best_step(run)
+    elif which in RANKED_BY:
+        step = best_step(run, RANKED_BY[which])
     elif which.isdigit() and int(which) in steps:
         step = int(which)
     else:
         raise CheckpointError(f"{name}: no such checkpoint; {run} has {available}, @latest, @best")
     if step is None:
-        raise CheckpointError(f"{name}: no checkpoint there has a validation loss; {run} has {available}, @latest")
+        raise CheckpointError(
+            f"{name}: no checkpoint there has a {WITHOUT_SCORE[which]}; {run} has {available}, @latest"
+        )
     return checkpoint_in(run / "checkpoints" / str(step))
 
 
@@ -139,17 +145,17 @@ def checkpoint_digest(folder: Path) -> str:
     return sha256.hexdigest()
 
 
-def validation_losses(run: Path) -> dict[int, float | None]:
-    """The validation loss of each published checkpoint, None where it has none."""
-    return {step: read_metadata(run, step)["scores"].get("eval/loss") for step in published_steps(run)}
+def saved_scores(run: Path, name: str = RANKED_BY["best"]) -> dict[int, float | None]:
+    """A score of each published checkpoint, by default its validation loss; None where it has none."""
+    return {step: read_metadata(run, step)["scores"].get(name) for step in published_steps(run)}
 
 
-def rank_by_loss(losses: Mapping[int, float | None]) -> list[int]:
-    """Steps from the lowest loss to the highest, of equals the earlier first; steps without a finite loss are out."""
-    scored = [(loss, step) for step, loss in losses.items() if loss is not None and math.isfinite(loss)]
+def rank(scores: Mapping[int, float | None]) -> list[int]:
+    """Steps from the lowest score to the highest, of equals the earlier first; steps without a finite one are out."""
+    scored = [(score, step) for step, score in scores.items() if score is not None and math.isfinite(score)]
     return [step for _, step in sorted(scored)]
 
 
-def best_step(run: Path) -> int | None:
-    """The step that RUN@best names; None where no checkpoint has a finite loss."""
-    return next(iter(rank_by_loss(validation_losses(run))), None)
+def best_step(run: Path, name: str = RANKED_BY["best"]) -> int | None:
+    """The step whose checkpoint has the lowest score, by default what RUN@best names; None where none is finite."""
+    return next(iter(rank(saved_scores(run, name))), None)

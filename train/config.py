@@ -125,6 +125,22 @@ class Checkpoints:
 
 
 @dataclass(frozen=True)
+class HumanDistance:
+    """How far what the model writes is from what people wrote (train/quality/gate.py), measured at each evaluation. The
+    run ends once it has not become lower in `patience` evaluations.
+
+    The model goes on from the first `prompt_tokens` of `texts` passages of the validation text, by `sampler`; people's
+    own next `new_tokens` tokens stand beside what it writes.
+    """
+
+    texts: int = 64
+    prompt_tokens: int = 32
+    new_tokens: int = 64
+    sampler: str = "temperature=0.8,top_p=0.95"
+    patience: int = 5  # 0: the run goes on to its last step
+
+
+@dataclass(frozen=True)
 class Evaluation:
     every: int  # steps
     rows: int = 64  # rows in a batch that is scored
@@ -133,6 +149,7 @@ class Evaluation:
     prompt: str = "\n"
     sampler: str = "temperature=0.8,top_p=0.95"
     tasks: tuple[str, ...] = ()  # task files that are scored at each evaluation, into metrics.jsonl (README.md, Tasks)
+    human: HumanDistance | None = None
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Saved:
 
 @dataclass(frozen=True)
 class Ended:
-    """`reason`: `done`, or the signal's name that stopped the run."""
+    """`reason`: `done`, the signal's name that stopped the run, or why a listener ended it before its last step."""
 
     step: int
     reason: str

@@ -32,12 +32,13 @@ class RunError(ValueError):
 
 
 class Run:
-    """What the loop and the listeners share. `stop` is empty, or the name of the signal that is to stop the run."""
+    """What the loop and the listeners share. `stop` is empty, or why the run is to stop: the name of a signal, after
+    which the same command goes on, or what `finish` was given."""
 
     def __init__(self, program: Program, folder: Path, data: Pipeline, listeners: Sequence[Callable] = ()):
         self.program, self.experiment, self.mesh = program, program.experiment, program.mesh
         self.folder, self.data, self.listeners = folder, data, listeners
-        self.step, self.stop = 0, ""
+        self.step, self.stop, self.finished = 0, "", False
         self.state: state.TrainState | None = None
         self.scores: dict[int, dict] = {}  # step -> metrics of its evaluation
         self.prefetch = Prefetch(self.make_rows)
@@ -72,6 +73,10 @@ class Run:
     def pauses_at(self, step: int) -> bool:
         e = self.experiment
         return step >= e.steps or not step % e.evaluation.every or not step % e.checkpoints.every
+
+    def finish(self, reason: str) -> None:
+        """Ends the run here, before its last step, as a whole. For listeners, while the loop is paused."""
+        self.stop, self.finished = reason, True
 
     def emit(self, event: Event) -> None:
         for listener in self.listeners:

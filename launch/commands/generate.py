@@ -86,7 +86,8 @@ def write_one(run: LoadedCheckpoint, request: TextRequest, arguments: Namespace)
         energy = per_token(meter.use(), sum(len(sample.completion.tokens) for sample in samples))
         print(json.dumps({"step": run.step, "samples": shown, "energy": energy}, ensure_ascii=False))
     else:
-        samples = print_stream(stream, text_view(arguments.show_probabilities))
+        is_stored = arguments.sampler is None and run.stored_sampler is not None
+        samples = print_stream(stream, text_view(arguments.show_probabilities), is_stored)
     if engine:
         print(f"[{engine.summary(time.monotonic() - started)}]", file=sys.stderr)
     check_emptied(samples)
@@ -111,8 +112,9 @@ def text_view(show_probabilities: bool) -> Callable[[TextSample], PlainText | Sh
     return PlainText
 
 
-def print_stream(stream: Iterable[list[TextSample]], view: Callable) -> list[TextSample]:
-    """Prints the first sample as it is drawn, then the others; returns them."""
+def print_stream(stream: Iterable[list[TextSample]], view: Callable, is_stored: bool) -> list[TextSample]:
+    """Prints the first sample as it is drawn, then the others; returns them. `is_stored`: the sampler is the default
+    that `skald quality` stored for the checkpoint."""
     texts, first = [], None
     for texts in stream:
         if first is None:
@@ -122,7 +124,8 @@ def print_stream(stream: Iterable[list[TextSample]], view: Callable) -> list[Tex
     print()
     for text in texts[1:]:
         print(f"{'─' * 40}\n{text.prompt}{view(text).new()}")
-    print(f"[{texts[0].sampler or 'the model as it is'}, seed {texts[0].seed}]", file=sys.stderr)
+    origin = " (stored by skald quality)" if is_stored else ""
+    print(f"[{texts[0].sampler or 'the model as it is'}{origin}, seed {texts[0].seed}]", file=sys.stderr)
     for text in texts:
         if text.finish_reason == "repetition":
             start = text.completion.repetition_start

@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from launch.inference.tasks.training import TrainingTasks
 from launch.inference.text import check_samples, training_samples
 from launch.machine import auto, chips
 from launch.machine.detection import cache_folder, process_seconds
+from launch.quality.training import TrainingDistance
 from model.config import Model
 from model.kernels.proof import prove
 from train import failure_link, fields, processes
@@ -41,6 +42,7 @@ from train.listeners.checkpoints import CheckpointSaver
 from train.listeners.console import ConsoleProgress
 from train.listeners.evaluation import evaluation
 from train.listeners.finite import check_finite
+from train.listeners.human_distance import HumanDistanceStop
 from train.listeners.metrics import MetricsFile, read_metrics
 from train.listeners.preemption import Preemption
 from train.listeners.samples import Samples
@@ -66,7 +68,7 @@ def main(arguments: Namespace) -> int:
     if arguments.json and processes.index() == 0:
         last = run.scores.get(run.step, {})
         print(json.dumps({"step": run.step, "run": str(folder), "reason": reason, **last}))
-    return 0 if reason == "done" else STOPPED
+    return STOPPED if run.stop and not run.finished else 0
 
 
 def report(line: str) -> None:
@@ -125,6 +127,7 @@ def open_run(
     longest = trained_length(experiment, before)
     check_samples(experiment, data.tokenizer, longest)
     tasks = TrainingTasks(experiment, data.tokenizer, longest)
+    distance = TrainingDistance(experiment, data, longest, report)
     if source:
         check_weights_fit(source, experiment.model)
     run = Run(auto.make_program(experiment), folder, data)
@@ -151,7 +154,7 @@ def open_run(
         "huggingface": before["huggingface"] if before else None,
     }
     card = card_listener(run, metadata, account, compiler, report)
-    run.listeners = listeners(run, checkpoints, metadata, tasks, card)
+    run.listeners = listeners(run, checkpoints, metadata, (tasks.scores, distance.scores), card)
     return run, checkpoints
 
 
@@ -258,11 +261,12 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> TrainStat
     return state
 
 
-def listeners(run: Run, checkpoints: Checkpoints, metadata: dict, tasks: TrainingTasks, card: CardFile) -> list:
+def listeners(run: Run, checkpoints: Checkpoints, metadata: dict, scorers: Sequence[Callable], card: CardFile) -> list:
     """The run's listeners, in the order in which they hear each event.
 
     Guards come first, then evaluation, samples, metrics, and saving after all that it records. Listeners that write to
     the run's folder or to the terminal are process 0's alone. `metadata`: what every checkpoint stores of the run.
+    `scorers`: what an evaluation adds to the losses.
     """
     e, device = run.experiment, run.mesh.devices.flat[0]
     peak = chips.PEAK.get(device.device_kind)
@@ -275,11 +279,12 @@ def listeners(run: Run, checkpoints: Checkpoints, metadata: dict, tasks: Trainin
     )
     heard_by = [
         check_finite,
-        Timed(card.account, "evaluation", functools.partial(evaluation, score_tasks=tasks.scores)),
+        Timed(card.account, "evaluation", functools.partial(evaluation, scorers=scorers)),
         Timed(card.account, "evaluation", samples),
         first and MetricsFile(run.folder / "metrics.jsonl", peak),
         first and TensorBoard(run.folder / "tensorboard"),
         Timed(card.account, "save", CheckpointSaver(checkpoints, metadata)),
+        HumanDistanceStop(report),
         first and ConsoleProgress(lambda speed: speed * flops / peak if peak else None),
         card,
         first and BestCheckpoint(report),

@@ -10,6 +10,7 @@ import jax
 
 from data.tokenizers.tokenizer import Tokenizer, tokenizer_from_json
 from launch.inference import generation_config
+from launch.inference.stored_sampler import stored_sampler
 from launch.machine.auto import decoding_execution
 from model.config import Model
 from model.transformer import abstract_model
@@ -28,10 +29,11 @@ class DescribedCheckpoint:
 
     `config`: the Experiment; None for an imported checkpoint, which no experiment made. `metadata`: all that the
     checkpoint says of itself. `trained_length`: tokens of the longest rows that the weights were trained on, in this
-    run or before it. `sampler`: the default chain; `max_new_tokens`: of a text, by default. `stop_ids`: the ids that
-    end a text. `weights`: `average` or `plain`; None: the average where one was kept. `kv_cache`: how a decoder
-    remembers keys and values, as execution.cache of the config; `quantize`: in how many bits it keeps weights, as
-    execution.quantize; None: as that says. Raises CheckpointError.
+    run or before it. `sampler`: the default chain, that which was stored for it or else `config_sampler`;
+    `max_new_tokens`: of a text, by default. `stop_ids`: the ids that end a text. `weights`: `average` or `plain`; None:
+    the average where one was kept. `kv_cache`: how a decoder remembers keys and values, as execution.cache of the
+    config; `quantize`: in how many bits it keeps weights, as execution.quantize; None: as that says. Raises
+    CheckpointError.
     """
 
     def __init__(self, name: str, weights: str | None = None, kv_cache: str | None = None, quantize: str | None = None):
@@ -45,7 +47,7 @@ class DescribedCheckpoint:
         self.trained_length: int = self.metadata["trained_length"]
         huggingface = self.metadata["huggingface"]
         self.stop_ids = end_ids(self.config, huggingface, self.tokenizer)
-        self.sampler = default_sampler(self.config, huggingface, self.stop_ids, self.tokenizer.vocab_size)
+        self.config_sampler = default_sampler(self.config, huggingface, self.stop_ids, self.tokenizer.vocab_size)
         generation = huggingface and huggingface["generation_config"]
         self.max_new_tokens = (generation and generation_config.max_new_tokens(generation)) or MAX_NEW_TOKENS
         execution = decoding_execution(self.config.execution if self.config else AUTO_EXECUTION)
@@ -56,6 +58,15 @@ class DescribedCheckpoint:
     def digest(self) -> str:
         """What tells this checkpoint from any other, wherever it lies."""
         return checkpoint_digest(self.folder)
+
+    @functools.cached_property
+    def stored_sampler(self) -> str | None:
+        """The default chain that `skald quality` stored for this checkpoint. Raises DataError."""
+        return stored_sampler(self.folder.parents[1], self.step, self.digest)
+
+    @property
+    def sampler(self) -> str:
+        return self.config_sampler if self.stored_sampler is None else self.stored_sampler
 
     def length_warning(self, length: int) -> str | None:
         """A line of warning where rows of `length` tokens are longer than those of training; else None."""

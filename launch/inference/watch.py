@@ -1,7 +1,7 @@
 """Follows a run and scores every checkpoint that it publishes: `skald evaluate --watch`, as a job of its own.
 
-A run is over once the checkpoint of its last step is there (`steps` in RUN/config.json). One that was stopped or killed
-before is expected to go on.
+A run is over once the checkpoint of its last step is there (`steps` in RUN/config.json), or of the one at which it came
+no nearer to human text (`evaluation.human`). One that was stopped or killed before is expected to go on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from train.checkpoint_folder import (
     read_metadata,
 )
 from train.fields import ConfigError
+from train.listeners.human_distance import ended_early
 from train.run import read_config
 
 POLL_SECONDS = 3.0  # between two looks at the folder, which may lie on a network file system
@@ -135,19 +136,20 @@ class Watch:
         self.done[step] = changed
         self.failed.append(step)
 
-    def last_step(self) -> int | None:
-        """The step at which the run is over; None where nothing says so yet."""
-        config = read_config(self.run) or self.saved_config
-        return config["steps"] if config else None
+    def config(self) -> dict | None:
+        """The experiment, as JSON; None where nothing says what it is yet."""
+        return read_config(self.run) or self.saved_config
 
     def is_over(self) -> bool:
-        last, newest = self.last_step(), max(numbered_folders(self.run), default=0)
-        return last is not None and newest >= last and newest in self.done
+        config, newest = self.config(), max(numbered_folders(self.run), default=0)
+        if config is None or newest not in self.done:
+            return False
+        return newest >= config["steps"] or ended_early(self.run, config["evaluation"].get("human"), newest)
 
     def state(self) -> str:
         if not self.run.is_dir():
             return "no such folder yet"
         if not self.done:
             return "no checkpoint yet"
-        last = self.last_step()
-        return f"scored up to step {max(self.done)}" + (f" of {last}" if last else "")
+        config = self.config()
+        return f"scored up to step {max(self.done)}" + (f" of {config['steps']}" if config else "")

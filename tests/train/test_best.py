@@ -10,7 +10,7 @@ import tiny
 
 from train.check import check
 from train.checkpoint import PreservationPolicy
-from train.checkpoint_folder import CheckpointError, find_checkpoint, rank_by_loss
+from train.checkpoint_folder import CheckpointError, find_checkpoint, rank
 from train.events import Ended, Evaluated, Measured, Started
 from train.fields import ConfigError
 from train.listeners.best import BestCheckpoint
@@ -44,7 +44,7 @@ def run_folder(folder, losses: dict):
 )
 def test_what_is_kept_and_what_is_found_are_ranked_alike_and_no_nan_is_in_it(tmp_path, losses, order):
     run = run_folder(tmp_path, losses)
-    assert rank_by_loss(losses) == order
+    assert rank(losses) == order
     there = [SimpleNamespace(step=step) for step in losses]
     for best in (0, 1, 2):
         kept = PreservationPolicy(run, 1, best).should_preserve(there, context=None)

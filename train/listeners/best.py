@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from train.checkpoint_folder import best_step, rank_by_loss, validation_losses
+from train.checkpoint_folder import best_step, rank, saved_scores
 from train.config import Experiment
 from train.events import Ended, Event, Started
 from train.listeners.metrics import read_metrics
@@ -34,8 +34,8 @@ class BestCheckpoint:
     def compare(self, run: Run) -> None:
         """Reports where the best evaluation in metrics.jsonl is better than the best checkpoint."""
         losses = {line["step"]: line.get("eval/loss") for line in read_metrics(run.folder / "metrics.jsonl")}
-        saved_losses, saved = validation_losses(run.folder), best_step(run.folder)
-        best = next(iter(rank_by_loss(losses)), None)
+        saved_losses, saved = saved_scores(run.folder), best_step(run.folder)
+        best = next(iter(rank(losses)), None)
         if best is None or (saved is not None and saved_losses[saved] <= losses[best]):
             return
         instead = "no checkpoint has a score" if saved is None else f"@best is step {saved} ({saved_losses[saved]:.4f})"

@@ -46,7 +46,7 @@ class ConsoleProgress:
                 self.say(f"[dim]saved {escape(path)}[/]")
             case Ended(step, reason):
                 self.close()
-                if reason != "done":
+                if run.stop and not run.finished:
                     self.say(f"stopped by {reason} at step {step}; the same command goes on from there")
 
     def show_start(self, run: Run, step: int) -> None:

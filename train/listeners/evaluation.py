@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from model.schedule import row_multiple
 from model.sharding import shard_count
@@ -14,13 +14,8 @@ from train.events import Evaluated, Event, Paused
 from train.run import Run
 
 
-def no_tasks(model: Transformer) -> Iterator[dict]:
-    del model
-    yield {}
-
-
-def evaluation(run: Run, event: Event, score_tasks: Callable[[Transformer], Iterator[dict]] = no_tasks) -> None:
-    """`score_tasks` yields more values by name as they grow, one dict at least: what scores tasks is the caller's."""
+def evaluation(run: Run, event: Event, scorers: Sequence[Callable[[Transformer], Iterator[dict]]] = ()) -> None:
+    """`scorers`: each yields more values by name as they grow, one dict at least: what scores tasks is the caller's."""
     e = run.experiment
     if not isinstance(event, Paused) or run.stop or event.step in run.scores:
         return
@@ -42,9 +37,10 @@ def evaluation(run: Run, event: Event, score_tasks: Callable[[Transformer], Iter
         by_text = (objective.scores(sums, text.bytes)["loss"] for sums, text in zip(scored, texts, strict=True))
         values |= {f"eval/loss/{text.name}": loss for text, loss in zip(texts, by_text, strict=True)}
     values |= {f"data/epochs/{name}": epochs for name, epochs in run.data.epochs(event.step).items()}
-    *_, of_tasks = run.until_stopped(score_tasks(model))
-    if run.stop:
-        return
-    values |= of_tasks
+    for scorer in scorers:
+        *_, found = run.until_stopped(scorer(model))
+        if run.stop:
+            return
+        values |= found
     run.scores[event.step] = values
     run.emit(Evaluated(event.step, values))

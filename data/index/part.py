@@ -1,0 +1,136 @@
+"""A part of an index, read by memory map: its text, the suffix array over it, and search in both.
+
+data/index/build.py writes parts, data/index/training_index.py asks all of them together.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.index.suffix_array import BORDER
+
+ARRAYS = ("text", "suffixes", "buckets", "starts", "places")
+WINDOW, LONGEST_WINDOW = 8, 64  # tokens of each suffix that are compared at a time
+BATCH = 1 << 14  # suffixes that are looked for at a time: what is in memory does not grow with the texts
+ENDED = -1  # stands behind a text that is looked for: before every token, so that a prefix comes first
+
+
+class Matches(NamedTuple):
+    """Of each place of a text, int64 [T]: `lengths` of the longest span beginning there that a part holds, and the
+    entry of the suffix array at which it stands."""
+
+    lengths: np.ndarray
+    entries: np.ndarray
+
+
+class Part:
+    """A part of an index. `text` holds tokens, each plus one, with a BORDER behind every document.
+
+    `suffixes` are the places in it that belong to this part, in the order of what stands there; what belongs to the
+    part after it may stand behind them. `buckets` [ids + 2]: where the suffixes of each first token begin. `starts` and
+    `places` say where each document, or the rest of one, begins: in the text, and in the tokens of its store.
+    """
+
+    def __init__(self, folder: Path, number: int):
+        arrays = [np.asarray(np.load(part_file(folder, name, number), mmap_mode="r")) for name in ARRAYS]
+        self.text, self.suffixes, self.buckets, self.starts, self.places = arrays
+
+    def interval(self, tokens: Sequence[int]) -> tuple[int, int]:
+        """The entries of the suffix array whose suffixes begin with these tokens: from the first to behind the last."""
+        wanted = [token + 1 for token in tokens]
+        count = len(wanted)
+        if not count:
+            return 0, len(self.suffixes)
+        if not 0 < wanted[0] < len(self.buckets) - 1:
+            return 0, 0
+        low, high = int(self.buckets[wanted[0]]), int(self.buckets[wanted[0] + 1])
+
+        def beginning(entry: int) -> list[int]:
+            place = self.suffixes[entry]
+            return self.text[place : place + count].tolist()
+
+        first = bisect.bisect_left(range(high), wanted, low, high, key=beginning)
+        return first, bisect.bisect_right(range(high), wanted, first, high, key=beginning)
+
+    def next_tokens(self, interval: tuple[int, int], count: int) -> np.ndarray:
+        """The tokens that come behind the first `count` tokens of the suffixes of an interval, each once, int64 [n].
+
+        Suffixes of an interval are in the order of these tokens, so each is found from the one before it.
+        """
+        (low, high), tokens = interval, []
+        while high - low > BATCH:
+            tokens.append(int(self.text[self.suffixes[low] + count]))
+            low = bisect.bisect_right(
+                range(high), tokens[-1], low, high, key=lambda entry: int(self.text[self.suffixes[entry] + count])
+            )
+        rest = np.unique(self.text[self.suffixes[low:high] + count])
+        found = np.concatenate([np.array(tokens, np.int64), rest.astype(np.int64)]) - 1
+        return found[found >= 0]
+
+    def matches(self, text: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Matches:
+        """The longest spans of a text, int [S], that begin at `starts` and end at `stops` at the latest, int [T]."""
+        wanted = np.asarray(text, np.int64) + 1
+        found = [
+            self.batch_of_matches(wanted, starts[first : first + BATCH], stops[first : first + BATCH])
+            for first in range(0, len(starts), BATCH)
+        ]
+        return Matches(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
+
+    def batch_of_matches(self, wanted: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Matches:
+        """The matches of a batch of suffixes of a text whose tokens are those of the part's own text.
+
+        A binary search for all of them at once. `below` and `above` count the tokens that a suffix shares with the
+        entries before `low` and at `high`, so those that both share need not be compared again; when they meet, the
+        longest match is at one of them (Manber & Myers 1993).
+        """
+        first = np.minimum(wanted[starts], len(self.buckets) - 2)
+        known = (wanted[starts] == first) & (first > BORDER)
+        low, high = (np.where(known, self.buckets[first + step], 0).astype(np.int64) for step in (0, 1))
+        below, above = np.zeros(len(starts), np.int64), np.zeros(len(starts), np.int64)
+        while len(active := np.flatnonzero(low < high)):
+            middle = (low[active] + high[active]) // 2
+            shared = np.maximum(np.minimum(below[active], above[active]), 1)
+            places = np.asarray(self.suffixes[middle], np.int64)
+            shared, is_before = self.compare(wanted, starts[active], stops[active], places, shared)
+            before, behind = active[is_before], active[~is_before]
+            low[before], below[before] = middle[is_before] + 1, shared[is_before]
+            high[behind], above[behind] = middle[~is_before], shared[~is_before]
+        return Matches(np.maximum(below, above), np.where(above >= below, high, low - 1))
+
+    def compare(
+        self, wanted: np.ndarray, starts: np.ndarray, stops: np.ndarray, places: np.ndarray, shared: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """How many tokens wanted[start:stop] shares with the text at `places`, and whether the text comes first.
+
+        `shared`: how many are known to be the same. All int64 [n] -> int64 [n], bool [n].
+        """
+        shared, is_before = shared.copy(), np.zeros(len(starts), bool)
+        undecided, width = np.arange(len(starts)), WINDOW
+        while len(undecided):
+            offsets_nW = shared[undecided, None] + np.arange(width)
+            own_nW = self.text.take(places[undecided, None] + offsets_nW, mode="clip")
+            sought_nW = wanted.take(starts[undecided, None] + offsets_nW, mode="clip")
+            is_behind_nW = starts[undecided, None] + offsets_nW >= stops[undecided, None]
+            sought_nW = np.where(is_behind_nW, ENDED, sought_nW)
+            differs_nW = own_nW != sought_nW
+            column, rows = differs_nW.argmax(1), np.arange(len(undecided))
+            is_decided = differs_nW[rows, column]
+            shared[undecided] += np.where(is_decided, column, width)
+            is_before[undecided] = own_nW[rows, column] < sought_nW[rows, column]
+            undecided, width = undecided[~is_decided], min(2 * width, LONGEST_WINDOW)
+        return shared, is_before
+
+    def document_place(self, entry: int) -> int:
+        """Where the suffix of an entry begins in the tokens of the store."""
+        place = int(self.suffixes[entry])
+        document = int(np.searchsorted(self.starts, place, side="right")) - 1
+        return int(self.places[document]) + place - int(self.starts[document])
+
+
+def part_file(folder: Path, name: str, number: int) -> Path:
+    return folder / f"{name}-{number:05}.npy"

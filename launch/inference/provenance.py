@@ -1,0 +1,55 @@
+"""Where text comes from: the index of a run's training text, what it says of a text, and of human text beside it.
+
+`skald trace`, `skald quality` and the link max_copied_tokens open it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from data.config import Source
+from data.errors import DataError
+from data.index.training_index import SourceIndex, TrainingIndex
+from data.sources import source as sources
+from data.splits import Splits, splits_of, validation_sources
+from data.store.store import Store, find_store, open_store
+from launch.inference.checkpoint import DescribedCheckpoint
+from launch.machine.detection import cache_folder
+from train.fields import ConfigError
+
+Report = Callable[[str], None]
+
+LONGEST_NGRAM = 16  # for which the share of new n-grams is said
+HUMAN_TOKENS = 100_000  # of held-out text that is looked up, at most
+HUMAN_TEXTS = 200  # pieces of it, at most
+MARKED_HUMAN = 0.01  # the share of human tokens that may be marked as copied where nobody says from which length on
+
+
+def open_training_index(run: DescribedCheckpoint, report: Report = lambda _: None) -> TrainingIndex:
+    """The index of all training splits of a run, which is built where the cache lacks it.
+
+    Raises ConfigError for an imported checkpoint, DataError where a text is not that of training any more.
+    """
+    return TrainingIndex([SourceIndex(split, report) for split in training_splits(run, report).training])
+
+
+def training_splits(run: DescribedCheckpoint, report: Report = lambda _: None) -> Splits:
+    """The splits that a run was trained and validated on. Raises as open_training_index does."""
+    if run.config is None:
+        raise ConfigError(f"{run.name} was imported: what it was trained on is not known here")
+    config, fingerprints = run.config.data, run.metadata["data"]
+    trained_on = [part.source for part in config.parts]
+    stores, validation_stores = (
+        [store_of(run, source, own, report) for source, own in zip(of_kind, fingerprints[kind], strict=True)]
+        for kind, of_kind in (("training", trained_on), ("validation", validation_sources(config)))
+    )
+    return splits_of(config, stores, validation_stores, run.tokenizer, lambda _: None)
+
+
+def store_of(run: DescribedCheckpoint, source: Source, fingerprint: dict, report: Report) -> Store:
+    """The store of a source that a run was trained with. Raises DataError where its text is another one by now."""
+    if store := find_store(cache_folder(), fingerprint):
+        return store
+    if sources.fingerprint(source) != fingerprint["source"]:
+        raise DataError(f"{source.path}: not the text that {run.name} was trained with; put that text back")
+    return open_store(source, run.tokenizer, cache_folder(), report)

@@ -1,0 +1,129 @@
+"""Measures quality and diversity of what a checkpoint writes: texts of all settings, scores of them, quality.json.
+
+launch/commands/quality.py and launch/api.py call `measure_quality`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import DataError
+from launch.inference.checkpoint import LoadedCheckpoint
+from launch.inference.scoring import texts_to_score
+from launch.quality.generation import TextWriter, missing_groups, write_human_texts, write_texts
+from launch.quality.grid import Grid, Setting
+from launch.quality.plan import Plan, text_conditions, with_default
+from launch.quality.progress import WritingProgress
+from launch.quality.prompts import draw_places
+from launch.quality.scores import Scoring
+from launch.quality.texts_file import TextsFile
+from train.fields import ConfigError
+
+TEXTS, RESULT, GATE_RESULT = "texts.jsonl", "quality.json", "gate.json"
+PROMPT_SHARE = 4  # of the model's context the prompt takes at most one such part where nobody says how much
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person asks for. None: as the grid says, as far as the model's context goes.
+
+    `text`: a file of held-out text; None: the run's validation split. `only_default`: only the default sampler's texts,
+    for the gate. `judge`: the second model, a run's name.
+    """
+
+    text: str | None = None
+    prompts: int | None = None
+    prompt_tokens: int | None = None
+    new_tokens: int | None = None
+    seed: int = 0
+    only_default: bool = False
+    judge: str | None = None
+
+
+class Reports(tuple):
+    """Where lines go, and the seconds between those of progress: (report, interval)."""
+
+
+def quality_folder(run: LoadedCheckpoint) -> Path:
+    """The folder of a checkpoint's texts and figures. Raises DataError where it can't be made."""
+    folder = run.folder.parents[1] / "quality" / str(run.step)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: can't write there ({error.strerror})") from None
+    return folder
+
+
+def make_plan(run: LoadedCheckpoint, grid: Grid, options: Options) -> Plan:
+    """What is to be written. Raises ConfigError, DataError."""
+    prompt_tokens, new_tokens = text_sizes(run, grid, options)
+    count = options.prompts or grid.prompts
+    if count < 2:
+        raise ConfigError(f"--prompts {count}: at least 2, or there is no other prompt to compare with")
+    texts = texts_to_score(run, options.text, None)
+    places = draw_places(texts, run.tokenizer, count, prompt_tokens, new_tokens, options.seed)
+    settings = with_default(() if options.only_default else grid.settings, run.sampler)
+    return Plan(settings, places, prompt_tokens, new_tokens, options.seed, text_conditions(run))
+
+
+def text_sizes(run: LoadedCheckpoint, grid: Grid, options: Options) -> tuple[int, int]:
+    """Tokens of a prompt, and of a text behind it. Raises ConfigError where both together exceed the model's context:
+    no text is scored behind less than its whole prompt."""
+    context = min(run.trained_length, run.model_config.context)
+    prompt_tokens = options.prompt_tokens or min(grid.prompt_tokens, max(1, context // PROMPT_SHARE))
+    new_tokens = options.new_tokens or min(grid.new_tokens, context - prompt_tokens)
+    if not (new_tokens >= 1 and prompt_tokens + new_tokens <= context):
+        raise ConfigError(
+            f"prompts of {prompt_tokens} tokens with {new_tokens} more behind them: {run.name} was trained on {context} "
+            f"tokens at a time; both together may be as many (--prompt-tokens, --new-tokens)"
+        )
+    return prompt_tokens, new_tokens
+
+
+def plan_lines(plan: Plan, grid: Grid, done: int) -> list[str]:
+    """What will be written, for a person who waits for it."""
+    tokens = plan.texts * plan.new_tokens
+    lines = [
+        f"{len(plan.settings)} settings x {len(plan.places)} prompts x {plan.new_tokens} tokens: {plan.texts:,} texts, "
+        f"{tokens:,} tokens at most" + (f"; {done:,} texts are written already" if done else "")
+    ]
+    budgets = grid.budgets
+    if len(set(budgets.values())) > 1 and len(plan.settings) > 1:
+        shown = ", ".join(f"{kind} {count}" for kind, count in budgets.items())
+        lines.append(f"the kinds have unequal numbers of settings ({shown}): who has more of them tries more often")
+    return lines
+
+
+def write_plan(run: LoadedCheckpoint, plan: Plan, grid: Grid, file: TextsFile, reports: tuple) -> None:
+    """Writes what the file lacks of a plan, and says before what it will take. Raises what writing raises."""
+    report, interval = reports
+    writer = TextWriter(run, plan)
+    groups = missing_groups(writer, plan, file)
+    missing = sum(map(len, groups))
+    for line in plan_lines(plan, grid, plan.texts - missing):
+        report(line)
+    write_human_texts(run, plan, file)
+    if not missing:
+        return
+    chains = [(writer.chain(group[0].setting), len(group) * plan.new_tokens) for group in groups]
+    rate = writer.measure()
+    minutes = rate.seconds(chains) / 60
+    report(
+        f"about {minutes:.1f} minutes of writing: a first batch made {rate.tokens_per_second:,.0f} tokens/s, and "
+        f"compiling {len(groups)} programs takes {rate.compile_seconds * len(groups):.0f} s of them"
+    )
+    progress = WritingProgress(plan.texts, plan.texts - missing, report, interval)
+    write_texts(writer, groups, file, progress)
+    report(f"{missing:,} texts, {progress.tokens:,} tokens in {progress.seconds:.1f} s")
+
+
+def write_result(path: Path, result: dict) -> None:
+    """Replaces the file as a whole."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
