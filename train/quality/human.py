@@ -64,7 +64,12 @@ def human_intervals(
     confidence: float = CONFIDENCE,
 ) -> dict[str, list[float]]:
     """Of each measure the interval that another sample of `sample_size` such texts falls in; it falls in all of them at
-    once with probability `confidence` at least, since each is taken at 1 - (1 - confidence) / measures (Bonferroni)."""
+    once with probability `confidence`, or more, since each is taken at 1 - (1 - confidence) / measures (Bonferroni).
+
+    Passages of novels, 100 trials each: samples of 50, 100, 100, 200 by 1, 1, 5, 4 others fell in all 13 intervals in
+    94, 96, 91, 95%; had each interval been of 95% alone, in 71, 71, 67, 70%. How: tests/train/interval_coverage.py. It
+    speaks of passages drawn from the same texts, not of other authors.
+    """
     each = 1 - (1 - confidence) / len(measures)
     found = human_measures(texts, sample_size, measures)
     return {name: prediction_interval(human, each) for name, human in found.items()}
