@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 
 from data.config import Source
@@ -33,6 +35,11 @@ def open_training_index(run: DescribedCheckpoint, report: Report = lambda _: Non
     return TrainingIndex([SourceIndex(split, report) for split in training_splits(run, report).training])
 
 
+def index_opener(run: DescribedCheckpoint) -> Callable[[], TrainingIndex]:
+    """Opens the index of a run once it is needed, and once only: for the chains that it writes with."""
+    return functools.cache(lambda: open_training_index(run, say))
+
+
 def training_splits(run: DescribedCheckpoint, report: Report = lambda _: None) -> Splits:
     """The splits that a run was trained and validated on. Raises as open_training_index does."""
     if run.config is None:
@@ -53,3 +60,7 @@ def store_of(run: DescribedCheckpoint, source: Source, fingerprint: dict, report
     if sources.fingerprint(source) != fingerprint["source"]:
         raise DataError(f"{source.path}: not the text that {run.name} was trained with; put that text back")
     return open_store(source, run.tokenizer, cache_folder(), report)
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr)
