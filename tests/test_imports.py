@@ -29,7 +29,7 @@ MODEL_LAYERS = [
 LAUNCH_LAYERS = [
     {"launch.cli", "launch.api"},
     {"launch.commands"},
-    {"launch.inference", "launch.plan", "launch.bench"},
+    {"launch.inference", "launch.plan", "launch.bench", "launch.quality"},
     {"launch.machine", "launch.experiments"},
     {"launch.cluster"},
 ]
