@@ -131,22 +131,30 @@ class TrainingIndex:
 
     def copies_of(self, texts: Sequence[Sequence[int]]) -> list[Copies]:
         """What of each text stands in the training text: many short texts at once are much faster than one by one."""
-        lengths_of = [len(text) for text in texts]
-        stops_of = np.cumsum(lengths_of, dtype=np.int64)
-        text = np.concatenate([np.zeros(0, np.int64), *(np.asarray(text, np.int64) for text in texts)])
-        lengths, found = np.zeros(len(text), np.int64), np.full((len(text), 2), -1, np.int32)
-        for number, (_, part) in enumerate(self.parts if len(text) else []):
-            matches = part.matches(text, np.arange(len(text)), np.repeat(stops_of, lengths_of))
+        borders = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        total = int(borders[-1]) if len(texts) else 0
+        lengths, found = np.zeros(total, np.int32), np.full((total, 2), -1, np.int32)
+        for number, (_, part) in enumerate(self.parts):
+            matches = part.matches(texts)
             longer = matches.lengths > lengths
             lengths[longer] = matches.lengths[longer]
             found[longer] = np.stack([np.full(longer.sum(), number), matches.entries[longer]], 1)
-        split = zip(np.split(lengths.astype(np.int32), stops_of[:-1]), np.split(found, stops_of[:-1]), strict=True)
+        split = zip(np.split(lengths, borders[:-1]), np.split(found, borders[:-1]), strict=True)
         return [Copies(self, *each) for each in split] if texts else []
 
     def count(self, tokens: Sequence[int]) -> int:
         """How often a span stands in the training text: exact up to build.OVERLAP tokens."""
         intervals = [part.interval(tokens) for _, part in self.parts]
         return sum(stop - start for start, stop in intervals)
+
+    def times_seen(self, tokens: Sequence[int], epochs: dict[str, float]) -> float:
+        """How often a span was read in training, if each source was read through so often: an expectation."""
+        seen = 0.0
+        for number, part in self.parts:
+            same = [source.name for source in self.sources if source.folder == self.sources[number].folder]
+            start, stop = part.interval(tokens)
+            seen += (stop - start) * sum(epochs[name] for name in same)
+        return seen
 
     def next_tokens(self, tokens: Sequence[int]) -> np.ndarray:
         """The ids that come behind a span somewhere in the training text, each once, int64 [n]."""
