@@ -1,0 +1,43 @@
+"""Is a film review bad or good? Learned from nothing, on a laptop: a small LSTM that reads a sentence and writes one word.
+
+    skald tokenizer sentiment/train.tsv --field sentence --out sentiment.model --vocab-size 14000
+    skald train sentiment
+    skald evaluate runs/sentiment --tasks sentiment --set sentiment.data=sentiment/dev.tsv
+
+`sentiment` is a folder with `train.tsv` and `dev.tsv`: SST-2 (Socher et al. 2013) as GLUE has it, 67,349 phrases and 872
+sentences, a `label` of 0 or 1 beside each. The text is the prompt; the word alone counts in the loss.
+"""
+
+from __future__ import annotations
+
+from configs.lstm import lstm
+from data.config import Data, Source, Span, Tokenizer
+from model.config import Init
+from train.config import AdamW, Checkpoints, Evaluation, Experiment, Optimizer, Schedule
+
+# A space in front: a word at the beginning is the token that it is within a sentence.
+REVIEW = " {{ sentence }}\n{% generation %} {{ ['bad', 'good'][label | int] }}{% endgeneration %}"
+VOCABULARY = 14_000
+
+
+def default() -> Experiment:
+    """Phrases of film reviews on a laptop: one LSTM of 256, 7.7 M parameters, 3.9 M tokens, four epochs."""
+    return Experiment(
+        name="sentiment",
+        model=lstm(1, 256, VOCABULARY, 128, dropout=0.6, init=Init(embedding=0.02)),
+        data=Data(
+            Source("sentiment/train.tsv", template=REVIEW),
+            Tokenizer("sentencepiece", "sentiment.model"),
+            length=128,
+            packing="best_fit",
+        ),
+        optimizer=Optimizer(
+            peak_rate=0.001,
+            rule=AdamW(beta2=0.98, weight_decay=0.1),
+            schedule=Schedule("linear", warmup=100, final=0.0),
+        ),
+        steps=3800,
+        batch_size=8,
+        evaluation=Evaluation(every=950, samples=0),
+        checkpoints=Checkpoints(every=950),
+    )
