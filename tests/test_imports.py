@@ -29,6 +29,7 @@ MODEL_LAYERS = [
 LAUNCH_LAYERS = [
     {"launch.cli", "launch.api"},
     {"launch.commands"},
+    {"launch.quality"},
     {"launch.inference", "launch.plan", "launch.bench"},
     {"launch.machine", "launch.experiments"},
     {"launch.cluster"},

@@ -52,7 +52,9 @@ def read_grid(file: Path) -> Grid:
         raise ConfigError(f"{file}: no grid can be read ({getattr(error, 'strerror', None) or error})") from None
     if unknown := [name for name in values if name not in (*SIZES, "samplers")]:
         known = (*SIZES, "samplers")
-        raise ConfigError(f"{file}: a grid has no {unknown[0]!r}; it has {', '.join(known)}{did_you_mean(unknown[0], known)}")
+        raise ConfigError(
+            f"{file}: a grid has no {unknown[0]!r}; it has {', '.join(known)}{did_you_mean(unknown[0], known)}"
+        )
     for name in SIZES:
         value = values.get(name)
         if type(value) is not int or value < 1:

@@ -25,8 +25,8 @@ class Measure(NamedTuple):
 MEASURES: dict[str, Measure] = {
     "perplexity": Measure(
         "perplexity", "quality", "", "lower",
-        "of the texts behind their prompts, under the model itself: exp of nats a token. A sampler that keeps to likely "
-        f"tokens lowers it below that of human text, down to loops ({HOLTZMAN}, section 5.1)",
+        "of the texts behind their prompts, under the model itself: exp of nats a token. A sampler that keeps to "
+        f"likely tokens lowers it below that of human text, down to loops ({HOLTZMAN}, section 5.1)",
     ),
     "judge_bits_per_byte": Measure(
         "bits a byte under the judge", "quality", "bits a byte", "lower",

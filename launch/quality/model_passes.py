@@ -78,9 +78,7 @@ def shuffled_requests(
     ]
 
 
-def judge_requests(
-    judge: LoadedCheckpoint, run: LoadedCheckpoint, texts: Sequence[WrittenText]
-) -> list[Continuation]:
+def judge_requests(judge: LoadedCheckpoint, run: LoadedCheckpoint, texts: Sequence[WrittenText]) -> list[Continuation]:
     """The texts in the tokens of another model. Raises DataError for characters that its tokenizer does not know,
     PromptError."""
     if judge.metadata["tokenizer"] == run.metadata["tokenizer"]:

@@ -44,9 +44,9 @@ def draw_places(
     before = np.cumsum([0, *(int(own.counts.sum()) for own in slots)])
     if before[-1] < count:
         raise DataError(
-            f"{', '.join(text.name for text in texts)}: {count} prompts of {prompt_tokens} tokens with {new_tokens} more "
-            f"behind them are wanted, and there is room for {before[-1]}; ask for fewer (--prompts), for shorter ones "
-            "(--prompt-tokens, --new-tokens), or name another text (--text)"
+            f"{', '.join(text.name for text in texts)}: {count} prompts of {prompt_tokens} tokens with {new_tokens} "
+            f"more behind them are wanted, and there is room for {before[-1]}; ask for fewer (--prompts), for shorter "
+            "ones (--prompt-tokens, --new-tokens), or name another text (--text)"
         )
     places = []
     for number in random.permutation(before[-1])[:count].tolist():

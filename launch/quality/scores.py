@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from train.quality.intervals import interval
+from train.quality.mauve import mauve
 
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.quality.grid import HUMAN, Setting
@@ -24,8 +26,6 @@ from launch.quality.plan import Plan
 from launch.quality.texts_file import TextsFile
 from train.quality import diversity
 from train.quality.estimate import Estimate, ratio
-from train.quality.intervals import interval
-from train.quality.mauve import mauve
 
 Texts = dict[str, list[WrittenText]]  # of each setting, human first
 Metrics = dict[str, dict[str, dict]]  # by setting, by measure: `value` and `interval`
@@ -64,10 +64,12 @@ def short_settings(texts: Texts, new_tokens: int) -> list[str]:
 
 def matched_texts(texts: Texts, new_tokens: int) -> diversity.LengthMatched:
     """The texts of all settings that are long enough, cut to equal numbers and lengths."""
-    short = short_settings(texts, new_tokens)
-    return diversity.length_matched(
-        {name: [np.array(text.text.tokens) for text in own] for name, own in texts.items() if name not in short}
-    )
+    long_enough = texts.keys() - short_settings(texts, new_tokens)
+    return diversity.length_matched({name: token_arrays(own) for name, own in texts.items() if name in long_enough})
+
+
+def token_arrays(texts: Sequence[WrittenText]) -> list[np.ndarray]:
+    return [np.array(text.text.tokens, np.int64) for text in texts]
 
 
 def diversity_metrics(matched: diversity.LengthMatched) -> Metrics:
@@ -107,7 +109,7 @@ def judge_metrics(judge: LoadedCheckpoint, run: LoadedCheckpoint, texts: Texts, 
 
 
 def mauve_metrics(run: LoadedCheckpoint, texts: Texts, costs: PassCosts) -> Metrics:
-    """MAUVE of each setting's texts and the human ones behind the same prompts; 1 of these themselves, by definition."""
+    """MAUVE of each setting's texts and the human ones behind the same prompts; of these themselves 1 by definition."""
     every = [text for own in texts.values() for text in own]
     with costs.measured("features", sum(len(text.place.prompt) + len(text.text.tokens) for text in every)):
         features = last_hidden_states(run, every).astype(np.float64)
