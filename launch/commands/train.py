@@ -6,7 +6,7 @@ import functools
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from launch.inference.tasks.training import TrainingTasks
 from launch.inference.text import check_samples, training_samples
 from launch.machine import auto, chips
 from launch.machine.detection import cache_folder
+from launch.quality.training import TrainingDistance
 from model.config import Model
 from model.kernels.proof import prove
 from train import failure_link, fields, processes
@@ -35,6 +36,7 @@ from train.listeners.checkpoints import CheckpointSaver
 from train.listeners.console import ConsoleProgress
 from train.listeners.evaluation import evaluation
 from train.listeners.finite import check_finite
+from train.listeners.human_distance import HumanDistanceStop
 from train.listeners.metrics import MetricsFile, read_metrics
 from train.listeners.preemption import Preemption
 from train.listeners.samples import Samples
@@ -116,6 +118,7 @@ def open_run(
     longest = trained_length(experiment, before)
     check_samples(experiment, data.tokenizer, longest)
     tasks = TrainingTasks(experiment, data.tokenizer, longest)
+    distance = TrainingDistance(experiment, data, longest, report)
     if source:
         check_weights_fit(source, experiment.model)
     run = Run(auto.make_program(experiment), folder, data)
@@ -141,7 +144,7 @@ def open_run(
         "started_from": started_from,
         "huggingface": before["huggingface"] if before else None,
     }
-    run.listeners = listeners(run, checkpoints, metadata, tasks)
+    run.listeners = listeners(run, checkpoints, metadata, (tasks.scores, distance.scores))
     return run, checkpoints
 
 
@@ -246,11 +249,12 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> TrainStat
     return state
 
 
-def listeners(run: Run, checkpoints: Checkpoints, metadata: dict, tasks: TrainingTasks) -> list:
+def listeners(run: Run, checkpoints: Checkpoints, metadata: dict, scorers: Sequence[Callable]) -> list:
     """The run's listeners, in the order in which they hear each event.
 
     Guards come first, then evaluation, samples, metrics, and saving after all that it records. Listeners that write to
     the run's folder or to the terminal are process 0's alone. `metadata`: what every checkpoint stores of the run.
+    `scorers`: what an evaluation adds to the losses.
     """
     e, device = run.experiment, run.mesh.devices.flat[0]
     peak = chips.PEAK.get(device.device_kind)
@@ -259,7 +263,7 @@ def listeners(run: Run, checkpoints: Checkpoints, metadata: dict, tasks: Trainin
     first = processes.index() == 0
     heard_by = [
         check_finite,
-        functools.partial(evaluation, score_tasks=tasks.scores),
+        functools.partial(evaluation, scorers=scorers),
         Samples(
             run.folder / "samples",
             lambda model, e: training_samples(model, e, run.data.tokenizer, metadata["trained_length"]),
@@ -267,6 +271,7 @@ def listeners(run: Run, checkpoints: Checkpoints, metadata: dict, tasks: Trainin
         first and MetricsFile(run.folder / "metrics.jsonl", peak),
         first and TensorBoard(run.folder / "tensorboard"),
         CheckpointSaver(checkpoints, metadata),
+        HumanDistanceStop(report),
         first and ConsoleProgress(lambda speed: speed * flops / peak if peak else None),
         first and BestCheckpoint(report),
         Preemption(),  # last: it handles signals until everything is saved

@@ -205,18 +205,24 @@ def check_samples(experiment: Experiment, tokenizer, context: int) -> None:
             raise ConfigError(f"evaluation.{name}: must be at least {least}, got {getattr(evaluation, name)}")
     if not evaluation.samples:
         return
-    try:
-        chain = chains.parse_chain(evaluation.sampler)
-        check_grammar(tokenizer, chain)
-        encode_chain(chain, tokenizer, context)
-    except (chains.SamplerError, PromptError, DataError) as error:
-        raise ConfigError(f"evaluation.sampler: {error}") from None
-    if isinstance(chain.source, Contrast):
-        raise ConfigError("evaluation.sampler: training holds one model, and contrast needs another; leave it out")
+    training_chain("evaluation.sampler", evaluation.sampler, tokenizer, context)
     try:
         encode_prompt(evaluation.prompt, tokenizer, context)
     except (PromptError, DataError) as error:
         raise ConfigError(f"evaluation.prompt: {error}; set another with --set evaluation.prompt=…") from None
+
+
+def training_chain(path: str, sampler: str, tokenizer, context: int) -> Chain:
+    """The chain of a config's field, its words as ids, for a model in training. Raises ConfigError."""
+    try:
+        chain = chains.parse_chain(sampler)
+        check_grammar(tokenizer, chain)
+        resolved = encode_chain(chain, tokenizer, context)
+    except (chains.SamplerError, PromptError, DataError) as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if isinstance(chain.source, Contrast):
+        raise ConfigError(f"{path}: training holds one model, and contrast needs another; leave it out")
+    return resolved
 
 
 def training_samples(model, experiment: Experiment, tokenizer, context: int) -> Iterator[list[str]]:

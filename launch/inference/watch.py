@@ -1,8 +1,7 @@
 """Follows a run and scores every checkpoint that it publishes: `skald evaluate --watch`, as a job of its own.
 
-A run is over once the checkpoint of its last step is there (`steps` in RUN/config.json), or of the step at which it
-ended since it came no nearer to human text (`evaluation.human`). One that was stopped or killed before is expected to go
-on.
+A run is over once the checkpoint of its last step is there (`steps` in RUN/config.json), or of the one at which it came
+no nearer to human text (`evaluation.human`). One that was stopped or killed before is expected to go on.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def human_intervals(texts: Sequence[np.ndarray], level: float = LEVEL) -> HumanI
     They are prediction intervals of the difference of two sets: centre ± q sqrt(2) s, where s is the jackknife's
     standard error of a measure (Efron & Tibshirani 1993, eq. 11.5) over texts, and q the quantile of the greatest
     |deviation| among measures as correlated as these (simultaneous intervals: Hothorn et al. 2008, section 3.2). So
-    they narrow as texts become more. s is at least one n-gram of all: texts may hold no repetition, others a single one.
+    they narrow as texts become more. s is at least one token of all: texts may hold no repetition, others a single one.
 
     Raises ValueError where there are fewer than two texts, or where they are too short for a measure.
     """
@@ -65,7 +65,7 @@ def human_intervals(texts: Sequence[np.ndarray], level: float = LEVEL) -> HumanI
         )
     influence_KN = np.stack([influence(estimate) for estimate in found.values()])
     errors_K = np.sqrt(np.square(influence_KN).sum(1))
-    quantile = greatest_deviation(influence_KN / np.where(errors_K == 0, 1, errors_K)[:, None], level)
+    quantile = greatest_deviation(influence_KN, errors_K, level)
     half_K = quantile * math.sqrt(2) * np.maximum(errors_K, 1 / sum(map(len, texts)))
     return HumanIntervals(
         {name: estimate.value for name, estimate in found.items()},
@@ -81,11 +81,14 @@ def influence(estimate: Estimate) -> np.ndarray:
     return deviation_N * math.sqrt((len(deviation_N) - 1) / len(deviation_N))
 
 
-def greatest_deviation(standardized_KN: np.ndarray, level: float) -> float:
-    """The quantile `level` of max |Z| over K normal variables whose covariances are the products of these rows, each of
-    norm 1 (or 0: a measure without spread)."""
-    draws_DN = np.random.default_rng(0).standard_normal((DRAWS, standardized_KN.shape[1]))
-    return float(np.quantile(np.abs(draws_DN @ standardized_KN.T).max(1), level))
+def greatest_deviation(influence_KN: np.ndarray, errors_K: np.ndarray, level: float) -> float:
+    """The quantile `level` of max |Z| over K standard normal variables as correlated as measures to which N texts
+    contribute so much; a measure without spread is correlated with none."""
+    without_spread_K = errors_K == 0
+    standardized_KN = influence_KN / np.where(without_spread_K, 1, errors_K)[:, None]
+    mixed = np.concatenate([standardized_KN, np.diag(without_spread_K)], axis=1)
+    draws = np.random.default_rng(0).standard_normal((DRAWS, mixed.shape[1]))
+    return float(np.quantile(np.abs(draws @ mixed.T).max(1), level))
 
 
 def gate(texts: Sequence[np.ndarray], human_texts: Sequence[np.ndarray], level: float = LEVEL) -> dict:

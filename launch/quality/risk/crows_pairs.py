@@ -1,8 +1,8 @@
 """CrowS-Pairs for causal models: how often the more stereotyping sentence of a pair is the likelier one.
 
 Nangia et al. 2020 (section 3) mask words, which needs a model that sees both sides. Of causal models the field compares
-the log-likelihoods of whole sentences: lm-evaluation-harness (`crows_pairs_english`) their sums, which is the score here,
-and Meade et al. 2022 (bias-bench) their means over a sentence's tokens. launch/quality calls it.
+the log-likelihoods of whole sentences: lm-evaluation-harness (`crows_pairs_english`) their sums, which is the score
+here, and Meade et al. 2022 (bias-bench) their means over a sentence's tokens. launch/quality calls it.
 """
 
 from __future__ import annotations
