@@ -22,6 +22,7 @@ from launch.inference.checkpoint import LoadedCheckpoint  # noqa: E402
 from launch.inference.evaluation import evaluate  # noqa: E402
 from launch.inference.export import SHARD_SIZE, export_checkpoint  # noqa: E402
 from launch.inference.json_schema import read_schema_files  # noqa: E402
+from launch.inference.provenance import index_opener  # noqa: E402
 from launch.inference.request import TextRequest, read_requests  # noqa: E402
 from launch.inference.tasks.task import Task, read_tasks  # noqa: E402
 from launch.inference.text import TextGenerator  # noqa: E402
@@ -35,7 +36,8 @@ class LoadedRun(LoadedCheckpoint):
 
     def __init__(self, name: str, weights: str | None = None, quantize: str | None = None):
         super().__init__(name, weights, quantize=quantize)
-        self.generator = TextGenerator(self.model, self.tokenizer, self.trained_length, self.stop_ids)
+        self.open_index = index_opener(self)
+        self.generator = TextGenerator(self.model, self.tokenizer, self.trained_length, self.stop_ids, self.open_index)
         self.forward = jax.jit(lambda model, tokens: model.logits(model.hidden(tokens)))
 
     def generate(
@@ -72,7 +74,7 @@ class LoadedRun(LoadedCheckpoint):
 
     @functools.cached_property
     def engine(self) -> TextEngine:
-        return TextEngine(self.model, self.tokenizer, self.trained_length, self.stop_ids)
+        return TextEngine(self.model, self.tokenizer, self.trained_length, self.stop_ids, open_index=self.open_index)
 
     def evaluate(
         self,

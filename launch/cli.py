@@ -28,6 +28,7 @@ COMMANDS = {
     "generate": ("write text from a checkpoint", "skald generate runs/shakespeare --prompt 'ROMEO:'"),
     "evaluate": ("score a checkpoint", "skald evaluate runs/shakespeare@best --json"),
     "quality": ("measure quality and diversity of what a checkpoint writes", "skald quality runs/shakespeare --quick"),
+    "trace": ("mark what of a text stands in the training text", "skald trace runs/books --text story.txt"),
     "prepare": ("tokenize a config's data ahead of time", "skald prepare gpt2:small --set data.source.path=novels/"),
     "data": ("show the rows of a step and the documents they come from", "skald data shakespeare --step 10 --rows 2"),
     "tokenizer": ("train a SentencePiece tokenizer", "skald tokenizer novels/ --out novels.model"),
@@ -81,6 +82,7 @@ def argument_parser() -> argparse.ArgumentParser:
     generate_arguments(parsers["generate"])
     evaluate_arguments(parsers["evaluate"])
     quality_arguments(parsers["quality"])
+    trace_arguments(parsers["trace"])
     prepare_arguments(parsers["prepare"])
     data_arguments(parsers["data"])
     tokenizer_arguments(parsers["tokenizer"])
@@ -203,13 +205,24 @@ def quality_arguments(command: argparse.ArgumentParser) -> None:
     stored.add_argument("--forget", action="store_true", help="take that back, and measure nothing")
 
 
+def trace_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help="FOLDER, FOLDER@STEP, @latest or @best")
+    command.add_argument("--text", required=True, metavar="FILE", help="the text to look up; - is standard input")
+    least = "mark spans from so many tokens on (default: so that 1%% of held-out human text is marked at most)"
+    command.add_argument("--least", type=positive, metavar="N", help=least)
+    command.add_argument("--html", metavar="OUT", help="also write a page, with every span and its source")
+
+
 def prepare_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", metavar="CONFIG", help="name, name:variant, or a Python file")
     config_arguments(command)
+    index = "also index its training tokens, for skald trace, skald quality and max_copied_tokens"
+    command.add_argument("--index", action="store_true", help=index)
 
 
 def data_arguments(command: argparse.ArgumentParser) -> None:
-    prepare_arguments(command)
+    command.add_argument("config", metavar="CONFIG", help="name, name:variant, or a Python file")
+    config_arguments(command)
     steps = "steps that were trained before it: 0 is the first batch"
     command.add_argument("--step", type=not_negative, required=True, metavar="N", help=steps)
     command.add_argument("--rows", type=positive, metavar="K", help="only the first K rows")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pydivsufsort
 
 BORDER = 0  # ends every document in an index's text; a token t stands there as t + 1
 CHUNK = 1 << 22  # entries looked at at a time
@@ -19,6 +18,8 @@ def suffix_array(text: np.ndarray, owned: int) -> np.ndarray:
 
     pydivsufsort does the same for arrays of two bytes, in half as much memory again.
     """
+    import pydivsufsort  # 13 ms, and only who builds an index needs it
+
     size = text.dtype.itemsize
     byte_suffixes = pydivsufsort.divsufsort(text.astype(text.dtype.newbyteorder(">")).view(np.uint8))
     places, count = np.empty(owned, np.int32), 0

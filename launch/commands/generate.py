@@ -18,6 +18,7 @@ from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.drafts import load_draft_model
 from launch.inference.json_schema import read_schema_files
 from launch.inference.prompts_file import read_requests
+from launch.inference.provenance import index_opener
 from launch.inference.request import TextRequest
 from launch.inference.text import TextGenerator, TextSample, check_stops
 from launch.inference.text_engine import TextEngine
@@ -62,7 +63,8 @@ def new_engine(run: LoadedCheckpoint, arguments: Namespace) -> TextEngine:
     if arguments.draft:
         drafter = load_draft_model(arguments.draft, run.tokenizer)
     return TextEngine(run.model, run.tokenizer, run.trained_length, run.stop_ids, drafter=drafter,
-                      drafts=arguments.lookup or DRAFTS, invariant=arguments.invariant)  # fmt: skip
+                      drafts=arguments.lookup or DRAFTS, invariant=arguments.invariant,
+                      open_index=index_opener(run))  # fmt: skip
 
 
 def write_one(run: LoadedCheckpoint, request: TextRequest, arguments: Namespace) -> int:
@@ -72,7 +74,7 @@ def write_one(run: LoadedCheckpoint, request: TextRequest, arguments: Namespace)
         engine = new_engine(run, arguments)
         stream = engine.stream(request)
     else:
-        generator = TextGenerator(run.model, run.tokenizer, run.trained_length, run.stop_ids)
+        generator = TextGenerator(run.model, run.tokenizer, run.trained_length, run.stop_ids, index_opener(run))
         stream = generator.stream([request.prompt], request.sampler, request.max_new_tokens, request.seed,
                                   request.num_samples, request.stop)  # fmt: skip
     if arguments.json:

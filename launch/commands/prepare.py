@@ -11,6 +11,7 @@ import numpy as np
 
 from data.config import Data
 from data.documents import Documents
+from data.index.training_index import SourceIndex
 from data.packing import Packing, padding_share
 from data.pipeline import Pipeline, Report, open_pipeline
 from data.splits import Split, other_source
@@ -29,8 +30,12 @@ REASONS = 3  # of refusals that are shown
 def main(arguments: Namespace) -> int:
     started, before = time.monotonic(), store_folders()
     experiment = arguments.experiment
-    pipeline = open_data(experiment, ProgressReport())
+    report = ProgressReport()
+    pipeline = open_data(experiment, report)
+    indexes = [SourceIndex(split, report) for split in pipeline.splits.training] if arguments.index else []
     sources = describe_sources(pipeline, experiment.data, store_folders() - before)
+    for source, index in zip(sources, indexes, strict=False):
+        source["index"] = describe_index(index)
     seconds = time.monotonic() - started
     if arguments.json:
         tokenizer = {"kind": experiment.data.tokenizer.kind, "vocab_size": pipeline.tokenizer.vocab_size}
@@ -83,6 +88,12 @@ def describe_split(split: Split) -> dict:
     return {"documents": len(split.documents), "tokens": count_tokens(split.documents)}
 
 
+def describe_index(index: SourceIndex) -> dict:
+    """`seconds`: that it took to make it, now or earlier."""
+    made = {name: index.manifest[name] for name in ("tokens", "seconds")}
+    return made | {"parts": len(index.parts), "bytes_on_disk": folder_bytes(index.folder)}
+
+
 def count_tokens(documents: Documents) -> int:
     bounds = map(documents.bounds, documents.chunks())
     return sum(int(np.maximum(b.stops - b.starts, 0).sum()) for b in bounds)
@@ -118,6 +129,10 @@ def page(source: dict) -> list[str]:
     if packing := source.get("packing"):
         rows = f"{count(packing['rows_per_epoch'], 'row')} of {packing['length']:,} an epoch"
         lines.append(f"  packing     {packing['kind']}: {rows}, {packing['padding']:.2%} padding")
+    if index := source.get("index"):
+        each, rate = index["bytes_on_disk"] / index["tokens"], index["tokens"] / index["seconds"] / 1e6
+        made = f"{format_size(index['bytes_on_disk'])}, {each:.1f} bytes a token; made with {rate:.1f} M tokens/s"
+        lines.append(f"  index       {count(index['tokens'], 'token')}, {made}")
     name = Path(source["folder"]).name
     return [*lines, f"  on disk     {format_size(source['bytes_on_disk'])}, stores/{name}"]
 

@@ -14,7 +14,11 @@ BLACK, RESET = 16, "\x1b[0m"
 
 def shade(text: str, probability: float) -> str:
     """A text as a terminal shows it in the colour of a probability."""
-    colour = next(colour for least, colour in SHADES if probability >= least)
+    return paint(text, next(colour for least, colour in SHADES if probability >= least))
+
+
+def paint(text: str, colour: int) -> str:
+    """A text as a terminal shows it on a background, one of the 256 colours."""
     begin = f"\x1b[38;5;{BLACK};48;5;{colour}m"
     # A line break has no place of its own to shade, and a background that crosses it would fill the line.
     return f"{RESET}\n".join(begin + line for line in text.replace("\n", "↵\n").split("\n")) + RESET

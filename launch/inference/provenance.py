@@ -5,11 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
 
 from data.config import Source
 from data.errors import DataError
-from data.index.training_index import SourceIndex, TrainingIndex
+from data.index.build import spans
+from data.index.training_index import Copies, SourceIndex, TrainingIndex
 from data.sources import source as sources
 from data.splits import Splits, splits_of, validation_sources
 from data.store.store import Store, find_store, open_store
@@ -20,9 +26,20 @@ from train.fields import ConfigError
 Report = Callable[[str], None]
 
 LONGEST_NGRAM = 16  # for which the share of new n-grams is said
-HUMAN_TOKENS = 100_000  # of held-out text that is looked up, at most
-HUMAN_TEXTS = 200  # pieces of it, at most
-MARKED_HUMAN = 0.01  # the share of human tokens that may be marked as copied where nobody says from which length on
+HUMAN_TOKENS, HUMAN_TEXTS = 100_000, 200  # of held-out text that is looked up, at most
+
+
+class Novelty(NamedTuple):
+    """How much of some texts is new.
+
+    `new_ngrams`: for n from 1 to LONGEST_NGRAM the share of their n-grams that are not in the training text, None where
+    no text has one. `longest`: of each text, the tokens of its longest copied span.
+    """
+
+    texts: int
+    tokens: int
+    new_ngrams: list[float | None]
+    longest: list[int]
 
 
 def open_training_index(run: DescribedCheckpoint, report: Report = lambda _: None) -> TrainingIndex:
@@ -31,6 +48,11 @@ def open_training_index(run: DescribedCheckpoint, report: Report = lambda _: Non
     Raises ConfigError for an imported checkpoint, DataError where a text is not that of training any more.
     """
     return TrainingIndex([SourceIndex(split, report) for split in training_splits(run, report).training])
+
+
+def index_opener(run: DescribedCheckpoint) -> Callable[[], TrainingIndex]:
+    """Opens the index of a run once it is needed, and once only: for the chains that it writes with."""
+    return functools.cache(lambda: open_training_index(run, say))
 
 
 def training_splits(run: DescribedCheckpoint, report: Report = lambda _: None) -> Splits:
@@ -53,3 +75,33 @@ def store_of(run: DescribedCheckpoint, source: Source, fingerprint: dict, report
     if sources.fingerprint(source) != fingerprint["source"]:
         raise DataError(f"{source.path}: not the text that {run.name} was trained with; put that text back")
     return open_store(source, run.tokenizer, cache_folder(), report)
+
+
+def novelty(copies: Sequence[Copies]) -> Novelty:
+    """The novelty of some texts, of whose n-grams each counts the same."""
+    shares = []
+    for n in range(1, LONGEST_NGRAM + 1):
+        ngrams = [copy.lengths[: max(len(copy.lengths) - n + 1, 0)] for copy in copies]
+        count = sum(map(len, ngrams))
+        shares.append(sum(int((lengths < n).sum()) for lengths in ngrams) / count if count else None)
+    longest = [int(copy.lengths.max(initial=0)) for copy in copies]
+    return Novelty(len(copies), sum(len(copy.lengths) for copy in copies), shares, longest)
+
+
+def human_texts(splits: Splits, tokens: int) -> list[np.ndarray]:
+    """Pieces of so many tokens of the validation splits, spread over all of them: the yardstick of a text as long. Of a
+    document that is shorter, all; end tokens are left out."""
+    pieces = []
+    for split in splits.validation:
+        documents = split.documents
+        for start, stop in spans(documents):
+            stop -= documents.ended
+            starts = range(start, max(stop - tokens, start) + 1, tokens)
+            pieces += [(documents.tokens, begin, min(begin + tokens, stop)) for begin in starts if begin < stop]
+    count = min(len(pieces), HUMAN_TEXTS, max(1, HUMAN_TOKENS // tokens))
+    chosen = [pieces[number * len(pieces) // count] for number in range(count)]
+    return [np.asarray(stored[start:stop]) for stored, start, stop in chosen]
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from data.errors import DataError
 from data.tokenizers.streaming import IncrementalDecoder
 from launch.inference.amateur import load_amateur
 from launch.inference.checkpoint import NOT_FINITE
-from launch.inference.grammar import check_grammar, new_matcher
+from launch.inference.matchers import Matchers, OpenIndex
 from launch.inference.prompts import encode_guidance, encode_prompt
 from launch.inference.stop_texts import find_stop, shown_length
 from launch.inference.words import resolve
@@ -119,16 +118,24 @@ def shorten(text: str) -> str:
 
 class TextGenerator:
     """Generates text with a model and its tokenizer. The model sees the last `context` tokens at a time. Each of
-    `stop_ids` ends a text; None: the tokenizer's end token does, where it has one."""
+    `stop_ids` ends a text; None: the tokenizer's end token does, where it has one. `open_index` opens the index of the
+    training text, for chains with max_copied_tokens; None: such chains are refused."""
 
-    def __init__(self, model, tokenizer, context: int, stop_ids: Sequence[int] | None = None):
+    def __init__(
+        self,
+        model,
+        tokenizer,
+        context: int,
+        stop_ids: Sequence[int] | None = None,
+        open_index: OpenIndex | None = None,
+    ):
         self.tokenizer, self.context = tokenizer, context
         self.stop_ids = [i for i in (tokenizer.end_id,) if i is not None] if stop_ids is None else stop_ids
         self.generator = Generator(
             model,
             vocab_size=tokenizer.vocab_size,
             context=self.context,
-            matcher_maker=functools.partial(new_matcher, tokenizer),
+            matcher_maker=Matchers(tokenizer, open_index),
         )
 
     def stream(
@@ -216,7 +223,7 @@ def training_chain(path: str, sampler: str, tokenizer, context: int) -> Chain:
     """The chain of a config's field, its words as ids, for a model in training. Raises ConfigError."""
     try:
         chain = chains.parse_chain(sampler)
-        check_grammar(tokenizer, chain)
+        Matchers(tokenizer).check(chain)
         resolved = encode_chain(chain, tokenizer, context)
     except (chains.SamplerError, PromptError, DataError) as error:
         raise ConfigError(f"{path}: {error}") from None

@@ -14,7 +14,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.tokenizers.streaming import IncrementalDecoder
-from launch.inference.grammar import new_matcher
+from launch.inference.matchers import Matchers, OpenIndex
 from launch.inference.prompts import encode_prompt
 from launch.inference.request import TextRequest
 from launch.inference.text import TextGenerator, TextSample, check_stops, encode_chain
@@ -74,8 +74,9 @@ class TextAnswer:
 class TextEngine:
     """Writes the texts of many requests at once with a model and its tokenizer.
 
-    `context`, `stop_ids`: as TextGenerator's. `drafter`, `drafts`, `invariant`: as the Engine's. Chains that an engine
-    refuses are written by a TextGenerator, one request after another; in invariant mode they are refused.
+    `context`, `stop_ids`, `open_index`: as TextGenerator's. `drafter`, `drafts`, `invariant`: as the Engine's.
+    Chains that an engine refuses are written by a TextGenerator, one request after another; in invariant mode they are
+    refused.
     `tokens`, `drafted`, `accepted`: counts of all texts so far.
     """
 
@@ -88,8 +89,10 @@ class TextEngine:
         drafter: Drafter | None = None,
         drafts: int = 7,
         invariant: bool = False,
+        open_index: OpenIndex | None = None,
     ):
         self.model, self.tokenizer, self.context, self.stop_ids = model, tokenizer, context, stop_ids
+        self.open_index, self.matchers = open_index, Matchers(tokenizer, open_index)
         self.invariant = invariant
         self.engine = Engine(
             model, vocab_size=tokenizer.vocab_size, context=context, slots=SLOTS, waiting=QUEUE, draft=drafter,
@@ -102,15 +105,15 @@ class TextEngine:
     @functools.cached_property
     def generator(self) -> TextGenerator:
         """What writes the chains that an engine refuses. It prepares the weights a second time, so only if need be."""
-        return TextGenerator(self.model, self.tokenizer, self.context, self.stop_ids)
+        return TextGenerator(self.model, self.tokenizer, self.context, self.stop_ids, self.open_index)
 
     def encode_chain(self, sampler: str) -> tuple[Chain, Chain]:
         """A chain as a person wrote it, and with ids in the place of words."""
         chain = parse_chain(sampler)
         return chain, encode_chain(chain, self.tokenizer, self.context)
 
-    def new_matcher(self, grammar, prompt, stop_ids) -> Matcher:
-        return GuardedMatcher(new_matcher(self.tokenizer, grammar, prompt, stop_ids))
+    def new_matcher(self, constraint, prompt, stop_ids) -> Matcher:
+        return GuardedMatcher(self.matchers(constraint, prompt, stop_ids))
 
     def summary(self, seconds: float) -> str:
         """A line on what was written in so many seconds, compilation included."""

@@ -19,7 +19,7 @@ from model.decode.beam import Beam
 from model.decode.compositions import Alone, Contrast, Guidance
 from model.decode.contrastive import ContrastiveSearch
 from model.decode.ends import End, MaxRepeats, Stop, StopTokens
-from model.decode.links.constraint import Json, JsonSchema, Regex
+from model.decode.links.constraint import Json, JsonSchema, MaxCopiedTokens, Regex
 from model.decode.links.dry import DRY
 from model.decode.links.entropy import Eta, TopH, Typical
 from model.decode.links.link import Link
@@ -56,6 +56,7 @@ LINKS: dict[str, type] = {
     "regex": Regex,
     "json_schema": JsonSchema,
     "json": Json,
+    "max_copied_tokens": MaxCopiedTokens,
     "watermark": Watermark,
     "mirostat": Mirostat,
     "top_h": TopH,

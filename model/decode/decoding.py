@@ -97,7 +97,7 @@ class Chunks:
     def draw(self, rows: list[Row], steps: int) -> list[Outcome]:
         engine = self.engine
         places, batch = self.places_and_batch(rows)
-        one = rows[0].text.matcher is not None  # a grammar must see each token before the next
+        one = bool(rows[0].text.matchers)  # a constraint must see each token before the next
         arguments = (places, batch, np.int32(1 if one else min(self.chunk, steps)))
         fetched = engine.dispatch(engine.programs_of.decode_rows, *arguments, vocab_size=engine.vocab_size)
         return outcomes(fetched, [[] for _ in rows])
@@ -191,10 +191,10 @@ class InvariantTiles:
 
 def propose(drafter: Drafter | None, rows: list[Row], count: int, context: int) -> list[list[int]]:
     """At most `count` drafts of each text, and no more than it can still draw but one: none go past its last page. None
-    where a grammar must see each token before the next."""
+    where a constraint must see each token before the next."""
     if drafter is None or not count:
         return [[] for _ in rows]
-    left = [0 if row.text.matcher else row.end(context) - len(row.text.ids) - 1 for row in rows]
+    left = [0 if row.text.matchers else row.end(context) - len(row.text.ids) - 1 for row in rows]
     return [draft[:most] for draft, most in zip(drafter.propose(rows, count), left, strict=True)]
 
 

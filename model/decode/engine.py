@@ -18,7 +18,7 @@ from model.cache import PageLayout
 from model.decode.chain import Chain, check_words
 from model.decode.completion import Completion
 from model.decode.compositions import Alone
-from model.decode.constraint import MatcherMaker, new_matcher
+from model.decode.constraint import MatcherMaker, new_matchers
 from model.decode.decoding import LEAST_PIECE, Chunks, InvariantTiles, Speculation
 from model.decode.invariance import TILES
 from model.decode.loop import CHUNK
@@ -128,7 +128,7 @@ class Engine:
         self.check(request)
         prompt, r = list(request.prompt), request
         text = SequenceState(prompt, r.chain, r.seed, r.sample, len(prompt), len(prompt) + r.max_new_tokens)
-        text.matcher = new_matcher(self.matcher_maker, r.chain, prompt, r.stop_ids)
+        text.matchers = new_matchers(self.matcher_maker, r.chain, prompt, r.stop_ids)
         row = Row(next(self.numbers), text, tuple(r.stop_ids))
         self.scheduler.submit(row)
         self.rows[row.number] = row

@@ -16,7 +16,7 @@ import numpy as np
 from model.decode.chain import Chain, check_words, format_chain
 from model.decode.comparison import ComparedSource, compare_tokens
 from model.decode.completion import Completion
-from model.decode.constraint import MatcherMaker, new_matcher, with_masks
+from model.decode.constraint import MatcherMaker, new_matchers, with_masks
 from model.decode.draw import Requests, Texts, shard_rows, start
 from model.decode.links.link import History
 from model.decode.loop import CHUNK, DecodeState, decode
@@ -103,7 +103,7 @@ class Generator:
     `vocab_size`: ids from this one on are padding of the vocabulary, never drawn. `context`: tokens the model can see;
     a text that outgrows it goes on from its newest half, read anew. With a mesh set, the batch is split over it.
     `models`: by the names that chains have for them; "" is this one, the caller adds those of other runs.
-    `matcher_maker`: for chains with a grammar.
+    `matcher_maker`: for chains with a constraint.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Generator:
             for sample in range(searches * strategy.rows)
         ]
         for row in rows:
-            row.matcher = new_matcher(self.matcher_maker, row.chain, row.ids, stop_ids)
+            row.matchers = new_matchers(self.matcher_maker, row.chain, row.ids, stop_ids)
         pieces = self.stream_windows(rows, list(dict.fromkeys(stop_ids)))
         return pieces if strategy.streams else stream_ranked(pieces, rows, samples if strategy.searches else 1)
 
@@ -197,13 +197,14 @@ class Generator:
             reorder_ids(rows)
 
     def next_draws(self, rows: list[SequenceState], requests: Requests, steps: int) -> tuple[Requests, np.int32]:
-        """The requests for the next dispatch, and its number of tokens: `steps`, or one where grammars must see each
+        """The requests for the next dispatch, and its number of tokens: `steps`, or one where constraints must see each
         before the next."""
-        if rows[0].matcher is None:
+        if not rows[0].matchers:
             return requests, np.int32(steps)
-        masks = [row.mask() for row in rows]
-        masks += [np.zeros_like(masks[0])] * (len(requests.limit_B) - len(rows))
-        return requests._replace(chain=with_masks(requests.chain, np.stack(masks))), np.int32(1)
+        masks_BW = [np.stack(masks) for masks in zip(*(row.masks() for row in rows), strict=True)]
+        missing = len(requests.limit_B) - len(rows)
+        masks_BW = [np.pad(mask_BW, ((0, missing), (0, 0))) for mask_BW in masks_BW]
+        return requests._replace(chain=with_masks(requests.chain, masks_BW)), np.int32(1)
 
     def batch(self, rows: list[SequenceState], stop_ids: list[int]) -> WindowBatch:
         """The rows as arrays of few shapes: the number of texts is padded to a power of two.

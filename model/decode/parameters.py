@@ -235,7 +235,7 @@ class Text(Name):
     """A text that is compiled on the host, such as a regular expression: data, but never stacked."""
 
     def stack(self, values: Sequence[str]) -> np.ndarray:
-        raise TypeError("a grammar is no array; constraint.with_mask puts one in its place")
+        raise TypeError("a grammar is no array; constraint.with_masks puts one in its place")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ generate.py and scheduler.py hold one for each row.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from model.decode.chain import Chain, stack_chains
 from model.decode.completion import Completion, completion
-from model.decode.constraint import Matcher, with_mask
+from model.decode.constraint import Matcher, with_masks
 from model.decode.draw import Drawn, Requests
 from model.decode.ends import LoopDetector
 from model.decode.parameters import power_of_two
@@ -33,7 +34,7 @@ class SequenceState:
     limit: int  # number of ids at which it is complete
     finish_reason: FinishReason | None = None
     memories: Any = None  # of its chain, once it was decoded
-    matcher: Matcher | None = None  # of its chain's grammar
+    matchers: Sequence[Matcher] = ()  # of its chain's constraints, in order
     detectors: list[LoopDetector] = field(init=False)  # of its chain's ends
     draws: list[Drawn] = field(default_factory=list)  # of each dispatch [steps], where `rank` needs them;
     # with the one at the end that drew no token, if one ended it
@@ -61,13 +62,13 @@ class SequenceState:
             piece.cut(last + 1)
             piece.emptied_by = None
         self.ids += piece.tokens
-        for token in piece.tokens if self.matcher else ():
-            self.matcher.accept(token)
+        for token, matcher in itertools.product(piece.tokens, self.matchers):
+            matcher.accept(token)
         if loops:
             self.finish_reason = "repetition"
         elif piece.emptied_by:
             self.finish_reason = "emptied"
-        elif self.matcher and self.matcher.finished:
+        elif any(matcher.finished for matcher in self.matchers):
             self.finish_reason = "stop"
         elif finished and len(self.ids) == self.limit and window_limit >= self.last_step:
             self.finish_reason = "length"
@@ -79,9 +80,9 @@ class SequenceState:
             self.draws.append(jax.tree.map(lambda x: x[:count], draws))
         return piece
 
-    def mask(self) -> np.ndarray:
-        """What its grammar allows next, uint32 [W]; nothing where it is finished."""
-        return self.matcher.mask() & np.uint32(0 if self.finish_reason else 2**32 - 1)
+    def masks(self) -> list[np.ndarray]:
+        """What each of its constraints allows next, uint32 [W]; nothing where it is finished."""
+        return [matcher.mask() & np.uint32(0 if self.finish_reason else 2**32 - 1) for matcher in self.matchers]
 
 
 def window_start(length: int, context: int) -> int:
@@ -104,6 +105,6 @@ def stack_requests(rows: Sequence[SequenceState], limit_B: np.ndarray, stop_ids:
         seed_BW[index], sample_B[index] = divmod(row.seed % 2**64, 2**32), row.sample
         text_limit_B[index] = row.limit
         stop_BE[index, : len(stops[index])] = stops[index]
-    chains = [with_mask(row.chain, row.mask()) if row.matcher else row.chain for row in rows]
+    chains = [with_masks(row.chain, row.masks()) for row in rows]
     chain = stack_chains([*chains, *[chains[0]] * (size - len(rows))])
     return Requests(seed_BW, sample_B, limit_B, text_limit_B, stop_BE, chain)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from data.errors import DataError
 from data.tokenizers.byte_level import Bytes
 from data.tokenizers.streaming import IncrementalDecoder
-from launch.inference import text_engine
+from launch.inference import grammar
 from launch.inference.answers_file import AnswersFile, answer_lines, request_digest
 from launch.inference.prompts_file import read_requests
 from launch.inference.request import TextRequest
@@ -154,7 +154,7 @@ class Failing:
 
 
 def test_a_grammar_that_can_not_be_followed_ends_its_own_text_alone(run, monkeypatch):
-    monkeypatch.setattr(text_engine, "new_matcher", lambda *_: Failing())
+    monkeypatch.setattr(grammar, "new_matcher", lambda *_: Failing())
     asked = [TextRequest("A", "regex=x,greedy", 9), TextRequest("A", run.sampler, 9)]
     constrained, free = run.engine.answers(asked)
     (line,) = constrained.to_json()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model import config as c
 from model.decode import chain
 from model.decode.chain import Chain, SamplerError, chain_to_json, format_chain, parse_chain, stack_chains
-from model.decode.constraint import find_grammar, with_mask
+from model.decode.constraint import find_grammar, with_masks
 from model.decode.generate import Generator
 from model.decode.links.constraint import AllowedTokens, pack, unpack
 from model.decode.links.link import History, LinkState
@@ -291,5 +291,5 @@ def test_a_grammar_that_can_not_be_read_says_why(sampler, part):
 
 
 def test_a_mask_takes_the_place_of_the_grammar():
-    masked = with_mask(parse_chain("top_k=5,regex=a,temperature=2,greedy"), pack(np.ones(3, bool)))
+    masked = with_masks(parse_chain("top_k=5,regex=a,temperature=2,greedy"), [pack(np.ones(3, bool))])
     assert [type(link).__name__ for link in masked.links] == ["TopK", "AllowedTokens", "Temperature"]

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from data.errors import DataError
-from launch.inference.checkpoint import LoadedCheckpoint
+from launch.inference.checkpoint import DescribedCheckpoint, LoadedCheckpoint
 from launch.inference.json_schema import read_schema_files
+from launch.inference.matchers import Matchers
 from launch.inference.prompts import encode_prompt
+from launch.inference.provenance import index_opener
 from launch.inference.request import TextRequest
 from launch.inference.tasks.task import Task
 from launch.inference.text import TextGenerator, check_stops, encode_chain
@@ -32,19 +34,24 @@ class TaskWriter:
 
     def __init__(self, run: LoadedCheckpoint):
         self.run = run
+        self.open_index = index_opener(run) if isinstance(run, DescribedCheckpoint) else None  # none while it trains
 
     @functools.cached_property
     def engine(self) -> TextEngine:
-        return TextEngine(self.run.model, self.run.tokenizer, self.run.trained_length, self.run.stop_ids)
+        run, own = self.run, self.open_index
+        return TextEngine(run.model, run.tokenizer, run.trained_length, run.stop_ids, open_index=own)
 
     @functools.cached_property
     def generator(self) -> TextGenerator:
-        return TextGenerator(self.run.model, self.run.tokenizer, self.run.trained_length, self.run.stop_ids)
+        run = self.run
+        return TextGenerator(run.model, run.tokenizer, run.trained_length, run.stop_ids, self.open_index)
 
     def check(self, task: Task) -> None:
         """Raises SamplerError, PromptError or DataError where the task's chain or stop texts are none."""
         try:
-            encode_chain(parse_chain(read_schema_files(task.sampler)), self.run.tokenizer, self.run.trained_length)
+            chain = parse_chain(read_schema_files(task.sampler))
+            Matchers(self.run.tokenizer, self.open_index).check(chain)
+            encode_chain(chain, self.run.tokenizer, self.run.trained_length)
             check_stops(task.stop)
         except (SamplerError, PromptError, DataError) as error:
             raise type(error)(f"task {task.name}: {error}") from None

@@ -1,7 +1,7 @@
-"""Constrained decoding: the grammars that a person's chain names, and the link that applies what one allows next.
+"""Constrained decoding: the constraints that a person's chain names, and the link that applies what one allows next.
 
-A grammar needs a tokenizer and a state that follows the text, which no program on a device has. So before a dispatch
-constraint.py puts an AllowedTokens in the place of the Grammar, with the mask of a matcher on the host.
+A constraint needs a tokenizer or an index, and a state that follows the text, which no program on a device has. So
+before a dispatch constraint.py puts an AllowedTokens in its place, with the mask of a matcher on the host.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.decode.links.link import Memoryless
-from model.decode.parameters import Schema, Text, TokenMask, parameter, parameterized
+from model.decode.parameters import Number, Schema, Text, TokenMask, parameter, parameterized
 
 WORD = 32  # tokens in one word of a mask
 
 
-class Grammar(Memoryless):
+class Constraint(Memoryless):
+    """What the text may be, as a matcher on the host follows it."""
+
+
+class Grammar(Constraint):
     """A set of texts, of which the new text becomes one (Willard & Louf 2023; Geng et al. 2023). A chain has one."""
 
 
@@ -42,8 +46,22 @@ class Json(Grammar):
 
 
 @parameterized
+class MaxCopiedTokens(Constraint):
+    """No span of more than so many tokens that ends in the new text stands in the training text of the run.
+
+    Where the last `tokens` of the text, prompt included, stand there, the tokens that come behind them somewhere are
+    ruled out; those that end a text are not. What the prompt holds itself is not looked at. The span is of tokens,
+    within one document: the same words in other tokens, or with another capital, are another span.
+    """
+
+    tokens: int = parameter(
+        Number("a whole number of tokens from 1 to 1024, as max_copied_tokens=12", least=1, most=1024, whole=True)
+    )
+
+
+@parameterized
 class AllowedTokens(Memoryless):
-    """Keeps the tokens of a mask: what a grammar allows next. Tokens behind the mask's end are not allowed.
+    """Keeps the tokens of a mask: what a constraint allows next. Tokens behind the mask's end are not allowed.
 
     `mask`: uint32 [W], in a batch [B, W]; bit t % 32 of word t // 32 is token t's.
     """
