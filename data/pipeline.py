@@ -156,7 +156,13 @@ def open_pipeline(
     `tokenizer` is a checkpoint's. Raises DataError for bad text, too little to cut a row from, or none to score.
     """
     tokenizer = tokenizer or build_tokenizer(config.tokenizer, [part.source for part in config.parts], report)
-    splits = open_splits(config, tokenizer, cache, report)
+    return pipeline_of(config, open_splits(config, tokenizer, cache, report), batch_size, seed, tokenizer, report)
+
+
+def pipeline_of(
+    config: Data, splits: Splits, batch_size: int, seed: int, tokenizer: Tokenizer, report: Report = lambda _: None
+) -> Pipeline:
+    """The pipeline over splits that are open. Raises DataError as open_pipeline does."""
     splits = splits._replace(training=[fit_responses(split, config, report) for split in splits.training])
     if config.packing == "pairs":  # scored as they are trained: each half in a row
         splits = splits._replace(validation=[fit_responses(split, config, report) for split in splits.validation])

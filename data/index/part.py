@@ -72,6 +72,20 @@ class Part:
         found = np.concatenate([np.array(tokens, np.int64), rest.astype(np.int64)]) - 1
         return found[found >= 0]
 
+    def repeated(self, entries: np.ndarray, count: int) -> np.ndarray:
+        """Those of some entries, but for the last of all, whose first `count` tokens stand at the next one, too."""
+        places, others = (np.asarray(self.suffixes[entries + step], np.int64) for step in (0, 1))
+        for offset in (count - 1, *range(count - 1)):  # most differ in the last
+            own, other = (self.text.take(each + offset, mode="clip") for each in (places, others))
+            same = (own == other) & (own != BORDER)
+            entries, places, others = entries[same], places[same], others[same]
+        return entries
+
+    def tokens(self, start: int, stop: int) -> np.ndarray | None:
+        """The tokens of places start .. stop of the text, int64; None where they are not of one document."""
+        text = self.text[start:stop] if start >= 0 else self.text[:0]
+        return text.astype(np.int64) - 1 if len(text) == stop - start and (text != BORDER).all() else None
+
     def matches(self, text: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Matches:
         """The longest spans of a text, int [S], that begin at `starts` and end at `stops` at the latest, int [T]."""
         wanted = np.asarray(text, np.int64) + 1

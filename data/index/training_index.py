@@ -148,6 +148,15 @@ class TrainingIndex:
         intervals = [part.interval(tokens) for _, part in self.parts]
         return sum(stop - start for start, stop in intervals)
 
+    def times_seen(self, tokens: Sequence[int], epochs: dict[str, float]) -> float:
+        """How often a span was read in training, if each source was read through so often: an expectation."""
+        seen = 0.0
+        for number, part in self.parts:
+            same = [source.name for source in self.sources if source.folder == self.sources[number].folder]
+            start, stop = part.interval(tokens)
+            seen += (stop - start) * sum(epochs[name] for name in same)
+        return seen
+
     def next_tokens(self, tokens: Sequence[int]) -> np.ndarray:
         """The ids that come behind a span somewhere in the training text, each once, int64 [n]."""
         found = [part.next_tokens(part.interval(tokens), len(tokens)) for _, part in self.parts]

@@ -16,6 +16,7 @@ from data.config import Source
 from data.errors import DataError
 from data.index.build import spans
 from data.index.training_index import Copies, SourceIndex, TrainingIndex
+from data.pipeline import pipeline_of
 from data.sources import source as sources
 from data.splits import Splits, splits_of, validation_sources
 from data.store.store import Store, find_store, open_store
@@ -66,6 +67,13 @@ def training_splits(run: DescribedCheckpoint, report: Report = lambda _: None) -
         for kind, of_kind in (("training", trained_on), ("validation", validation_sources(config)))
     )
     return splits_of(config, stores, validation_stores, run.tokenizer, lambda _: None)
+
+
+def training_epochs(run: DescribedCheckpoint, splits: Splits) -> dict[str, float]:
+    """How often each source of a run had been read through at the checkpoint's step."""
+    config = run.config
+    pipeline = pipeline_of(config.data, splits, config.batch_size, config.seed, run.tokenizer)
+    return pipeline.epochs(run.step)
 
 
 def store_of(run: DescribedCheckpoint, source: Source, fingerprint: dict, report: Report) -> Store:

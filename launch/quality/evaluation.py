@@ -64,7 +64,8 @@ def make_plan(run: LoadedCheckpoint, grid: Grid, options: Options) -> Plan:
     texts = texts_to_score(run, options.text, None)
     places = draw_places(texts, run.tokenizer, count, prompt_tokens, new_tokens, options.seed)
     settings = with_default(() if options.only_default else grid.settings, run.sampler)
-    return Plan(settings, places, prompt_tokens, new_tokens, options.seed, text_conditions(run))
+    source = options.text or "the validation split"
+    return Plan(settings, places, prompt_tokens, new_tokens, options.seed, source, text_conditions(run))
 
 
 def text_sizes(run: LoadedCheckpoint, grid: Grid, options: Options) -> tuple[int, int]:

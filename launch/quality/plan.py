@@ -36,6 +36,7 @@ class Plan:
     prompt_tokens: int
     new_tokens: int
     seed: int
+    source: str  # of the prompts, for a person
     conditions: dict  # what all texts depend on
 
     @property

@@ -113,12 +113,11 @@ class TextScorer:
 
     def described(self) -> dict:
         """What was measured."""
-        sources = dict.fromkeys(place.source for place in self.plan.places)
         prompts = {
             "count": len(self.plan.places),
             "prompt_tokens": self.plan.prompt_tokens,
             "new_tokens": self.plan.new_tokens,
-            "source": ", ".join(sources),
+            "source": self.plan.source,
             "seed": self.plan.seed,
         }
         return {"step": self.run.step, "checkpoint": self.run.digest, "prompts": prompts}
