@@ -36,12 +36,12 @@ def quality_in_words(name: str, result: dict) -> str:
 
 def head(name: str, result: dict) -> list[str]:
     prompts = result["prompts"]
-    return [
+    return wrapped(
         f"{name} at step {result['step']}: {len(result['settings']) - 1} settings, {prompts['count']} prompts of "
-        f"{prompts['prompt_tokens']} tokens from {prompts['source']},",
+        f"{prompts['prompt_tokens']} tokens from {prompts['source']}, "
         f"each continued for {prompts['new_tokens']}; diversity is of {result['compared']['texts']} texts of "
-        f"{result['compared']['tokens']} tokens a setting",
-    ]
+        f"{result['compared']['tokens']} tokens a setting"
+    )
 
 
 def table_order(result: dict) -> list[int]:

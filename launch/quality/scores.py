@@ -47,13 +47,18 @@ def read_texts(plan: Plan, file: TextsFile) -> Texts:
 
 def figure(estimate: Estimate) -> dict:
     """A measure as quality.json has it; None for what is not defined."""
-    low, high = interval(estimate)
-    bounds = [low, high] if math.isfinite(low) and math.isfinite(high) else None
-    return {"value": estimate.value if math.isfinite(estimate.value) else None, "interval": bounds}
+    return {"value": estimate.value if math.isfinite(estimate.value) else None, "interval": interval(estimate)}
 
 
-def exponential(estimate: Estimate) -> Estimate:
-    return Estimate(math.exp(estimate.value), np.exp(estimate.without_N))
+def per_token(nats_N: np.ndarray, tokens_N: np.ndarray) -> Estimate:
+    """The sum of one number of each text over the sum of another, of any size."""
+    return ratio(nats_N, tokens_N, math.inf)
+
+
+def perplexity(nats: dict) -> dict:
+    """The figure of nats a token as one of perplexity; its interval is that of the nats."""
+    value, bounds = nats["value"], nats["interval"]
+    return {"value": math.exp(value), "interval": bounds and [math.exp(bound) for bound in bounds]}
 
 
 def short_settings(texts: Texts, new_tokens: int) -> list[str]:
@@ -92,8 +97,8 @@ def likelihood_metrics(run: LoadedCheckpoint, plan: Plan, texts: Texts, shuffles
     found: Metrics = {}
     for name, part in parts(texts):
         found[name] = {
-            "perplexity": figure(exponential(ratio(nats[part], tokens[part]))),
-            "prompt_ratio": figure(ratio((shuffled - nats)[part], tokens[part])),
+            "perplexity": perplexity(figure(per_token(nats[part], tokens[part]))),
+            "prompt_ratio": figure(per_token((shuffled - nats)[part], tokens[part])),
         }
     return found
 
@@ -105,7 +110,7 @@ def judge_metrics(judge: LoadedCheckpoint, run: LoadedCheckpoint, texts: Texts, 
     with costs.measured("judge", read_tokens(requests)):
         nats = nats_of(judge, requests)
     size = text_bytes(every)
-    return {name: {"judge_bits_per_byte": figure(ratio(nats[part], size[part]))} for name, part in parts(texts)}
+    return {name: {"judge_bits_per_byte": figure(per_token(nats[part], size[part]))} for name, part in parts(texts)}
 
 
 def mauve_metrics(run: LoadedCheckpoint, texts: Texts, costs: PassCosts) -> Metrics:

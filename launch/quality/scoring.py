@@ -12,6 +12,7 @@ from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.provenance import open_training_index
 from launch.quality import results
 from launch.quality.grid import HUMAN
+from launch.quality.memorization import extraction
 from launch.quality.model_passes import PassCosts
 from launch.quality.novelty import novelty
 from launch.quality.plan import Plan
@@ -71,7 +72,7 @@ class TextScorer:
         """The content of quality.json."""
         by_models, crows = self.with_models(texts), self.crows_pairs()
         index = self.open_index()
-        memorization = None
+        memorization = self.memorization(index)
         started = time.monotonic()
         matched = matched_texts(texts, self.plan.new_tokens)
         by_texts, novelties = self.with_index(texts, index)
@@ -151,6 +152,18 @@ class TextScorer:
             return None
         finally:
             self.index_seconds = time.monotonic() - started
+
+    def memorization(self, index: TrainingIndex | None) -> dict | None:
+        """How much of the training text can be extracted, word for word."""
+        if not self.options.memorization:
+            return None
+        found = extraction(self.run, index, report=self.report)
+        if found is None:
+            self.report("memorization is left out: no prompt and its suffix fit into the rows that it was trained on")
+            return None
+        cost = found["cost"]
+        self.costs["memorization"] = {"tokens": cost["generated_tokens"], "seconds": round(cost["seconds"], 3)}
+        return found
 
     def with_index(self, texts: Texts, index: TrainingIndex | None) -> tuple[Metrics, dict]:
         """The measures of novelty, and what is shown of it, by setting."""
