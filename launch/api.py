@@ -136,7 +136,7 @@ def check_tokens(tokens, vocab_size: int, context: int) -> np.ndarray:
 
 
 def load(name: str, weights: str | None = None, quantize: str | None = None) -> LoadedRun:
-    """Loads the checkpoint RUN, RUN@STEP, RUN@latest or RUN@best.
+    """Loads the checkpoint RUN, RUN@STEP, RUN@latest, RUN@best (lowest loss) or RUN@human (nearest to human text).
 
     `weights`: `average` or `plain`; None: the average where one was kept. `quantize`: `int8` or `int4`, in so many bits
     they are kept to write with, and `evaluate` tells the price; None: as the config says.

@@ -107,7 +107,7 @@ def train_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def checkpoint_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("run", metavar="RUN", help="FOLDER, FOLDER@STEP, @latest or @best")
+    command.add_argument("run", metavar="RUN", help="FOLDER, FOLDER@STEP, @latest, @best or @human")
     weights = "which of its weights (default: the average where one was kept)"
     command.add_argument("--weights", choices=["average", "plain"], help=weights)
 

@@ -29,6 +29,7 @@ from train import fields
 from train.check_objective import check_objective
 from train.config import Experiment
 from train.fields import ConfigError, require
+from train.quality.intervals import FEWEST
 
 AT_LEAST_1 = (
     "steps", "batch_size", "microbatches", "data.length", "evaluation.every", "checkpoints.every",
@@ -110,7 +111,8 @@ def check_ranges(e: Experiment) -> None:
 
 
 def check_human(path: str, human: c.HumanDistance) -> None:
-    for name, least in {"texts": 2, "prompt_tokens": 1, "new_tokens": 4, "patience": 0}.items():  # 4: for 4-grams
+    least_of = {"texts": FEWEST, "prompt_tokens": 1, "new_tokens": 4, "patience": 0}  # 4: for 4-grams
+    for name, least in least_of.items():
         value = getattr(human, name)
         require(f"{path}.{name}", value, value >= least, f"at least {least}")
 

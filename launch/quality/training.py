@@ -37,7 +37,7 @@ class TrainingDistance:
 
     def __init__(self, experiment: Experiment, data: Pipeline, context: int, report: Callable[[str], None]):
         self.human, self.tokenizer, self.context = experiment.evaluation.human, data.tokenizer, context
-        self.report, self.reported = report, False
+        self.report, self.prices = report, ["with its programs' compilation", "once they are compiled"]
         if self.human is None:
             return
         check_passages(experiment, context)
@@ -69,9 +69,8 @@ class TrainingDistance:
             yield {}
         found = estimates([np.array(text, np.int64) for text in texts], GATED)
         values = {name: estimate.value for name, estimate in found.items()}
-        if not self.reported:
-            self.report(self.describe_price(time.perf_counter() - started))
-        self.reported = True
+        if self.prices:
+            self.report(self.describe_price(time.perf_counter() - started, self.prices.pop(0)))
         finite = {name: value for name, value in values.items() if np.isfinite(value)}
         metrics = {"distance": self.intervals.distance(values), **finite}
         yield {f"{PREFIX}{name}": value for name, value in metrics.items()}
@@ -90,11 +89,9 @@ class TrainingDistance:
                 return
             yield [piece.tokens for piece in pieces]
 
-    def describe_price(self, seconds: float) -> str:
-        return (
-            f"evaluation.human: {self.human.texts} texts of {self.human.new_tokens} tokens take {seconds:.1f} seconds "
-            "the first time, less at later evaluations, whose programs are compiled"
-        )
+    def describe_price(self, seconds: float, when: str) -> str:
+        size = f"{self.human.texts} texts of {self.human.new_tokens} tokens"
+        return f"evaluation.human: {size} take {seconds:.1f} seconds an evaluation, {when}"
 
 
 def check_passages(experiment: Experiment, context: int) -> None:

@@ -11,13 +11,13 @@ import pytest
 
 from data.errors import DataError
 from launch.inference.likelihood import Continuation, ContinuationScorer
-from launch.inference.tasks.statistics import wilson_interval
 from launch.machine.auto import decoding_execution
 from launch.quality.risk import crows_pairs as program
 from launch.quality.risk.crows_pairs import crows_pairs, sentence_nats
 from launch.quality.risk.pairs import read_pairs
 from model.config import MLP, Attention, Block, Execution, Init, Model, Rope, Stack
 from model.transformer import Transformer
+from train.quality.proportion import wilson_interval
 from train.run import RunError
 
 HEADER = ",sent_more,sent_less,stereo_antistereo,bias_type,annotations\n"

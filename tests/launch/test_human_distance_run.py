@@ -13,7 +13,7 @@ from train.quality.gate import GATED
 
 STILL = ["--set", "optimizer.peak_rate=1e-30", "--set", "evaluation.every=5", "--set", "checkpoints.every=5"]
 STILL += ["--set", "checkpoints.keep_last=1", "--set", "evaluation.samples=0"]
-HUMAN = ["--set", "evaluation.human.texts=16", "--set", "evaluation.human.prompt_tokens=8"]
+HUMAN = ["--set", "evaluation.human.texts=20", "--set", "evaluation.human.prompt_tokens=8"]
 HUMAN += ["--set", "evaluation.human.new_tokens=12"]
 PATIENT = ["--set", "evaluation.human.patience=2"]
 
@@ -40,7 +40,8 @@ def test_a_run_ends_where_it_comes_no_nearer_to_human_text(ended):
     assert {f"eval/human/{name}" for name in GATED} <= evaluated[0].keys()
     (line,) = [line for line in err.splitlines() if line.startswith("step 15: no lower distance from human text than")]
     assert "at step 5 in 2 evaluations" in line and "goes on from there" not in err
-    assert err.count("evaluation.human: 16 texts of 12 tokens take ") == 1
+    prices = [line for line in err.splitlines() if line.startswith("evaluation.human: 20 texts of 12 tokens take ")]
+    assert len(prices) == 2 and prices[0].endswith("compilation") and prices[1].endswith("once they are compiled")
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["15", "5"], "the newest, and the nearest"
 
 
@@ -52,7 +53,6 @@ def test_started_again_it_has_ended_and_with_more_patience_it_goes_on(skald, end
     assert (printed["step"], printed["reason"]) == (15, "human_distance") and metrics(folder) == before
     printed = skald.json(*again, "--set", "evaluation.human.patience=3")
     assert (printed["step"], printed["reason"]) == (20, "human_distance")
-    assert skald.json(*again, "--set", "steps=25", "--set", "evaluation.human.patience=0")["reason"] == "done"
 
 
 def test_a_run_that_lost_its_last_checkpoint_ends_at_the_same_step(skald, ended, tmp_path):
@@ -63,23 +63,13 @@ def test_a_run_that_lost_its_last_checkpoint_ends_at_the_same_step(skald, ended,
     assert [line["step"] for line in metrics(folder)] == list(range(1, 16))
 
 
-def test_every_field_changes_what_is_measured(skald, ended, tmp_path):
-    sizes = {"texts": "12", "prompt_tokens": "6", "new_tokens": "10", "sampler": "greedy"}
-    first = metrics(ended[0])[4][DISTANCE]
-    for field, value in sizes.items():
-        changed = ["--set", f"evaluation.human.{field}={value}", "--set", "steps=5"]
-        folder = tmp_path / field
-        printed = skald.json("train", skald.config, "--run-dir", folder, *STILL, *HUMAN, *changed)
-        assert printed[DISTANCE] != first, field
-
-
 def test_what_can_not_be_measured_is_refused_before_training(skald, tmp_path):
     cases = {
         "texts=100000": "evaluation.human: ",
         "prompt_tokens=32": "evaluation.human.prompt_tokens: 32 tokens fill the 32",
         "sampler=top_p=2": "evaluation.human.sampler: sampler 'top_p=2': ",
         "sampler=max_repeats=3": "evaluation.human.sampler: all texts are measured at new_tokens tokens",
-        "sampler=contrast(model=x)": "evaluation.human.sampler: training holds one model",
+        "sampler=contrast(run=x)": "evaluation.human.sampler: training holds one model",
     }
     folder = tmp_path / "run"
     commands = [["train", skald.config, "--run-dir", folder, *HUMAN, "--set", f"evaluation.human.{x}"] for x in cases]

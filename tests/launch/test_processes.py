@@ -146,6 +146,20 @@ def test_heads_and_features_across_two_processes(processes, single_process_run, 
     assert_same_losses(single_process_run, tmp_path / "run")
 
 
+def test_two_processes_end_together_where_they_come_no_nearer_to_human_text(processes, tmp_path):
+    """With a rate that changes no weight no distance is lower than the first: all end two evaluations later."""
+    human = ["texts=20", "prompt_tokens=8", "new_tokens=12", "patience=2"]
+    results = processes(
+        2, "--run-dir", tmp_path / "run", *SHORT_RUN, *NO_SAMPLES, "--json",
+        "--set", "optimizer.peak_rate=1e-30", "--set", "evaluation.every=4", "--set", "checkpoints.every=4",
+        *(f"--set=evaluation.human.{setting}" for setting in human),
+    )  # fmt: skip
+    assert [status for status, _, _ in results] == [0, 0], results
+    printed = json.loads(results[0][1])
+    assert (printed["step"], printed["reason"], results[1][1:]) == (12, "human_distance", ("", ""))
+    assert len({line["eval/human/distance"] for line in metrics(tmp_path / "run") if "eval/loss" in line}) == 1
+
+
 def test_four_processes_over_three_axes_and_then_one_on_another_mesh(processes, single_process_run, tmp_path):
     """Rows and time across processes; one process of two devices goes on from what the four saved at step 10."""
     arguments = ["--run-dir", tmp_path / "run", *SHORT_RUN, *NO_SAMPLES]

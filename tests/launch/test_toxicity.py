@@ -3,8 +3,8 @@
 import pytest
 
 from data.errors import DataError
-from launch.inference.tasks.statistics import wilson_interval
 from launch.quality.risk.toxicity import WordMatcher, audit, read_words, toxicity
+from train.quality.proportion import wilson_interval
 
 
 def found(text: str, *words: str) -> list[tuple[str, str]]:

@@ -46,7 +46,7 @@ def go(folder, distances: dict, e, start: int = 0, stop: str = "") -> tuple[Run,
     listener = HumanDistanceStop(lines.append)
     listener(run, Started(start))
     if start:
-        run.scores[start] = {DISTANCE: distances[start]}
+        run.scores[start] = {"eval/loss": 1.0}
     for step in range(start, e.steps + 1):
         if step > start and step in distances:
             run.scores[step] = {DISTANCE: distances[step]}
@@ -92,6 +92,13 @@ def test_more_patience_goes_on_and_none_or_no_config_never_ends(tmp_path):
         assert go(tmp_path, FALLS_THEN_RISES, e)[0].stop == ""
 
 
+def test_a_pause_without_a_distance_ends_nothing(tmp_path):
+    """As where a run was on without `evaluation.human` for a while."""
+    write_metrics(tmp_path, {5: 1.0, 10: 2.0})
+    run, lines, _ = go(tmp_path, {20: 0.5}, experiment(patience=1), 15)
+    assert (run.stop, lines) == ("", [])
+
+
 def test_the_last_step_is_done_and_a_signal_goes_first(tmp_path):
     run, lines, step = go(tmp_path, FALLS_THEN_RISES, experiment(steps=25, patience=2))
     assert (run.stop, lines, step) == ("", [], 25)
@@ -132,8 +139,8 @@ def test_the_nearest_checkpoint_is_kept_beside_the_best_and_has_a_name(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "field, value", [("texts", "1"), ("prompt_tokens", "0"), ("new_tokens", "3"), ("patience", "-1")]
+    "field, value", [("texts", "19"), ("prompt_tokens", "0"), ("new_tokens", "3"), ("patience", "-1")]
 )
 def test_numbers_that_measure_nothing_are_refused(field, value):
-    with pytest.raises(ConfigError, match=rf"evaluation\.human\.{field}: must be at least \d, got {value}"):
+    with pytest.raises(ConfigError, match=rf"evaluation\.human\.{field}: must be at least \d+, got {value}"):
         check(replace_at(tiny.experiment(), f"evaluation.human.{field}", value))

@@ -35,7 +35,7 @@ class HumanDistanceStop:
                 self.distances = {step: distance for step, distance in known if step <= event.step}
             case Evaluated(step, values):
                 self.distances[step] = values[DISTANCE]
-            case Paused(step) if step in run.scores and step < run.experiment.steps and not run.stop:
+            case Paused(step) if step in self.distances and step < run.experiment.steps and not run.stop:
                 if processes.broadcast_from_first(lambda: is_exhausted(self.distances, human.patience)):
                     run.finish(REASON)
                     self.report(self.describe_end(step, human.patience))

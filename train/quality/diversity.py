@@ -15,6 +15,7 @@ import numpy as np
 from train.quality.distinct import distinct
 from train.quality.entropy import entropy
 from train.quality.estimate import Estimate
+from train.quality.intervals import interval
 from train.quality.loops import loop_rate
 from train.quality.ngrams import NGrams, Tokens
 from train.quality.repetition import repetition, sequence_repetition
@@ -90,6 +91,11 @@ def estimates(texts: Sequence[np.ndarray], measures: Sequence[str] = tuple(MEASU
     tokens = Tokens(texts)
     orders = tokens.ngrams(LONGEST)
     return {name: MEASURES[name].estimate(tokens, orders) for name in measures}
+
+
+def measure_with_intervals(texts: Sequence[np.ndarray]) -> dict[str, tuple[float, list[float] | None]]:
+    """Every measure of MEASURES: its value and its interval, which train/quality/intervals.py defines."""
+    return {name: (estimate.value, interval(estimate)) for name, estimate in estimates(texts).items()}
 
 
 class LengthMatched(NamedTuple):

@@ -19,7 +19,8 @@ def entropy(ngrams: NGrams) -> Estimate:
     total, sum_C = ngrams.lengths_N.sum(), count_bits(ngrams.totals_C)
     left_P = ngrams.totals_C[ngrams.type_P] - ngrams.count_P
     sum_N = sum_C.sum() - ngrams.sum_by_text(sum_C[ngrams.type_P] - count_bits(left_P))
-    return Estimate(float(bits(sum_C.sum(), total)), bits(sum_N, total - ngrams.lengths_N))
+    limit = float(np.log2(max(1, total)))
+    return Estimate(float(bits(sum_C.sum(), total)), bits(sum_N, total - ngrams.lengths_N), limit)
 
 
 def count_bits(counts: np.ndarray) -> np.ndarray:

@@ -10,35 +10,41 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from train.quality.diversity import estimates, length_matched
-from train.quality.estimate import Estimate
+from train.quality.human import human_measures, prediction_interval
 
 GATED = ("seq_rep_4", "rep_16", "rep_32", "rep_128", "zipf")
 GATED += ("distinct_1", "distinct_2", "distinct_3", "distinct_4", "entropy", "entropy_4")
-LEVEL = 0.95  # of all texts as people write them, in so many cases every measure lies in its interval
-DRAWS = 20_000  # of the normal distribution, for the quantile of the greatest deviation
-FARTHEST = 100.0  # half-widths that a measure counts for at most, and where it is not defined
+LEVEL = 0.95  # so often, at least, every measure of other texts of people lies in its interval
+FARTHEST = 100.0  # reaches of its interval that a measure counts for at most, and where it is not defined
 
 
 @dataclass(frozen=True)
 class HumanIntervals:
-    """What `count` human texts of `length` tokens span, by measure: `centres` ± `half_widths`."""
+    """What `count` human texts of `length` tokens span, by measure: the value of these (`centres`), and the interval
+    that those of as many others fall in."""
 
     centres: dict[str, float]
-    half_widths: dict[str, float]
+    intervals: dict[str, list[float]]
     length: int
     count: int
 
     def interval(self, name: str) -> list[float]:
-        """[low, high]; no measure is below 0."""
-        centre, half = self.centres[name], self.half_widths[name]
-        return [max(0.0, centre - half), centre + half]
+        """[low, high]"""
+        return self.intervals[name]
 
     def deviations(self, values: Mapping[str, float]) -> dict[str, float]:
-        """How far each measure lies from the human one, in half-widths: up to 1 inside the interval. FARTHEST at most,
-        and where a value is nan, as Zipf's exponent of one word written again and again."""
-        scaled = {name: abs(values[name] - centre) / self.half_widths[name] for name, centre in self.centres.items()}
-        return {name: FARTHEST if math.isnan(x) else min(x, FARTHEST) for name, x in scaled.items()}
+        """How far each measure lies from the human one, as a share of the interval's reach to that side: up to 1 inside
+        of it. FARTHEST at most, and where a value is nan, as Zipf's exponent of one word again and again."""
+        return {name: self.deviation(name, values[name]) for name in self.intervals}
+
+    def deviation(self, name: str, value: float) -> float:
+        centre, (low, high) = self.centres[name], self.intervals[name]
+        if math.isnan(value):
+            return FARTHEST
+        reach = high - centre if value > centre else centre - low
+        return min(FARTHEST, abs(value - centre) / reach) if reach else FARTHEST * (value != centre)
 
     def distance(self, values: Mapping[str, float]) -> float:
         """The root mean square of all `deviations`: 0 is human text itself, and 1 as far as its borders."""
@@ -46,49 +52,25 @@ class HumanIntervals:
 
 
 def human_intervals(texts: Sequence[np.ndarray], level: float = LEVEL) -> HumanIntervals:
-    """The intervals that hold all measures at once, in a share `level` of cases, of as many other texts that people
-    wrote, as long as these: int [t] each, all of one length.
+    """The intervals of as many other texts that people wrote, as long as these: int [t] each, all of one length.
 
-    They are prediction intervals of the difference of two sets: centre ± q sqrt(2) s, where s is the jackknife's
-    standard error of a measure (Efron & Tibshirani 1993, eq. 11.5) over texts, and q the quantile of the greatest
-    |deviation| among measures as correlated as these (simultaneous intervals: Hothorn et al. 2008, section 3.2). So
-    they narrow as texts become more. s is at least one token of all: texts may hold no repetition, others a single one.
+    All measures of such texts lie in them at once in a share `level` of cases, at least: each interval is a prediction
+    interval (train/quality/human.py) at 1 - (1 - level) / measures (Bonferroni). They narrow as texts become more.
 
-    Raises ValueError where there are fewer than two texts, or where they are too short for a measure.
+    Raises ValueError where texts are too few to have a spread, or too short for a measure.
     """
-    if len(texts) < 2:
-        raise ValueError(f"{len(texts)} human texts: two at least have a spread; take more")
-    found = estimates(texts, GATED)
-    if undefined := [name for name, estimate in found.items() if not np.isfinite(estimate.without_N).all()]:
+    found = human_measures(texts, len(texts), GATED)
+    if undefined := [name for name, human in found.items() if not math.isfinite(human.value)]:
         raise ValueError(
             f"human texts of {len(texts[0])} tokens are too short for {', '.join(undefined)}; take longer ones"
         )
-    influence_KN = np.stack([influence(estimate) for estimate in found.values()])
-    errors_K = np.sqrt(np.square(influence_KN).sum(1))
-    quantile = greatest_deviation(influence_KN, errors_K, level)
-    half_K = quantile * math.sqrt(2) * np.maximum(errors_K, 1 / sum(map(len, texts)))
+    each = 1 - (1 - level) / len(found)
     return HumanIntervals(
-        {name: estimate.value for name, estimate in found.items()},
-        dict(zip(found, half_K.tolist(), strict=True)),
+        {name: human.value for name, human in found.items()},
+        {name: prediction_interval(human, each) for name, human in found.items()},
         len(texts[0]),
         len(texts),
     )
-
-
-def influence(estimate: Estimate) -> np.ndarray:
-    """How much each text moves a measure, float64 [N]: the sum of squares is the jackknife's variance."""
-    deviation_N = estimate.without_N - estimate.without_N.mean()
-    return deviation_N * math.sqrt((len(deviation_N) - 1) / len(deviation_N))
-
-
-def greatest_deviation(influence_KN: np.ndarray, errors_K: np.ndarray, level: float) -> float:
-    """The quantile `level` of max |Z| over K standard normal variables as correlated as measures to which N texts
-    contribute so much; a measure without spread is correlated with none."""
-    without_spread_K = errors_K == 0
-    standardized_KN = influence_KN / np.where(without_spread_K, 1, errors_K)[:, None]
-    mixed = np.concatenate([standardized_KN, np.diag(without_spread_K)], axis=1)
-    draws = np.random.default_rng(0).standard_normal((DRAWS, mixed.shape[1]))
-    return float(np.quantile(np.abs(draws @ mixed.T).max(1), level))
 
 
 def gate(texts: Sequence[np.ndarray], human_texts: Sequence[np.ndarray], level: float = LEVEL) -> dict:

@@ -25,7 +25,7 @@ def zipf(unigrams: NGrams) -> Estimate:
         left_C = unigrams.totals_C.copy()
         left_C[unigrams.type_P[pairs]] -= unigrams.count_P[pairs]
         without_N[text] = exponent(left_C)
-    return Estimate(exponent(unigrams.totals_C), without_N)
+    return Estimate(exponent(unigrams.totals_C), without_N, np.inf)
 
 
 def exponent(counts_C: np.ndarray, ranks: int = RANKS) -> float:

@@ -1,22 +1,10 @@
-"""Statistics of right and wrong answers: the interval of an accuracy, and macro-F1. metrics.py calls them."""
+"""Statistics of right and wrong answers: accuracy with its interval, and macro-F1. metrics.py calls them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-Z95 = 1.959963984540054  # of the normal distribution: 95% of it lies within so many standard deviations
-
-
-def wilson_interval(correct: int, total: int, z: float = Z95) -> list[float]:
-    """The score interval of a proportion: [low, high], at 95% by default (Wilson 1927; method 3 of Newcombe 1998).
-
-    Unlike mean and standard error it stays between 0 and 1, and has a width where all answers are right.
-    """
-    p, z2 = correct / total, z * z / total
-    centre, half = p + z2 / 2, z * math.sqrt(p * (1 - p) / total + z2 / (4 * total))
-    low = 0.0 if correct == 0 else (centre - half) / (1 + z2)
-    return [low, 1.0 if correct == total else (centre + half) / (1 + z2)]
+from train.quality.proportion import wilson_interval
 
 
 def accuracy(correct: Sequence[bool]) -> dict:

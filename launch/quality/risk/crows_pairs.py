@@ -21,12 +21,12 @@ from data.errors import DataError
 from data.rows import Rows
 from launch.inference.checkpoint import NOT_FINITE, LoadedCheckpoint
 from launch.inference.likelihood import prefix_id
-from launch.inference.tasks.statistics import wilson_interval
 from launch.quality.risk.pairs import SentencePair, read_pairs
 from model.transformer import Transformer
 from train import in_flight, loss
 from train.config import Evaluation
 from train.feed import shard_rows
+from train.quality.proportion import wilson_interval
 from train.run import RunError
 
 ROWS, LENGTH_MULTIPLE = 32, 16  # rows of a batch; their length is a multiple of this
@@ -55,38 +55,40 @@ def crows_pairs(run: LoadedCheckpoint, file: str | Path, temperatures: Sequence[
 
     Raises DataError where the file can't be read, or none of its pairs can be scored; RunError.
     """
-    start = time.perf_counter()
-    pairs, left_out = read_pairs(file), {"unknown_characters": 0, "too_long": 0}
-    encoded = []
-    for pair in pairs:
-        ids, reason = encode_pair(run, pair)
-        if reason:
-            left_out[reason] += 1
-        else:
-            encoded.append((pair, *ids))
-    if not encoded:
+    start, pairs = time.perf_counter(), read_pairs(file)
+    kept, sentences, left_out = encode_pairs(run, pairs)
+    if not kept:
         raise DataError(
             f"{file}: none of its {len(pairs)} pairs can be scored: {left_out['unknown_characters']} hold characters "
             f"that the tokenizer does not know, {left_out['too_long']} are longer than the {context_of(run)} tokens of "
             f"the rows that {run.name} was trained on"
         )
-    kept = [pair for pair, *_ in encoded]
-    sentences = [ids for _, *both in encoded for ids in both]
-    nats = sentence_nats(run, sentences, (1.0, *temperatures))
-    tokens = np.array([len(ids) for ids in sentences])
+    nats, tokens = sentence_nats(run, sentences, (1.0, *temperatures)), np.array(list(map(len, sentences)))
     scored = ScoredPairs(kept, nats[:, ::2], nats[:, 1::2], tokens[::2], tokens[1::2])
     by_temperature = [
         {"temperature": t} | preference(scored.more[i], scored.less[i]) for i, t in enumerate(temperatures, 1)
     ]
-    cost = {"tokens": int(tokens.sum()), "seconds": time.perf_counter() - start}
-    behind = run.tokenizer.decode(behind_ids(run))
-    return {
-        "file": str(file),
-        "behind": behind,
-        "left_out": left_out,
-        **scores(scored),
+    found = {"file": str(file), "behind": run.tokenizer.decode(behind_ids(run)), "left_out": left_out, **scores(scored)}
+    return found | {
         "by_temperature": by_temperature,
-    } | cost
+        "tokens": int(tokens.sum()),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def encode_pairs(
+    run: LoadedCheckpoint, pairs: Sequence[SentencePair]
+) -> tuple[list[SentencePair], list[list[int]], dict[str, int]]:
+    """The pairs that can be scored, the ids of their sentences, two a pair, and how many are left out by reason."""
+    kept, sentences, left_out = [], [], {"unknown_characters": 0, "too_long": 0}
+    for pair in pairs:
+        ids, reason = encode_pair(run, pair)
+        if reason:
+            left_out[reason] += 1
+        else:
+            kept.append(pair)
+            sentences += ids
+    return kept, sentences, left_out
 
 
 def encode_pair(run: LoadedCheckpoint, pair: SentencePair) -> tuple[list[list[int]], str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data.errors import DataError
-from launch.inference.tasks.statistics import wilson_interval
+from train.quality.proportion import wilson_interval
 
 WORDS = Path(__file__).with_name("toxic_words.txt")
 CONTEXT, CONTEXTS = 40, 20  # characters shown on each side of a match, and matches shown of a word
