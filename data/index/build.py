@@ -19,7 +19,7 @@ import numpy as np
 
 from data.documents import CHUNK, Documents
 from data.errors import DataError
-from data.index.part import part_file
+from data.index.part import LONGEST_WINDOW, part_file
 from data.index.suffix_array import BORDER, suffix_array
 from data.plans import RULES, save_whole
 from data.splits import Split
@@ -81,6 +81,7 @@ def write_part(folder: Path, number: int, text: np.ndarray, owned: int, starts: 
     counts = np.bincount(text[:owned])
     counts[BORDER] = 0
     buckets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    text = np.pad(text, (0, LONGEST_WINDOW), constant_values=BORDER)
     arrays = {"text": text, "suffixes": suffixes, "buckets": buckets, "starts": starts, "places": places}
     for name, array in arrays.items():
         save_whole(part_file(folder, name, number), array)
@@ -115,12 +116,13 @@ def part_texts(documents: Documents, part_tokens: int) -> Iterator[tuple[np.ndar
 
 
 def text_type(documents: Documents) -> np.dtype:
-    """The type of an index's text, in which every token is one more than in the store."""
+    """The type of an index's text, in which every token is one more than in the store, and none the greatest number."""
     tokens, stored = documents.tokens, documents.tokens[:1].dtype
     if stored.itemsize > 2:
         return stored
     chunks = (tokens[start : start + CHUNK] for start in range(0, len(tokens), CHUNK))
-    return np.dtype(np.uint32 if any((chunk == np.iinfo(stored).max).any() for chunk in chunks) else stored)
+    most = np.iinfo(stored).max - 2
+    return np.dtype(np.uint32 if any((chunk > most).any() for chunk in chunks) else stored)
 
 
 def spans(documents: Documents) -> Iterator[tuple[int, int]]:

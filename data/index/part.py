@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from data.index.suffix_array import BORDER
 
 ARRAYS = ("text", "suffixes", "buckets", "starts", "places")
-WINDOW, LONGEST_WINDOW = 8, 64  # tokens of each suffix that are compared at a time
-BATCH = 1 << 14  # suffixes that are looked for at a time: what is in memory does not grow with the texts
-ENDED = -1  # stands behind a text that is looked for: before every token, so that a prefix comes first
+WINDOW, LONGEST_WINDOW = 8, 256  # tokens of each suffix that are compared at a time: at first, and at most
+BATCH = 1 << 13  # suffixes that are looked for at a time: what is in memory does not grow with the texts
 
 
 class Matches(NamedTuple):
@@ -29,7 +29,8 @@ class Matches(NamedTuple):
 
 
 class Part:
-    """A part of an index. `text` holds tokens, each plus one, with a BORDER behind every document.
+    """A part of an index. `text` holds tokens, each plus one, with a BORDER behind every document and LONGEST_WINDOW of
+    them at its end. No token is the greatest number of its type.
 
     `suffixes` are the places in it that belong to this part, in the order of what stands there; what belongs to the
     part after it may stand behind them. `buckets` [ids + 2]: where the suffixes of each first token begin. `starts` and
@@ -86,51 +87,50 @@ class Part:
         text = self.text[start:stop] if start >= 0 else self.text[:0]
         return text.astype(np.int64) - 1 if len(text) == stop - start and (text != BORDER).all() else None
 
-    def matches(self, text: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Matches:
-        """The longest spans of a text, int [S], that begin at `starts` and end at `stops` at the latest, int [T]."""
-        wanted = np.asarray(text, np.int64) + 1
-        found = [
-            self.batch_of_matches(wanted, starts[first : first + BATCH], stops[first : first + BATCH])
-            for first in range(0, len(starts), BATCH)
-        ]
-        return Matches(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
+    def matches(self, texts: Sequence[np.ndarray]) -> Matches:
+        """The longest spans that begin at each place of some texts of ids, one text after another."""
+        ended = np.iinfo(self.text.dtype).max  # as any id that no document has
+        lengths = np.array([len(text) for text in texts], np.int64)
+        places = np.arange(lengths.sum()) + np.repeat(np.arange(len(texts)), lengths)
+        wanted = np.full(lengths.sum() + len(texts) + LONGEST_WINDOW, ended, self.text.dtype)
+        ids = np.concatenate([np.zeros(0, np.int64), *(np.asarray(text, np.int64) for text in texts)])
+        wanted[places] = np.where((ids >= 0) & (ids < ended - 1), ids + 1, ended)
+        batches = (places[first : first + BATCH] for first in range(0, len(places), BATCH))
+        found = [self.batch_of_matches(wanted, batch) for batch in batches]
+        empty = Matches(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        return Matches(*(np.concatenate(columns) for columns in zip(empty, *found, strict=True)))
 
-    def batch_of_matches(self, wanted: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> Matches:
-        """The matches of a batch of suffixes of a text whose tokens are those of the part's own text.
+    def batch_of_matches(self, wanted: np.ndarray, starts: np.ndarray) -> Matches:
+        """The matches of some suffixes of `wanted`, tokens as in the part's own text.
 
         A binary search for all of them at once. `below` and `above` count the tokens that a suffix shares with the
         entries before `low` and at `high`, so those that both share need not be compared again; when they meet, the
         longest match is at one of them (Manber & Myers 1993).
         """
-        first = np.minimum(wanted[starts], len(self.buckets) - 2)
-        known = (wanted[starts] == first) & (first > BORDER)
+        first = np.minimum(wanted[starts].astype(np.int64), len(self.buckets) - 2)
+        known = wanted[starts] == first
         low, high = (np.where(known, self.buckets[first + step], 0).astype(np.int64) for step in (0, 1))
         below, above = np.zeros(len(starts), np.int64), np.zeros(len(starts), np.int64)
         while len(active := np.flatnonzero(low < high)):
             middle = (low[active] + high[active]) // 2
             shared = np.maximum(np.minimum(below[active], above[active]), 1)
             places = np.asarray(self.suffixes[middle], np.int64)
-            shared, is_before = self.compare(wanted, starts[active], stops[active], places, shared)
+            shared, is_before = self.compare(wanted, starts[active], places, shared)
             before, behind = active[is_before], active[~is_before]
             low[before], below[before] = middle[is_before] + 1, shared[is_before]
             high[behind], above[behind] = middle[~is_before], shared[~is_before]
         return Matches(np.maximum(below, above), np.where(above >= below, high, low - 1))
 
     def compare(
-        self, wanted: np.ndarray, starts: np.ndarray, stops: np.ndarray, places: np.ndarray, shared: np.ndarray
+        self, wanted: np.ndarray, starts: np.ndarray, places: np.ndarray, shared: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """How many tokens wanted[start:stop] shares with the text at `places`, and whether the text comes first.
-
-        `shared`: how many are known to be the same. All int64 [n] -> int64 [n], bool [n].
-        """
+        """How many tokens `wanted` shares from each start on with the text at a place, and whether the text comes
+        first: int64 [n], bool [n]. `shared`: how many are known to be the same."""
         shared, is_before = shared.copy(), np.zeros(len(starts), bool)
         undecided, width = np.arange(len(starts)), WINDOW
         while len(undecided):
-            offsets_nW = shared[undecided, None] + np.arange(width)
-            own_nW = self.text.take(places[undecided, None] + offsets_nW, mode="clip")
-            sought_nW = wanted.take(starts[undecided, None] + offsets_nW, mode="clip")
-            is_behind_nW = starts[undecided, None] + offsets_nW >= stops[undecided, None]
-            sought_nW = np.where(is_behind_nW, ENDED, sought_nW)
+            own_nW = sliding_window_view(self.text, width)[places[undecided] + shared[undecided]]
+            sought_nW = sliding_window_view(wanted, width)[starts[undecided] + shared[undecided]]
             differs_nW = own_nW != sought_nW
             column, rows = differs_nW.argmax(1), np.arange(len(undecided))
             is_decided = differs_nW[rows, column]

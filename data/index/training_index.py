@@ -131,16 +131,15 @@ class TrainingIndex:
 
     def copies_of(self, texts: Sequence[Sequence[int]]) -> list[Copies]:
         """What of each text stands in the training text: many short texts at once are much faster than one by one."""
-        lengths_of = [len(text) for text in texts]
-        stops_of = np.cumsum(lengths_of, dtype=np.int64)
-        text = np.concatenate([np.zeros(0, np.int64), *(np.asarray(text, np.int64) for text in texts)])
-        lengths, found = np.zeros(len(text), np.int64), np.full((len(text), 2), -1, np.int32)
-        for number, (_, part) in enumerate(self.parts if len(text) else []):
-            matches = part.matches(text, np.arange(len(text)), np.repeat(stops_of, lengths_of))
+        borders = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        total = int(borders[-1]) if len(texts) else 0
+        lengths, found = np.zeros(total, np.int32), np.full((total, 2), -1, np.int32)
+        for number, (_, part) in enumerate(self.parts):
+            matches = part.matches(texts)
             longer = matches.lengths > lengths
             lengths[longer] = matches.lengths[longer]
             found[longer] = np.stack([np.full(longer.sum(), number), matches.entries[longer]], 1)
-        split = zip(np.split(lengths.astype(np.int32), stops_of[:-1]), np.split(found, stops_of[:-1]), strict=True)
+        split = zip(np.split(lengths, borders[:-1]), np.split(found, borders[:-1]), strict=True)
         return [Copies(self, *each) for each in split] if texts else []
 
     def count(self, tokens: Sequence[int]) -> int:

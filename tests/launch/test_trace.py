@@ -1,0 +1,149 @@
+"""`skald trace` and `skald prepare --index`: what they say of a text is true of the training text, and errors are one
+line."""
+
+import html.parser
+import json
+import re
+from pathlib import Path
+
+import pytest
+from test_bad_input import assert_error_line
+
+SHAKESPEARE = (Path(__file__).parents[2] / "data/corpora/tinyshakespeare.txt").read_text()
+TRAIN = SHAKESPEARE[: round(len(SHAKESPEARE) * 0.09)]
+COPY = TRAIN[40_000:40_120]
+TEXT = f"Queer zebras & <oxen>\n{COPY}qqqq{TRAIN[70_000:70_040]}".replace("<", "'").replace(">", "'")
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("texts") / "story & song.txt"
+    file.write_text(TEXT)
+    return file
+
+
+@pytest.fixture(scope="module")
+def traced(skald, trained_run, text_file) -> dict:
+    return skald.json("trace", trained_run, "--text", text_file, "--least", 20)
+
+
+def test_json_says_where_each_span_stands(traced):
+    assert traced["step"] == 40 and traced["least"] == 20 and traced["tokens"] == len(TEXT)
+    assert traced["longest_tokens"] == max(span["tokens"] for span in traced["spans"]) >= 120
+    for span in traced["spans"]:
+        text = TEXT[span["start"] : span["stop"]]
+        assert span["text"] == text and span["tokens"] == len(text) >= 20
+        assert SHAKESPEARE[span["offset"] :].startswith(text) and span["offset"] + len(text) <= len(TRAIN)
+        around = SHAKESPEARE[span["offset"] - 24 : span["offset"] + len(text) + 24]
+        assert span["before"] + text + span["after"] == around and span["title"] == "embedded:shakespeare"
+        assert span["count"] == len(re.findall(f"(?={re.escape(text)})", TRAIN))
+    assert traced["longest"] in [{k: v for k, v in span.items() if k != "tokens"} for span in traced["spans"]]
+    inside = sum(any(s["start"] <= i < s["stop"] for s in traced["spans"]) for i in range(len(TEXT)))
+    assert traced["marked"] == pytest.approx(inside / len(TEXT))
+    for n, share in enumerate(traced["new_ngrams"], 1):
+        known = {TRAIN[i : i + n] for i in range(len(TRAIN) - n + 1)}
+        new = [TEXT[i : i + n] not in known for i in range(len(TEXT) - n + 1)]
+        assert share == pytest.approx(sum(new) / len(new))
+
+
+def test_human_text_is_the_yardstick(skald, trained_run, text_file, traced):
+    """Pieces as long as the text, of the validation split; where no length is named, a hundredth of it is marked."""
+    human = traced["human"]
+    assert human["tokens"] == human["texts"] * len(TEXT) and human["longest_tokens"]["most"] < 60
+    assert all(a <= b for a, b in zip(human["new_ngrams"], human["new_ngrams"][1:], strict=False))
+    chosen = skald.json("trace", trained_run, "--text", text_file)
+    assert 0 < chosen["human"]["marked"] <= 0.01 and 8 < chosen["least"] < 40
+    less = skald.json("trace", trained_run, "--text", text_file, "--least", chosen["least"] - 1)
+    assert less["human"]["marked"] > 0.01
+
+
+class Page(html.parser.HTMLParser):
+    """The text of a page by the element that it stands in, and the addresses that the page names."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.stack, self.marked, self.body, self.addresses = [], "", "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.stack += [] if tag == "meta" else [tag]
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        while self.stack.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if "div" in self.stack and "sup" not in self.stack and "table" not in self.stack:
+            self.body += data
+            self.marked += data * ("mark" in self.stack)
+
+
+def test_the_page_holds_the_text_and_loads_nothing(skald, trained_run, text_file, tmp_path, traced):
+    status, _, err = skald("trace", trained_run, "--text", text_file, "--least", 20, "--html", tmp_path / "o.html")
+    assert status == 0 and "wrote" in err
+    source = (tmp_path / "o.html").read_text()
+    page = Page(source)
+    assert page.body.startswith(TEXT) and "story &amp; song" in source and "Queer zebras &amp; 'oxen'" in source
+    assert len(page.marked) == round(traced["marked"] * len(TEXT))
+    assert all(address.startswith("#") for address in page.addresses) and "prefers-color-scheme" in source
+    assert not re.search(r"https?:|@import|url\(", source)
+
+
+def test_a_terminal_that_shows_no_colours_gets_brackets(skald, trained_run, text_file, traced):
+    status, out, _ = skald("trace", trained_run, "--text", text_file, "--least", 20)
+    shown = out.partition("\n\n[1]")[0]
+    assert status == 0 and re.sub(r"⟦|⟧\[\d+\]", "", shown) == TEXT
+    assert shown.count("⟦") == len(traced["spans"]) and "\x1b" not in out
+    assert re.search(rf"\[1\] {traced['spans'][0]['tokens']} tokens: embedded:shakespeare, token ", out)
+    assert "longest copied span: " in out and "held-out human texts" in out
+
+
+def test_bad_input_is_one_line_each(skald, trained_run, tmp_path, text_file):
+    files = {"latin.txt": "é".encode("latin-1"), "empty.txt": b"", "strange.txt": "snow ☃".encode()}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    cases = [
+        ([tmp_path / "none.txt"], 1, r"none.txt: can't read the text \(No such file"),
+        ([tmp_path], 1, r"can't read the text \(Is a directory\)"),
+        ([tmp_path / "latin.txt"], 1, "latin.txt: byte 0 is no UTF-8; save the text as UTF-8"),
+        ([tmp_path / "empty.txt"], 1, "empty.txt: no text in it"),
+        ([tmp_path / "strange.txt"], 1, r"strange.txt: character '☃' .*is not among the tokenizer's"),
+        ([text_file, "--html", tmp_path / "no" / "o.html"], 2, r"--html .*: there is no folder .*no"),
+    ]
+    results = skald.run_many([["trace", trained_run, "--text", *rest] for rest, _, _ in cases])
+    for (_, status, message), result in zip(cases, results, strict=True):
+        assert_error_line(result, status, message)
+
+
+def test_standard_input_and_an_index_ahead_of_time(fresh, trained_run, tmp_path):
+    """`prepare --index` says what the index takes; a run of the same data finds it. `skald cache` counts it."""
+    runner = fresh.with_environment(SKALD_CACHE=str(tmp_path / "cache"))
+    (source,) = runner.json("prepare", runner.config, "--index")["sources"]
+    index = source["index"]
+    assert index["tokens"] == source["training"]["tokens"] and index["parts"] == 1
+    assert index["bytes_on_disk"] < 6.1 * index["tokens"] < source["bytes_on_disk"]
+    made = sorted((tmp_path / "cache").rglob("*/index/*/*"))
+    (store,) = runner.json("cache")["stores"]
+    assert store["bytes"] == sum(file.stat().st_size for file in Path(store["folder"]).rglob("*") if file.is_file())
+    process = runner.start("trace", trained_run, "--text", "/dev/null", "--json")
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1 and "skald: /dev/null: no text in it" in err
+    assert sorted((tmp_path / "cache").rglob("*/index/*/*")) == made
+    removed = runner.json("cache", "--prune", "--older-than", 0)["removed"]
+    assert store["folder"] in [each["path"] for each in removed] and not any((tmp_path / "cache").rglob("index"))
+
+
+def test_generate_obeys_the_link_with_the_run_s_own_index(skald, trained_run):
+    arguments = ["generate", trained_run, "--prompt", COPY[:30], "--max-new-tokens", "40", "--seed", "3"]
+    (free,) = skald.json(*arguments, "--sampler", "temperature=0.5")["samples"]
+    (bounded,) = skald.json(*arguments, "--sampler", "max_copied_tokens=4,temperature=0.5")["samples"]
+
+    def longest(text: str) -> int:
+        text = COPY[:30] + text
+        stops = range(31, len(text) + 1)
+        return max(stop - start for stop in stops for start in range(stop) if text[start:stop] in TRAIN)
+
+    assert longest(bounded["text"]) == 4 < longest(free["text"])
+    assert json.dumps(bounded["chain"][0]) == '{"name": "max_copied_tokens", "tokens": 4}'
