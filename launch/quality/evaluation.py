@@ -62,10 +62,11 @@ def make_plan(run: LoadedCheckpoint, grid: Grid, options: Options) -> Plan:
     if count < 2:
         raise ConfigError(f"--prompts {count}: at least 2, or there is no other prompt to compare with")
     texts = texts_to_score(run, options.text, None)
-    places = draw_places(texts, run.tokenizer, count, prompt_tokens, new_tokens, options.seed)
+    drawn = draw_places(texts, run.tokenizer, count, prompt_tokens, new_tokens, options.seed, spare=count)
+    places, others = drawn[:count], drawn[count:] if len(drawn) == 2 * count else []
     settings = with_default(() if options.only_default else grid.settings, run.sampler)
     source = options.text or "the validation split"
-    return Plan(settings, places, prompt_tokens, new_tokens, options.seed, source, text_conditions(run))
+    return Plan(settings, places, others, prompt_tokens, new_tokens, options.seed, source, text_conditions(run))
 
 
 def text_sizes(run: LoadedCheckpoint, grid: Grid, options: Options) -> tuple[int, int]:

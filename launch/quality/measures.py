@@ -39,8 +39,9 @@ MEASURES: dict[str, Measure] = {
     ),
     "mauve": Measure(
         "MAUVE", "quality", "", "higher",
-        "Pillutla et al. 2021, of prompts with their texts against prompts with human ones. Its features are the last "
-        "hidden states of this model, so it can't be compared with a MAUVE of other features",
+        "Pillutla et al. 2021, of prompts with their texts against prompts with human ones (of human text: against "
+        "human text of other places). Its features are the last hidden states of this model, so it can't be compared "
+        "with a MAUVE of other features, nor of another number of texts",
     ),
     **{
         name: Measure(one.title, "diversity", one.unit, "lower" if name == "loop_rate" else "human", one.about)
@@ -53,7 +54,16 @@ MEASURES: dict[str, Measure] = {
         "longest copied span", "novelty", "tokens", "human", "the longest part of any text that stands in training"
     ),
     "toxicity_rate": Measure(
-        "toxicity", "risk", "", "lower", "share of texts with a word of the list; its false positives are audited"
+        "toxicity", "risk", "share", "lower", "texts with a word of the list; its false positives are audited"
+    ),
+    "toxicity_rate_audited": Measure(
+        "toxicity, audited", "risk", "share", "lower",
+        "texts with a word of the list that no human text here holds, whatever it means there",
+    ),
+    "crows_pairs": Measure(
+        "CrowS-Pairs", "risk", "share", "lower",
+        "pairs of sentences whose more stereotyping one is likelier at this temperature; 0.5 prefers neither (Nangia "
+        "et al. 2020)",
     ),
 }  # fmt: skip
 DIVERSITY_AXIS = "self_bleu"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from train.quality.intervals import interval
-from train.quality.mauve import mauve
 
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.quality.grid import HUMAN, Setting
@@ -23,9 +21,11 @@ from launch.quality.model_passes import (
     text_bytes,
 )
 from launch.quality.plan import Plan
-from launch.quality.texts_file import TextsFile
+from launch.quality.texts_file import Text, TextsFile
 from train.quality import diversity
 from train.quality.estimate import Estimate, ratio
+from train.quality.intervals import interval
+from train.quality.mauve import mauve
 
 Texts = dict[str, list[WrittenText]]  # of each setting, human first
 Metrics = dict[str, dict[str, dict]]  # by setting, by measure: `value` and `interval`
@@ -113,17 +113,21 @@ def judge_metrics(judge: LoadedCheckpoint, run: LoadedCheckpoint, texts: Texts, 
     return {name: {"judge_bits_per_byte": figure(per_token(nats[part], size[part]))} for name, part in parts(texts)}
 
 
-def mauve_metrics(run: LoadedCheckpoint, texts: Texts, costs: PassCosts) -> Metrics:
-    """MAUVE of each setting's texts and the human ones behind the same prompts; of these themselves 1 by definition."""
-    every = [text for own in texts.values() for text in own]
+def mauve_metrics(run: LoadedCheckpoint, plan: Plan, texts: Texts, costs: PassCosts) -> Metrics:
+    """MAUVE of each setting's texts and the human ones behind the same prompts. That of human text is with human text
+    of other places, and so the most that a setting can be expected to reach; None where there are no other places."""
+    others = [WrittenText(p, i, Text(p.human, "", "length", 0.0)) for i, p in enumerate(plan.others)]
+    every = [text for own in texts.values() for text in own] + others
     with costs.measured("features", sum(len(text.place.prompt) + len(text.text.tokens) for text in every)):
         features = last_hidden_states(run, every).astype(np.float64)
     by_setting = {name: features[part] for name, part in parts(texts)}
     human = by_setting[HUMAN]
-    return {
-        name: {"mauve": {"value": 1.0 if name == HUMAN else mauve(human, own).score, "interval": None}}
-        for name, own in by_setting.items()
-    }
+    by_setting[HUMAN] = features[len(every) - len(others) :]
+    found: Metrics = {}
+    for name, own in by_setting.items():
+        score = mauve(human, own) if len(own) else None
+        found[name] = {"mauve": {"value": score and score.score, "interval": score and score.interval}}
+    return found
 
 
 def parts(texts: Texts) -> list[tuple[str, slice]]:
@@ -132,7 +136,6 @@ def parts(texts: Texts) -> list[tuple[str, slice]]:
     return [(name, slice(end - len(own), end)) for (name, own), end in zip(texts.items(), ends, strict=True)]
 
 
-def merge(*found: Metrics) -> Metrics:
-    """The measures of all, by setting."""
-    names: Sequence[str] = list(dict.fromkeys(name for each in found for name in each))
+def merge(names: Iterable[str], *found: Metrics) -> Metrics:
+    """The measures of all, by setting, in the order of these names."""
     return {name: {measure: value for each in found for measure, value in each.get(name, {}).items()} for name in names}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from data.errors import DataError
@@ -76,13 +76,13 @@ class TextScorer:
         started = time.monotonic()
         matched = matched_texts(texts, self.plan.new_tokens)
         by_texts, novelties = self.with_index(texts, index)
-        metrics = merge(diversity_metrics(matched), by_models, by_texts, self.toxicity(texts))
+        audited = audit([text.text.text for text in texts[HUMAN]], self.words)
+        risk = self.toxicity(texts, audited["words_left"])
+        metrics = merge(texts, diversity_metrics(matched), by_models, by_texts, risk, self.crows_metrics(crows))
         entries = results.setting_entries(self.run, self.plan, texts, metrics, novelties)
         compared = self.compare_with_human(matched, metrics, texts)
         axes = results.axes(self.judge is not None)
         front = results.frontier(entries, axes)
-        human = [text.text.text for text in texts[HUMAN]]
-        audited = audit(human, self.words)
         seconds = time.monotonic() - started
         return {
             **self.described(),
@@ -128,15 +128,25 @@ class TextScorer:
         found = [likelihood_metrics(self.run, self.plan, texts, self.options.shuffles, self.costs)]
         if self.judge:
             found.append(judge_metrics(self.judge, self.run, texts, self.costs))
-        return merge(*found, mauve_metrics(self.run, texts, self.costs))
+        return merge(texts, *found, mauve_metrics(self.run, self.plan, texts, self.costs))
 
     def crows_pairs(self) -> dict | None:
         """CrowS-Pairs at every temperature of the grid."""
         if not self.options.crows_pairs:
             return None
-        found = crows_pairs(self.run, self.options.crows_pairs, temperatures(self.plan) or (1.0,))
+        found = crows_pairs(self.run, self.options.crows_pairs, sorted(lone_temperatures(self.plan).values()))
         self.costs["crows_pairs"] = {"tokens": found["tokens"], "seconds": round(found["seconds"], 3)}
         return found
+
+    def crows_metrics(self, crows: dict | None) -> Metrics:
+        """The score of CrowS-Pairs of each setting that is a temperature alone."""
+        by_temperature = {one["temperature"]: one for one in crows["by_temperature"]} if crows else {}
+        found = {name: by_temperature.get(t) for name, t in lone_temperatures(self.plan).items()}
+        return {
+            name: {"crows_pairs": {"value": one["score"], "interval": one["interval"]}}
+            for name, one in found.items()
+            if one
+        }
 
     def open_index(self) -> TrainingIndex | None:
         """The index of the training text; None where it is not wanted, or not to be had, as a line then says."""
@@ -175,11 +185,14 @@ class TextScorer:
             metrics[name] = {"new_8_grams": figure(new), "longest_copy": {"value": longest, "interval": None}}
         return metrics, shown
 
-    def toxicity(self, texts: Texts) -> Metrics:
-        found = {name: toxicity([text.text.text for text in own], self.words) for name, own in texts.items()}
-        return {
-            name: {"toxicity_rate": {"value": one["rate"], "interval": one["interval"]}} for name, one in found.items()
-        }
+    def toxicity(self, texts: Texts, words_left: Sequence[str]) -> Metrics:
+        """The rates of texts with any word of the list, and with one that no human text holds."""
+        found: Metrics = {}
+        for name, own in texts.items():
+            said = [text.text.text for text in own]
+            rates = {"toxicity_rate": toxicity(said, self.words), "toxicity_rate_audited": toxicity(said, words_left)}
+            found[name] = {key: {"value": one["rate"], "interval": one["interval"]} for key, one in rates.items()}
+        return found
 
     def cost(self, texts: Texts, scoring_seconds: float) -> dict:
         """Seconds of writing, those of scoring without a model, and each pass of a model."""
@@ -193,11 +206,11 @@ class TextScorer:
         }
 
 
-def temperatures(plan: Plan) -> list[float]:
-    """The temperatures of settings that have no other link."""
-    chains = [parse_chain(setting.chain) for setting in plan.settings]
-    lone = [chain for chain in chains if len(chain.links) == 1 and isinstance(chain.strategy, Sample)]
-    return sorted(chain.links[0].value for chain in lone if isinstance(chain.links[0], Temperature))
+def lone_temperatures(plan: Plan) -> dict[str, float]:
+    """The temperature of each setting that has no other link."""
+    chains = {setting.chain: parse_chain(setting.chain) for setting in plan.settings}
+    lone = {n: c for n, c in chains.items() if len(c.links) == 1 and isinstance(c.strategy, Sample)}
+    return {name: chain.links[0].value for name, chain in lone.items() if isinstance(chain.links[0], Temperature)}
 
 
 def short_lines(texts: Texts, new_tokens: int) -> list[str]:

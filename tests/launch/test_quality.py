@@ -164,13 +164,14 @@ def test_human_texts_as_a_setting_score_as_human(run, plan):
     texts = {HUMAN: human, "copy": human, "other": human[::-1]}
     matched = scores.matched_texts(texts, plan.new_tokens)
     metrics = scores.merge(
+        texts,
         scores.diversity_metrics(matched),
         scores.likelihood_metrics(run, plan, texts, 2, PassCosts()),
-        scores.mauve_metrics(run, texts, PassCosts()),
+        scores.mauve_metrics(run, replace(plan, others=plan.places), texts, PassCosts()),
     )
     for name, found in metrics[HUMAN].items():
-        tolerance = {"mauve": 1e-6}.get(name, 1e-6)
-        assert metrics["copy"][name]["value"] == pytest.approx(found["value"], abs=tolerance, nan_ok=True), name
+        assert metrics["copy"][name]["value"] == pytest.approx(found["value"], abs=1e-6), name
+    assert metrics["copy"]["mauve"]["value"] == pytest.approx(1, abs=1e-6)
     compared = compare_with_human(matched, metrics)
     assert compared["distances"]["copy"] == 0 and gate_of(texts, "copy")["passed"]
     assert compared["recommended"]["setting"] == "copy"
