@@ -23,6 +23,7 @@ from launch.quality.scores import read_texts
 from launch.quality.scoring import ScoringOptions, TextScorer
 from launch.quality.texts_file import TextsFile
 from train.fields import ConfigError
+from train.quality.intervals import FEWEST
 
 TEXTS, RESULT, GATE_RESULT = "texts.jsonl", "quality.json", "gate.json"
 PROMPT_SHARE = 4  # of the model's context the prompt takes at most one such part where nobody says how much
@@ -59,8 +60,10 @@ def make_plan(run: LoadedCheckpoint, grid: Grid, options: Options) -> Plan:
     """What is to be written. Raises ConfigError, DataError."""
     prompt_tokens, new_tokens = text_sizes(run, grid, options)
     count = options.prompts or grid.prompts
-    if count < 2:
-        raise ConfigError(f"--prompts {count}: at least 2, or there is no other prompt to compare with")
+    if count < FEWEST:
+        raise ConfigError(
+            f"--prompts {count}: with fewer than {FEWEST} nothing can be said of a distance from human text"
+        )
     texts = texts_to_score(run, options.text, None)
     drawn = draw_places(texts, run.tokenizer, count, prompt_tokens, new_tokens, options.seed, spare=count)
     places, others = drawn[:count], drawn[count:] if len(drawn) == 2 * count else []

@@ -29,7 +29,7 @@ from launch.quality.texts_file import Text
 from train.quality.diversity import measure
 
 GRID = """
-prompts = 8
+prompts = 20
 prompt_tokens = 8
 new_tokens = 24
 [samplers]
@@ -37,7 +37,7 @@ deterministic = ["greedy", "beam=2"]
 temperature = ["temperature=1.0", "temperature=0.7"]
 """
 SETTINGS = [HUMAN, "greedy", "beam=2", "temperature=1", "temperature=0.7", "temperature=0.8,top_p=0.95"]
-COUNT = 8
+COUNT = 20
 
 
 @pytest.fixture(scope="module")
@@ -177,12 +177,12 @@ def test_human_texts_as_a_setting_score_as_human(run, plan):
     assert compared["recommended"]["setting"] == "copy"
 
 
-def log_probabilities(run, tokens) -> np.ndarray:
-    """log p of each token behind those before it, from one row's logits, in float64."""
-    logits_TV = run.logits([tokens[:-1]])[0].astype(np.float64)
-    shifted = logits_TV - logits_TV.max(-1, keepdims=True)
-    log_p_TV = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    return log_p_TV[np.arange(len(tokens) - 1), tokens[1:]]
+def log_probabilities(run, texts) -> list[np.ndarray]:
+    """log p of each token of texts behind those before it, from logits, in float64; all texts in rows of one length."""
+    rows_BT = np.array([[*text, *[0] * (32 - len(text))] for text in texts])
+    logits_BTV = run.logits(rows_BT).astype(np.float64)
+    log_p_BTV = logits_BTV - np.log(np.exp(logits_BTV).sum(-1, keepdims=True))
+    return [log_p_TV[np.arange(len(text) - 1), text[1:]] for log_p_TV, text in zip(log_p_BTV, texts, strict=True)]
 
 
 def test_perplexity_and_fit_to_the_prompt_are_those_of_the_logits(run, plan):
@@ -194,11 +194,8 @@ def test_perplexity_and_fit_to_the_prompt_are_those_of_the_logits(run, plan):
     human = as_written(plan, [place.human for place in plan.places])
     found = scores.likelihood_metrics(run, plan, {HUMAN: human, "drawn": drawn}, COUNT - 1, PassCosts())
     for name, own in ((HUMAN, human), ("drawn", drawn)):
-        nats = np.zeros((COUNT, COUNT))
-        for text, place in itertools.product(own, plan.places):
-            if text.text.tokens:
-                whole = [*place.prompt, *text.text.tokens]
-                nats[text.index, plan.places.index(place)] = -log_probabilities(run, whole)[7:].sum()
+        texts = [[*place.prompt, *text.text.tokens] for text, place in itertools.product(own, plan.places)]
+        nats = np.array([-log_p[7:].sum() for log_p in log_probabilities(run, texts)]).reshape(COUNT, COUNT)
         tokens = sum(len(text.text.tokens) for text in own)
         right = np.trace(nats) / tokens
         wrong = (nats.sum() - np.trace(nats)) / (COUNT - 1) / tokens
@@ -334,7 +331,7 @@ def test_grids_that_ship_give_each_kind_the_same_number_of_settings():
 def test_what_is_wrong_is_said_in_a_line(skald, trained_run, tmp_path):
     grids = {
         "typo": (GRID.replace("new_tokens", "newtokens"), ["no 'newtokens'", "did you mean 'new_tokens'"]),
-        "missing": (GRID.replace("prompts = 8\n", ""), ["prompts is missing", "whole number"]),
+        "missing": (GRID.replace("prompts = 20\n", ""), ["prompts is missing", "whole number"]),
         "chain": (GRID.replace("beam=2", "bean=2"), ["no link 'bean'", "did you mean 'beam'"]),
         "twice": (GRID.replace("temperature=0.7", "temperature=1"), ["temperature", "stands twice"]),
         "list": (GRID.replace('["greedy", "beam=2"]', '"greedy"'), ["deterministic", "a list of chains"]),
@@ -350,11 +347,11 @@ def test_what_is_wrong_is_said_in_a_line(skald, trained_run, tmp_path):
     cases += [
         (["--grid", tmp_path / "nothere.toml"], 2, ["nothere.toml", "No such file"]),
         (["--quick", "--prompts", 100_000], 1, ["100000 prompts", "there is room for", "--prompts"]),
-        (["--quick", "--prompts", 1], 2, ["--prompts 1", "at least 2"]),
+        (["--quick", "--prompts", 19], 2, ["--prompts 19", "fewer than 20"]),
         (["--quick", "--text", tmp_path / "short.txt"], 1, ["short.txt", "room for 1"]),
         (["--quick", "--new-tokens", 40], 2, ["40 more", "trained on 32"]),
         (["--quick", "--judge", tmp_path / "norun"], 2, ["norun: no such folder"]),
-        (["--quick", "--prompts", 4, "--shuffles", 4], 2, ["--shuffles 4", "1 to 3"]),
+        (["--quick", "--shuffles", 24], 2, ["--shuffles 24", "1 to 23"]),
     ]
     results = skald.run_many([["quality", trained_run, *arguments] for arguments, _, _ in cases])
     for (arguments, expected, parts), (status, out, err) in zip(cases, results, strict=True):
