@@ -32,7 +32,8 @@ def main(arguments: Namespace) -> int:
         run, grid, options(arguments), report, LIVE_SECONDS if report.on_terminal else LINE_SECONDS
     )
     print(json.dumps(result, ensure_ascii=False) if arguments.json else quality_in_words(run.name, result))
-    if arguments.store or (not arguments.json and should_ask(run, result) and ask(run, result)):
+    may_ask = not (arguments.json or arguments.gate)
+    if arguments.store or (may_ask and should_ask(run, result) and ask(run, result)):
         store(run, result)
     if arguments.gate:
         check_gate(run, result)

@@ -48,7 +48,7 @@ MEASURES: dict[str, Measure] = {
         for name, one in diversity.MEASURES.items()
     },
     "new_8_grams": Measure(
-        "new 8-grams", "novelty", "", "human", "share of 8-grams that stand nowhere in the training text"
+        "new 8-grams", "novelty", "share", "human", "8-grams that stand nowhere in the training text"
     ),
     "longest_copy": Measure(
         "longest copied span", "novelty", "tokens", "human", "the longest part of any text that stands in training"
