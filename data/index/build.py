@@ -27,7 +27,7 @@ from data.store.lock import locked
 from data.store.store import explain_cache_error
 from data.store.writer import write_json
 
-FORMAT = 1  # of an index's files
+FORMAT = 2  # of an index's files
 PART_TOKENS = 1 << 26  # of a part, at most: it is sorted in 1 GB of memory, 2 GB where tokens take four bytes
 OVERLAP = 1 << 12  # tokens behind a part that cuts a document: spans up to this length are found whole
 

@@ -15,14 +15,14 @@ body { margin: 2rem auto; max-width: 46rem; padding: 0 1rem; font: 1rem/1.6 Geor
   background: var(--page); }
 h1 { font-size: 1.3rem; } h2 { font-size: 1.05rem; margin-top: 2rem; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; }
-mark { color: inherit; border-radius: 2px; }
+mark { color: var(--text); border-radius: 2px; }
 .s1 { background: var(--s1); } .s2 { background: var(--s2); } .s3 { background: var(--s3); }
 .s4 { background: var(--s4); } .s5 { background: var(--s5); }
 sup a, ol a { color: var(--faint); text-decoration: none; } sup { font-size: 0.7em; line-height: 0; }
 .faint, th { color: var(--faint); font-weight: normal; } li { margin: 0.6rem 0; overflow-wrap: anywhere; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font: 0.85rem/1.5 system-ui, sans-serif; }
 th, td { padding: 0.2rem 0.6rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child { text-align: left; }
+th, td { white-space: nowrap; } th:first-child { text-align: left; }
 @media print { body { margin: 0; max-width: none; } mark { print-color-adjust: exact; } }
 """
 SHADES = (4.0, 3.0, 2.0, 1.5, 1.0)  # times the least length: from these on s5, s4, …

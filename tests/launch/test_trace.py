@@ -85,7 +85,7 @@ def test_the_page_holds_the_text_and_loads_nothing(skald, trained_run, text_file
     assert status == 0 and "wrote" in err
     source = (tmp_path / "o.html").read_text()
     page = Page(source)
-    assert page.body.startswith(TEXT) and "story &amp; song" in source and "Queer zebras &amp; 'oxen'" in source
+    assert page.body.startswith(TEXT) and "story &amp; song" in source and "Queer zebras &amp; &#x27;oxen" in source
     assert len(page.marked) == round(traced["marked"] * len(TEXT))
     assert all(address.startswith("#") for address in page.addresses) and "prefers-color-scheme" in source
     assert not re.search(r"https?:|@import|url\(", source)
@@ -105,12 +105,12 @@ def test_bad_input_is_one_line_each(skald, trained_run, tmp_path, text_file):
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     cases = [
-        ([tmp_path / "none.txt"], 1, r"none.txt: can't read the text \(No such file"),
-        ([tmp_path], 1, r"can't read the text \(Is a directory\)"),
+        ([tmp_path / "none.txt"], 1, "none.txt: can't read the text (No such file"),
+        ([tmp_path], 1, "can't read the text (Is a directory)"),
         ([tmp_path / "latin.txt"], 1, "latin.txt: byte 0 is no UTF-8; save the text as UTF-8"),
         ([tmp_path / "empty.txt"], 1, "empty.txt: no text in it"),
-        ([tmp_path / "strange.txt"], 1, r"strange.txt: character '☃' .*is not among the tokenizer's"),
-        ([text_file, "--html", tmp_path / "no" / "o.html"], 2, r"--html .*: there is no folder .*no"),
+        ([tmp_path / "strange.txt"], 1, "strange.txt: character '☃'"),
+        ([text_file, "--html", tmp_path / "no" / "o.html"], 2, "o.html: there is no folder"),
     ]
     results = skald.run_many([["trace", trained_run, "--text", *rest] for rest, _, _ in cases])
     for (_, status, message), result in zip(cases, results, strict=True):
@@ -136,14 +136,14 @@ def test_standard_input_and_an_index_ahead_of_time(fresh, trained_run, tmp_path)
 
 
 def test_generate_obeys_the_link_with_the_run_s_own_index(skald, trained_run):
-    arguments = ["generate", trained_run, "--prompt", COPY[:30], "--max-new-tokens", "40", "--seed", "3"]
-    (free,) = skald.json(*arguments, "--sampler", "temperature=0.5")["samples"]
-    (bounded,) = skald.json(*arguments, "--sampler", "max_copied_tokens=4,temperature=0.5")["samples"]
+    arguments = ["generate", trained_run, "--prompt", COPY[:30], "--max-new-tokens", "40"]
+    (free,) = skald.json(*arguments, "--sampler", "greedy")["samples"]
+    (bounded,) = skald.json(*arguments, "--sampler", "max_copied_tokens=2,greedy")["samples"]
 
     def longest(text: str) -> int:
         text = COPY[:30] + text
         stops = range(31, len(text) + 1)
         return max(stop - start for stop in stops for start in range(stop) if text[start:stop] in TRAIN)
 
-    assert longest(bounded["text"]) == 4 < longest(free["text"])
-    assert json.dumps(bounded["chain"][0]) == '{"name": "max_copied_tokens", "tokens": 4}'
+    assert longest(bounded["text"]) == 2 < longest(free["text"])
+    assert json.dumps(bounded["chain"][0]) == '{"name": "max_copied_tokens", "tokens": 2}'
