@@ -23,6 +23,7 @@ COLUMNS = {  # of the table, with their formats
     "toxicity_rate": ("toxic", ".1%"),
 }
 WIDTH = 80
+MAUVE_TEXTS = 500  # the paper's figures are of 5,000
 
 
 def quality_in_words(name: str, result: dict) -> str:
@@ -97,12 +98,15 @@ def setting_name(chain: str) -> str:
 
 
 def legend(result: dict) -> list[str]:
-    titles = "dist: from human text, in half-widths of its interval (1: its border); ppl: perplexity"
-    return [
-        titles,
-        "under the model itself; fit: nats a token that the right prompt makes a text likelier;",
-        "rep-4: repeated 4-grams; loops: texts that end in one; H: human text; *: on the front",
-    ]
+    """What the columns mean."""
+    text = (
+        "dist: from human text, 1 where its interval ends; ppl: perplexity under the model itself; fit: nats a token that "
+        "the right prompt makes a text likelier; sBLEU: self-BLEU; rep-4: repeated 4-grams; loops: texts that end in one; "
+        "new-8: 8-grams that are not in training; H: human text; *: on the front"
+    )
+    if result["prompts"]["count"] < MAUVE_TEXTS:
+        text += f"; MAUVE of fewer than {MAUVE_TEXTS} texts is little more than noise"
+    return wrapped(text)
 
 
 def chart(result: dict, order: Sequence[int]) -> list[str]:
