@@ -100,9 +100,9 @@ def setting_name(chain: str) -> str:
 def legend(result: dict) -> list[str]:
     """What the columns mean."""
     text = (
-        "dist: from human text, 1 where its interval ends; ppl: perplexity under the model itself; fit: nats a token that "
-        "the right prompt makes a text likelier; sBLEU: self-BLEU; rep-4: repeated 4-grams; loops: texts that end in one; "
-        "new-8: 8-grams that are not in training; H: human text; *: on the front"
+        "dist: from human text, 1 where its interval ends; ppl: perplexity under the model itself; fit: nats a token "
+        "that the right prompt makes a text likelier; sBLEU: self-BLEU; rep-4: repeated 4-grams; loops: texts that end "
+        "in one; new-8: 8-grams that are not in training; H: human text; *: on the front"
     )
     if result["prompts"]["count"] < MAUVE_TEXTS:
         text += f"; MAUVE of fewer than {MAUVE_TEXTS} texts is little more than noise"

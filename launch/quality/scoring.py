@@ -70,10 +70,10 @@ class TextScorer:
 
     def result(self, texts: Texts) -> dict:
         """The content of quality.json."""
+        started = time.monotonic()
         by_models, crows = self.with_models(texts), self.crows_pairs()
         index = self.open_index()
         memorization = self.memorization(index)
-        started = time.monotonic()
         matched = matched_texts(texts, self.plan.new_tokens)
         by_texts, novelties = self.with_index(texts, index)
         audited = audit([text.text.text for text in texts[HUMAN]], self.words)
@@ -83,7 +83,8 @@ class TextScorer:
         compared = self.compare_with_human(matched, metrics, texts)
         axes = results.axes(self.judge is not None)
         front = results.frontier(entries, axes)
-        seconds = time.monotonic() - started
+        by_models_seconds = sum(cost["seconds"] for cost in self.costs.values())
+        seconds = time.monotonic() - started - by_models_seconds - self.index_seconds
         return {
             **self.described(),
             "measures": results.measures_table(entries),
