@@ -36,10 +36,11 @@ COMMANDS = {
     "plan": ("compile a config's step for TPUs that are not here", "skald plan llama:7b --topology v5p:4x4x4"),
     "import": ("make a run of a Hugging Face checkpoint", "skald import gpt2_folder runs/gpt2"),
     "export": ("write a checkpoint as a Hugging Face folder", "skald export runs/gpt2@best gpt2_folder"),
+    "report": ("show runs as one HTML page: curves, samples, quality, cost", "skald report runs/shakespeare"),
     "bench": ("measure this machine, alone or against a peer", "skald bench train --against hf"),
 }
 MODULES = {"import": "import_checkpoint", "export": "export_checkpoint"}  # `import` is a word of Python's
-WITHOUT_JAX = ("prepare", "data", "tokenizer", "cache")  # commands that compute nothing on devices
+WITHOUT_JAX = ("prepare", "data", "tokenizer", "cache", "report")  # commands that compute nothing on devices
 BENCH_DEFAULTS = {  # what `bench` measures by default
     "train": "shakespeare:nanogpt",
     "decode": "gpt2:small",
@@ -90,6 +91,7 @@ def argument_parser() -> argparse.ArgumentParser:
     plan_arguments(parsers["plan"])
     import_arguments(parsers["import"])
     export_arguments(parsers["export"])
+    report_arguments(parsers["report"])
     bench_arguments(parsers["bench"])
     return top
 
@@ -273,6 +275,12 @@ def export_arguments(command: argparse.ArgumentParser) -> None:
         "--shard-size", type=positive, default=5_000_000_000, metavar="BYTES", help="of a file, at most"
     )
     command.add_argument("--adapters", action="store_true", help="write a LoRA run's adapters alone, as PEFT's")
+
+
+def report_arguments(command: argparse.ArgumentParser) -> None:
+    runs = "FOLDER, FOLDER@STEP, @latest or @best; several are shown beside each other"
+    command.add_argument("runs", nargs="+", metavar="RUN", help=runs)
+    command.add_argument("--out", metavar="FILE", help="the page to write (default: report.html in the first run)")
 
 
 def bench_arguments(command: argparse.ArgumentParser) -> None:

@@ -226,3 +226,11 @@ def block_matrix_parameters(block: c.Block, width: int) -> int:
     if isinstance(feed_forward, c.MoE):
         feed_forward = dataclasses.replace(feed_forward, active=feed_forward.experts)
     return block_matmul_parameters(dataclasses.replace(block, feed_forward=feed_forward), width)
+
+
+def inactive_parameters(model: c.Model) -> int:
+    """The number of parameters that a token does not meet: those of the experts that it is not sent to."""
+    return sum(
+        block_matrix_parameters(block, model.width) - block_matmul_parameters(block, model.width)
+        for block in c.blocks(model)
+    )

@@ -29,7 +29,7 @@ MODEL_LAYERS = [
 LAUNCH_LAYERS = [
     {"launch.cli", "launch.api"},
     {"launch.commands"},
-    {"launch.quality"},
+    {"launch.quality", "launch.report"},
     {"launch.inference", "launch.plan", "launch.bench"},
     {"launch.machine", "launch.experiments"},
     {"launch.cluster"},

@@ -26,6 +26,7 @@ from model.config import (
 )
 from train import config as c
 from train import fields
+from train.check_energy import check_energy
 from train.check_objective import check_objective
 from train.config import Experiment
 from train.fields import ConfigError, require
@@ -62,6 +63,7 @@ def check(experiment: Experiment) -> None:
     check_spans(e.data)
     check_mixture(e.data)
     check_objective(e)
+    check_energy(e.energy)
     check_mesh(e)
 
 

@@ -152,6 +152,41 @@ class Evaluation:
     human: HumanDistance | None = None
 
 
+@dataclass(frozen=True)
+class PUE:
+    """Power usage effectiveness: what a data centre takes for each unit that its computers take (ISO/IEC 30134-2). A
+    survey's mean, where the house is not known: 1.56, 2024, "Uptime Institute, Global Data Center Survey"."""
+
+    value: float
+    year: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a kWh of electricity emits, gCO2e, from `low` to `high`: a mean over hours and plants is no exact figure.
+
+    The world's: 445 to 473, 2024, "IEA, Electricity 2025; Ember, Global Electricity Review 2025"."""
+
+    low: float
+    high: float
+    year: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What is known of the power of a run, for RUN/card.json: null where nothing is.
+
+    `chip_watts`: of one chip at work (a processor with all its cores, an accelerator), where no counter can be read;
+    `chip_idle_watts`: while it waits; null: it takes `chip_watts` all the time."""
+
+    chip_watts: float | None = None
+    chip_idle_watts: float | None = None
+    pue: PUE | None = None
+    grid: Grid | None = None
+
+
 # Chosen for the machine (launch/machine/auto.py).
 AUTO_EXECUTION = Execution(dtype="auto", layers="auto", remat="auto", precision="bfloat16")
 
@@ -176,5 +211,6 @@ class Experiment:
     microbatches: int = 1  # the batch is split into these, gradients summed
     steps_per_dispatch: int = 0  # steps compiled into one program call; 0: chosen for the machine
     mesh: Mesh = field(default_factory=Mesh)
-    chip_hour: float = 0.0  # price of an hour of one chip, in any currency; 0: not stated. For plans.
+    chip_hour: float = 0.0  # price of an hour of one chip, in any currency; 0: not stated. For plans and RUN/card.json.
+    energy: Energy = field(default_factory=Energy)
     execution: Execution = AUTO_EXECUTION

@@ -16,7 +16,7 @@ def suffix_array(text: np.ndarray, owned: int) -> np.ndarray:
     tokens are given to it with the greatest byte first, and only suffixes that begin with a token are kept. At most
     16 bytes of memory a token of 2 bytes, 28 of 4.
 
-    pydivsufsort does the same for arrays of two bytes, in half as much memory again.
+    pydivsufsort itself does the same for arrays of two bytes in 22.
     """
     import pydivsufsort  # 13 ms, and only who builds an index needs it
 

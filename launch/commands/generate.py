@@ -12,6 +12,8 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import jax
+
 from launch.commands.prompts import answer_prompts
 from launch.commands.shading import PlainText, ShadedText, legend
 from launch.inference.checkpoint import LoadedCheckpoint
@@ -22,8 +24,10 @@ from launch.inference.provenance import index_opener
 from launch.inference.request import TextRequest
 from launch.inference.text import TextGenerator, TextSample, check_stops
 from launch.inference.text_engine import TextEngine
+from launch.machine.energy import EnergyMeter
 from model.decode.prompts import PromptError
 from model.decode.speculation import PromptLookup
+from train.energy import per_token
 from train.run import RunError
 
 DRAFTS = 7  # tokens that a draft model guesses at a time
@@ -78,9 +82,11 @@ def write_one(run: LoadedCheckpoint, request: TextRequest, arguments: Namespace)
         stream = generator.stream([request.prompt], request.sampler, request.max_new_tokens, request.seed,
                                   request.num_samples, request.stop)  # fmt: skip
     if arguments.json:
-        *_, samples = stream
+        with EnergyMeter(jax.devices()[:1], run.config and run.config.energy) as meter:
+            *_, samples = stream
         shown = [sample.to_json(arguments.logprobs) for sample in samples]
-        print(json.dumps({"step": run.step, "samples": shown}, ensure_ascii=False))
+        energy = per_token(meter.use(), sum(len(sample.completion.tokens) for sample in samples))
+        print(json.dumps({"step": run.step, "samples": shown, "energy": energy}, ensure_ascii=False))
     else:
         is_stored = arguments.sampler is None and run.stored_sampler is not None
         samples = print_stream(stream, text_view(arguments.show_probabilities), is_stored)

@@ -17,21 +17,27 @@ from data.pipeline import open_pipeline
 from data.tokenizers.tokenizer import build_tokenizer, tokenizer_from_json
 from launch import VERSION, experiments
 from launch.commands.inheritance import inherit
+from launch.commands.training_card import card_listener
 from launch.inference.tasks.training import TrainingTasks
 from launch.inference.text import check_samples, training_samples
 from launch.machine import auto, chips
-from launch.machine.detection import cache_folder
+from launch.machine.detection import cache_folder, process_seconds
 from launch.quality.training import TrainingDistance
 from model.config import Model
 from model.kernels.proof import prove
 from train import failure_link, fields, processes
+from train.attempts import FILE as CARD
+from train.attempts import read_attempts
 from train.base import read_base, read_model, write_base
 from train.check import cautions, check, check_vocabulary
 from train.checkpoint import Checkpoints, check_weights_fit, model_config
 from train.checkpoint_folder import checkpoint_in, find_checkpoint, published_steps, read_metadata
+from train.compilation import CompileTimer
 from train.config import Experiment
+from train.goodput import Account
 from train.lease import Lease, check_shared
 from train.listeners.best import BestCheckpoint
+from train.listeners.card import CardFile, Timed
 from train.listeners.checkpoints import CheckpointSaver
 from train.listeners.console import ConsoleProgress
 from train.listeners.evaluation import evaluation
@@ -83,6 +89,8 @@ def open_run(
     differently (checkpoints, the saved config), process 0 reads for all. Raises ConfigError, RunError, DataError,
     CheckpointError, ShardingError, KernelError.
     """
+    account = Account(process_seconds())
+    compiler = CompileTimer(account.add_compilation)
     if folder.is_file():
         raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
     check_same_start(experiment, start_from, model_settings)
@@ -110,7 +118,8 @@ def open_run(
         experiment = replace(experiment, model=replace(experiment.model, vocab_size=tokenizer.vocab_size))
     processes.broadcast_from_first(lambda: check_same_run(experiment, folder))
     inputs = (experiment.data, experiment.batch_size, experiment.seed, cache_folder(), tokenizer, report)
-    data = processes.first_then_others(lambda: open_pipeline(*inputs))
+    with account.spending("data"):
+        data = processes.first_then_others(lambda: open_pipeline(*inputs))
     if processes.broadcast_from_first(lambda: data.fingerprints) != data.fingerprints:
         raise RunError(f"{experiment.data.parts[0].source.path}: this machine has another text there than process 0's")
     data.check_steps(experiment.steps)
@@ -144,7 +153,8 @@ def open_run(
         "started_from": started_from,
         "huggingface": before["huggingface"] if before else None,
     }
-    run.listeners = listeners(run, checkpoints, metadata, (tasks.scores, distance.scores))
+    card = card_listener(run, metadata, account, compiler, report)
+    run.listeners = listeners(run, checkpoints, metadata, (tasks.scores, distance.scores), card)
     return run, checkpoints
 
 
@@ -175,8 +185,10 @@ def trained_length(experiment: Experiment, metadata: dict | None) -> int:
 def check_same_run(experiment: Experiment, folder: Path) -> list[str]:
     """Checks that a folder holds this run or none. Returns a line for each setting that differs and may.
 
-    Raises RunError where the folder holds another run, or files of a run without a checkpoint to go on from.
+    Raises RunError where the folder holds another run, files of a run without a checkpoint to go on from, or a file in
+    place of its card.
     """
+    read_attempts(folder / CARD)
     steps = published_steps(folder)
     saved = read_config(folder) or (read_metadata(folder, steps[-1])["config"] if steps else None)
     if steps and not (folder / "checkpoints" / str(steps[-1]) / "optimizer").is_dir():
@@ -249,7 +261,7 @@ def first_state(run: Run, checkpoints: Checkpoints, source, report) -> TrainStat
     return state
 
 
-def listeners(run: Run, checkpoints: Checkpoints, metadata: dict, scorers: Sequence[Callable]) -> list:
+def listeners(run: Run, checkpoints: Checkpoints, metadata: dict, scorers: Sequence[Callable], card: CardFile) -> list:
     """The run's listeners, in the order in which they hear each event.
 
     Guards come first, then evaluation, samples, metrics, and saving after all that it records. Listeners that write to
@@ -261,18 +273,20 @@ def listeners(run: Run, checkpoints: Checkpoints, metadata: dict, scorers: Seque
     peak = peak * run.mesh.devices.size if peak else None  # FLOP/s of all devices
     flops = training_flops(e)
     first = processes.index() == 0
+    samples = Samples(
+        run.folder / "samples",
+        lambda model, e: training_samples(model, e, run.data.tokenizer, metadata["trained_length"]),
+    )
     heard_by = [
         check_finite,
-        functools.partial(evaluation, scorers=scorers),
-        Samples(
-            run.folder / "samples",
-            lambda model, e: training_samples(model, e, run.data.tokenizer, metadata["trained_length"]),
-        ),
+        Timed(card.account, "evaluation", functools.partial(evaluation, scorers=scorers)),
+        Timed(card.account, "evaluation", samples),
         first and MetricsFile(run.folder / "metrics.jsonl", peak),
         first and TensorBoard(run.folder / "tensorboard"),
-        CheckpointSaver(checkpoints, metadata),
+        Timed(card.account, "save", CheckpointSaver(checkpoints, metadata)),
         HumanDistanceStop(report),
         first and ConsoleProgress(lambda speed: speed * flops / peak if peak else None),
+        card,
         first and BestCheckpoint(report),
         Preemption(),  # last: it handles signals until everything is saved
     ]

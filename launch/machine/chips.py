@@ -43,6 +43,27 @@ PEAK = {tpu.kind: tpu.peak for tpu in TPUS.values()} | {  # dense bfloat16 FLOP/
     "NVIDIA H200": 989e12,
 }
 
+# Watts of one chip, for a run's energy where no counter can be read: of GPUs the maximum in NVIDIA's data sheets, of
+# TPU v4 the maximum that Google measured (Cloud TPU's documentation, "TPU v4"). Of later TPUs it published none.
+RATED_WATTS = {
+    "NVIDIA A100-SXM4-40GB": 400.0,
+    "NVIDIA A100-SXM4-80GB": 400.0,
+    "NVIDIA H100 80GB HBM3": 700.0,
+    "NVIDIA H200": 700.0,
+    "TPU v4": 192.0,
+}
+
+
+def count_chips(devices) -> int:
+    """How many chips devices belong to: a TPU7x has two, and all CPU devices of a process are cores of one."""
+
+    def chip(device) -> tuple:
+        if device.platform == "cpu":
+            return (device.process_index,)
+        return (getattr(device, "slice_index", 0), *getattr(device, "coords", (device.id,)))
+
+    return len(set(map(chip, devices)))
+
 
 def generation(kind: str) -> str | None:
     """The TPU generation (a key of TPUS) of a device_kind; None for anything else."""

@@ -105,12 +105,11 @@ def read_plan(program: Program, devices: list, lowered, executable, refused: flo
     if executable and not tpu:  # other compilers leave calls into libraries: the traced program's products
         flops = products.traced_flops(lowered.as_text(dialect="hlo"))
         flops = flops and flops / len(devices)
-    places = {(getattr(d, "slice_index", 0), *getattr(d, "coords", (d.id,))) for d in devices}
     return Plan(
         experiment=e,
         mesh=dict(program.mesh.shape),
         devices=len(devices),
-        chips=len(places),
+        chips=chips.count_chips(devices),
         peak_bytes=peak,
         usable_bytes=chips.memory(device),
         parameter_bytes=bytes_on_device((state.model, state.average, state.frozen)),

@@ -34,6 +34,8 @@ def test_json_has_the_keys_of_the_contract(skald, trained_run, characters):
     result = skald.json("generate", trained_run, "--prompt", "ROMEO:", "--max-new-tokens", "50", "--num-samples", "3",
                         "--seed", "7", "--sampler", "top_k=9, temperature=0.80", "--logprobs")  # fmt: skip
     assert result["step"] == 40 and len(result["samples"]) == 3
+    energy = result["energy"]
+    assert energy["tokens"] == 150 and (energy["joules_per_token"] is None) == (energy["method"] == "unmeasured")
     for sample in result["samples"]:
         assert sample.keys() == KEYS | LOGPROBS
         assert (sample["prompt"], sample["seed"], sample["finish_reason"]) == ("ROMEO:", 7, "length")

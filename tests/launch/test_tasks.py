@@ -97,6 +97,12 @@ def results_of(found: dict) -> list[dict]:
 # Scores
 
 
+def test_two_tasks_of_one_name_are_refused_in_python_as_well(run, folder):
+    question = read_tasks([str(folder / "question.toml")])
+    with pytest.raises(ConfigError, match="two tasks are named 'question'"):
+        run.evaluate(tasks=[*question, str(folder / "question.toml")], results=folder / "kept")
+
+
 def test_choices_are_scored_by_the_models_own_logits(run, folder):
     found = run.evaluate(tasks=[str(folder / "question.toml")], results=folder / "kept")["tasks"]["question"]
     results = results_of(found)

@@ -79,7 +79,7 @@ def prediction_coverage(
         for name, value in values.items():
             low, high = human.prediction_interval(found[name])
             inside[name].append(low <= value <= high)
-        wide = {name: human.prediction_interval(found[name], 1 - 0.05 / len(MEASURES)) for name in MEASURES}
+        wide = human.joint_intervals(found)
         inside["each"].append(all(inside[name][-1] for name in MEASURES))
         inside["together"].append(all(low <= values[name] <= high for name, (low, high) in wide.items()))
     return {name: float(np.mean(each)) for name, each in inside.items()}

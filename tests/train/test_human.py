@@ -1,4 +1,4 @@
-"""What another sample of human text measures, and the distance from it."""
+"""What another sample of human text measures."""
 
 import math
 
@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from interval_coverage import made_up, prediction_coverage, with_loops
 
-from train.quality.distance import distance
 from train.quality.diversity import MEASURES, estimates, measure
 from train.quality.human import (
     Human,
-    human_interval,
-    human_intervals,
     human_measures,
+    joint_intervals,
     not_told_apart,
     prediction_interval,
 )
@@ -20,7 +18,6 @@ from train.quality.intervals import standard_error
 
 RANDOM = np.random.default_rng(0)
 TEXTS = made_up(200, 40, RANDOM)
-LOOSE = Human(0.3, 0.05, 1.0, 1, 100)
 
 
 def test_the_value_is_the_mean_over_samples_of_that_size_and_not_that_of_all_texts():
@@ -57,15 +54,16 @@ def test_rare_loops_do_not_forbid_a_sample_without_any():
     """One text in 500 loops: another 100 mostly have none."""
     texts = made_up(500, 30, np.random.default_rng(1))
     texts[7, -9:] = [1, 2, 3] * 3
-    low, high = human_interval(texts, "loop_rate", 100)
+    low, high = prediction_interval(human_measures(texts, 100)["loop_rate"])
     assert low == 0 and 0.01 < high < 0.06
 
 
 def test_intervals_together_are_wider_than_each_alone():
-    together = human_intervals(TEXTS, 50)
+    found = human_measures(TEXTS, 50)
+    together = joint_intervals(found)
     assert list(together) == list(MEASURES)
     for name, (low, high) in together.items():
-        alone = human_interval(TEXTS, name, 50)
+        alone = prediction_interval(found[name])
         assert low <= alone[0] <= alone[1] <= high and high - low > alone[1] - alone[0], name
 
 
@@ -80,7 +78,7 @@ def test_another_sample_falls_inside_as_often_as_the_intervals_say():
 
 def test_texts_that_loop_fall_outside():
     looping = with_loops(made_up(50, 40, RANDOM), 0.5, RANDOM)
-    intervals = human_intervals(TEXTS, 50)
+    intervals = joint_intervals(human_measures(TEXTS, 50))
     for name in ("seq_rep_4", "distinct_3", "rep_16", "loop_rate"):
         low, high = intervals[name]
         assert not low <= measure(looping)[name] <= high, name
@@ -91,39 +89,3 @@ def test_too_few_human_texts_are_refused():
         human_measures(TEXTS, 300)
     with pytest.raises(ValueError, match="samples of 10 from 200 human texts; at least 20"):
         human_measures(TEXTS, 10)
-
-
-def test_the_border_of_the_interval_is_1_96_away():
-    low, high = prediction_interval(LOOSE)
-    for value, expected in ((low, -1.96), (high, 1.96), (0.3, 0.0)):
-        found = distance({"rep_16": value}, {"rep_16": LOOSE})
-        assert found.by_measure["rep_16"] == pytest.approx(expected, abs=1e-3)
-        assert found.total == pytest.approx(abs(expected), abs=1e-3)
-
-
-def test_the_total_is_the_root_mean_square():
-    """3 and 4 standard errors: sqrt(25 / 2)."""
-    human = {name: Human(1.0, 0.1, math.inf, 10**9, 100) for name in ("zipf", "nats")}
-    assert distance({"zipf": 1.3, "nats": 0.6}, human).total == pytest.approx(math.sqrt(12.5), rel=1e-3)
-
-
-def test_a_spread_of_0_gives_a_finite_distance():
-    human = {"loop_rate": Human(0.0, 0.0, 1.0, 2, 100), "zipf": Human(0.9, 0.0, math.inf, 2, 100)}
-    assert distance({"loop_rate": 0.0, "zipf": 0.9}, human).total == 0
-    found = distance({"loop_rate": 0.7, "zipf": 0.8}, human)
-    assert 10 < found.by_measure["loop_rate"] < 100 and found.by_measure["zipf"] == pytest.approx(-0.1 / 0.9e-3)
-
-
-def test_what_is_not_defined_is_as_far_as_can_be():
-    assert distance({"zipf": math.nan}, {"zipf": LOOSE}).total == math.inf
-
-
-def test_human_text_is_nearer_to_human_text_than_texts_that_loop_or_vary_too_much():
-    human = human_measures(TEXTS, 50)
-    others = {
-        "human": made_up(50, 40, RANDOM),
-        "loops": with_loops(made_up(50, 40, RANDOM), 0.3, RANDOM),
-        "uniform": RANDOM.integers(0, 2000, (50, 40)),
-    }
-    totals = {name: distance(measure(texts), human).total for name, texts in others.items()}
-    assert totals["human"] < 2 < totals["loops"] and totals["uniform"] > 2

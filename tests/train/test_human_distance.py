@@ -40,8 +40,13 @@ def experiment(steps: int = 40, **human):
     return replace(made, evaluation=replace(made.evaluation, every=5, human=HumanDistance(**human)))
 
 
+SIGNAL_STEP = 25
+
+
 def go(folder, distances: dict, e, start: int = 0, stop: str = "") -> tuple[Run, list[str], int]:
-    """Tells a listener of the pauses of a run that has these distances; the lines of its report, where it ended."""
+    """Tells a listener of the pauses of a run that has these distances; a signal `stop` comes in that of SIGNAL_STEP.
+
+    Returns the run, the lines of the listener's report, and the step at which it ended."""
     lines, run = [], Run(SimpleNamespace(experiment=e, mesh=None), folder, None)
     listener = HumanDistanceStop(lines.append)
     listener(run, Started(start))
@@ -51,7 +56,7 @@ def go(folder, distances: dict, e, start: int = 0, stop: str = "") -> tuple[Run,
         if step > start and step in distances:
             run.scores[step] = {DISTANCE: distances[step]}
             listener(run, Evaluated(step, run.scores[step]))
-        run.stop = run.stop or stop
+        run.stop = stop if step == SIGNAL_STEP else ""
         listener(run, Paused(step))
         if run.stop:
             return run, lines, step
@@ -102,8 +107,8 @@ def test_a_pause_without_a_distance_ends_nothing(tmp_path):
 def test_the_last_step_is_done_and_a_signal_goes_first(tmp_path):
     run, lines, step = go(tmp_path, FALLS_THEN_RISES, experiment(steps=25, patience=2))
     assert (run.stop, lines, step) == ("", [], 25)
-    run, lines, _ = go(tmp_path, FALLS_THEN_RISES, experiment(patience=2), stop="SIGTERM")
-    assert (run.stop, run.finished, lines) == ("SIGTERM", False, [])
+    run, lines, step = go(tmp_path, FALLS_THEN_RISES, experiment(patience=2), stop="SIGTERM")
+    assert (run.stop, run.finished, lines, step) == ("SIGTERM", False, [], SIGNAL_STEP)
 
 
 def test_the_console_promises_to_go_on_after_a_signal_alone(capsys):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from train.quality.diversity import estimates, length_matched
-from train.quality.human import human_measures, prediction_interval
+from train.quality.human import human_measures, joint_intervals
 
 GATED = ("seq_rep_4", "rep_16", "rep_32", "rep_128", "zipf")
 GATED += ("distinct_1", "distinct_2", "distinct_3", "distinct_4", "entropy", "entropy_4")
@@ -54,8 +54,8 @@ class HumanIntervals:
 def human_intervals(texts: Sequence[np.ndarray], level: float = LEVEL) -> HumanIntervals:
     """The intervals of as many other texts that people wrote, as long as these: int [t] each, all of one length.
 
-    All measures of such texts lie in them at once in a share `level` of cases, at least: each interval is a prediction
-    interval (train/quality/human.py) at 1 - (1 - level) / measures (Bonferroni). They narrow as texts become more.
+    All measures of such texts lie in them at once in a share `level` of cases, at least (human.joint_intervals). They
+    narrow as texts become more.
 
     Raises ValueError where texts are too few to have a spread, or too short for a measure.
     """
@@ -64,13 +64,8 @@ def human_intervals(texts: Sequence[np.ndarray], level: float = LEVEL) -> HumanI
         raise ValueError(
             f"human texts of {len(texts[0])} tokens are too short for {', '.join(undefined)}; take longer ones"
         )
-    each = 1 - (1 - level) / len(found)
-    return HumanIntervals(
-        {name: human.value for name, human in found.items()},
-        {name: prediction_interval(human, each) for name, human in found.items()},
-        len(texts[0]),
-        len(texts),
-    )
+    centres = {name: human.value for name, human in found.items()}
+    return HumanIntervals(centres, joint_intervals(found, level), len(texts[0]), len(texts))
 
 
 def gate(texts: Sequence[np.ndarray], human_texts: Sequence[np.ndarray], level: float = LEVEL) -> dict:

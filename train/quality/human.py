@@ -1,10 +1,9 @@
-"""What human text measures, and how far a sample of it of a given size strays: the yardstick of the gate and of
-distance.py."""
+"""What human text measures, and how far a sample of it of a given size strays: the yardstick of gate.py."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,24 +56,16 @@ def over_samples(estimates: Sequence[diversity.Estimate]) -> Human:
     return Human(value, error, estimates[0].limit, len(estimates), len(estimates[0].without_N))
 
 
-def human_intervals(
-    texts: Sequence[np.ndarray],
-    sample_size: int,
-    measures: Sequence[str] = tuple(MEASURES),
-    confidence: float = CONFIDENCE,
-) -> dict[str, list[float]]:
-    """Of each measure the interval that another sample of `sample_size` such texts falls in; it falls in all of them at
-    once with probability `confidence` at least, since each is taken at 1 - (1 - confidence) / measures (Bonferroni)."""
-    each = 1 - (1 - confidence) / len(measures)
-    found = human_measures(texts, sample_size, measures)
+def joint_intervals(found: Mapping[str, Human], confidence: float = CONFIDENCE) -> dict[str, list[float]]:
+    """Of each measure the interval that another sample of such texts falls in; it falls in all of them at once with
+    probability `confidence`, or more, since each is taken at 1 - (1 - confidence) / measures (Bonferroni).
+
+    Passages of novels, 100 trials each: samples of 50, 100, 100, 200 by 1, 1, 5, 4 others fell in all 13 intervals in
+    94, 96, 91, 95%; had each interval been of 95% alone, in 71, 71, 67, 70%. How: tests/train/interval_coverage.py. It
+    speaks of passages drawn from the same texts, not of other authors.
+    """
+    each = 1 - (1 - confidence) / len(found)
     return {name: prediction_interval(human, each) for name, human in found.items()}
-
-
-def human_interval(
-    texts: Sequence[np.ndarray], measure: str, sample_size: int, confidence: float = CONFIDENCE
-) -> list[float]:
-    """[low, high] that a measure of another sample of `sample_size` such texts falls in with that probability."""
-    return prediction_interval(human_measures(texts, sample_size, [measure])[measure], confidence)
 
 
 def prediction_interval(human: Human, confidence: float = CONFIDENCE) -> list[float]:

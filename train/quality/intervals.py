@@ -28,6 +28,12 @@ def interval(estimate: Estimate, confidence: float = CONFIDENCE) -> list[float] 
     surveys), the number of independent draws of a proportion that would have this standard error; so it is Wilson's own
     for the share of texts that loop, stays inside, and is as long towards the middle as a rate needs that few texts
     make. Where no text differs from another, as many draws as there are texts.
+
+    Of 100 samples of 50, 100 and 200 passages of novels it held the mean in 87% at least (seq-rep-4 of 50), over the
+    measures in 94 to 95%; where 10 or 60% of the texts loop, in 90% at least. Not where 2% do, so that a sample has one
+    loop or none: with 50 texts in 49% (4-gram entropy), 60% (seq-rep-4), 62% (distinct-4), with 100 in 81 to 86%; that
+    of the loop rate holds there. No interval knows of what happens less than once in a sample. Self-BLEU's error is up
+    to 1.3 times too great. By hand: PYTHONPATH=. python tests/train/interval_coverage.py 100 FOLDER_OF_NOVELS
     """
     texts = len(estimate.without_N)
     if texts < FEWEST or math.isnan(estimate.value):

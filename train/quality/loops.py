@@ -18,7 +18,7 @@ def loop_rate(tokens: Tokens) -> Estimate:
 
 def ends_in_loop(tokens: Tokens) -> np.ndarray:
     """Whether each text ends in "a phrase (minimum length 2) repeated at least three times at the end" (Holtzman et
-    al. 2020, section 5.3), bool [N]: its last 3 n tokens have period n, for an n >= 2. One token six times over is the
+    al. 2020, table 1), bool [N]: its last 3 n tokens have period n, for an n >= 2. One token six times over is the
     phrase of it twice, three times.
 
     The authors' script repetition.py looks at the end of the text too, and counts what its paper does not say: of the

@@ -1,5 +1,5 @@
 """Repetition inside a text: rep/l and seq-rep-n (Welleck et al. 2020, "Neural Text Generation with Unlikelihood
-Training", section 6)."""
+Training")."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from train.quality.ngrams import NGrams, Tokens
 
 def repetition(tokens: Tokens, window: int) -> Estimate:
     """rep/l for l = `window`: the share of tokens that stand among the l tokens before them in their text, of all
-    tokens of all texts (equation 9, on the text itself instead of the model's most likely token).
+    tokens of all texts; theirs is of the model's most likely token, or, as here, of the text itself.
 
     As in the authors' code each token has exactly l before it or, near the beginning, as many as there are, and the
     first, which can't be a repetition, counts in the denominator. A prompt is no part of it.
@@ -31,7 +31,7 @@ def token_gaps(tokens: Tokens) -> np.ndarray:
 
 
 def sequence_repetition(ngrams: NGrams) -> Estimate:
-    """seq-rep-n: 1 - different n-grams / n-grams of a text (equation 10), the mean over texts that have an n-gram."""
+    """seq-rep-n: 1 - different n-grams / n-grams of a text, the mean over texts that have an n-gram."""
     types_N = ngrams.sum_by_text(np.ones(len(ngrams.text_P)))
     has_one_N = ngrams.lengths_N > 0
     return ratio(np.where(has_one_N, 1 - divide(types_N, ngrams.lengths_N), 0), has_one_N)

@@ -1,5 +1,5 @@
 """Zipf's exponent: how steeply frequency falls with rank (Zipf 1949; as measured by Holtzman et al. 2020, "The Curious
-Case of Neural Text Degeneration", section 5.2, whose human text has 0.93)."""
+Case of Neural Text Degeneration", table 1: 0.93 for human text)."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from launch.inference.tasks.generation import Output, TaskWriter
 from launch.inference.tasks.metrics import METRICS, check_libraries
 from launch.inference.tasks.progress import TaskProgress
 from launch.inference.tasks.results import ResultsFile, results_digest
-from launch.inference.tasks.task import Task
+from launch.inference.tasks.task import Task, check_names
 from model.decode.prompts import PromptError
 
 BLOCK = 512  # examples that are scored together: after a kill again together, so that sums come out the same
@@ -130,7 +130,8 @@ class PreparedTask:
 
 
 def prepare_tasks(run: LoadedCheckpoint, tasks: Sequence[Task]) -> list[PreparedTask]:
-    """The tasks, checked. Raises DataError, PromptError, SamplerError, RunError."""
+    """The tasks, checked. Raises ConfigError, DataError, PromptError, SamplerError, RunError."""
+    check_names(tasks)
     writer = TaskWriter(run)
     return [PreparedTask(run, task, writer) for task in tasks]
 

@@ -8,6 +8,7 @@ choices = ["negative", "positive"]
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import tomllib
 from collections.abc import Sequence
@@ -53,12 +54,9 @@ class Task:
 def read_tasks(names: Sequence[str], settings: Sequence[str] = ()) -> list[Task]:
     """Tasks by the names of those that come with this program, or by their files, with every NAME.FIELD=VALUE of
     `settings` applied. Raises ConfigError."""
-    tasks: dict[str, Task] = {}
-    for name in names:
-        task = read_task(name)
-        if task.name in tasks:
-            raise ConfigError(f"two tasks are named {task.name!r}; give one of them another name = …, or leave it out")
-        tasks[task.name] = task
+    read = [read_task(name) for name in names]
+    check_names(read)
+    tasks = {task.name: task for task in read}
     for setting in settings:
         path, equals, value = setting.partition("=")
         name = next((n for n in sorted(tasks, key=len, reverse=True) if path.startswith(f"{n}.")), None)
@@ -72,6 +70,13 @@ def read_tasks(names: Sequence[str], settings: Sequence[str] = ()) -> list[Task]
         except ConfigError as error:
             raise ConfigError(f"task {name}: {error}") from None
     return [checked(task) for task in tasks.values()]
+
+
+def check_names(tasks: Sequence[Task]) -> None:
+    """Raises ConfigError where two tasks have one name: results and scores are kept by it."""
+    for name, count in collections.Counter(task.name for task in tasks).items():
+        if count > 1:
+            raise ConfigError(f"two tasks are named {name!r}; give one of them another name = …, or leave it out")
 
 
 def read_task(name: str) -> Task:
