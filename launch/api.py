@@ -28,6 +28,8 @@ from launch.inference.tasks.task import Task, read_tasks  # noqa: E402
 from launch.inference.text import TextGenerator  # noqa: E402
 from launch.inference.text_engine import TextEngine  # noqa: E402
 from launch.inference.watermark import find_watermark  # noqa: E402
+from launch.quality.evaluation import Options, measure_quality  # noqa: E402
+from launch.quality.grid import SHIPPED, read_grid  # noqa: E402
 from model.decode.prompts import PromptError, PromptTooLong  # noqa: E402
 
 
@@ -92,6 +94,12 @@ class LoadedRun(LoadedCheckpoint):
         read = [task for name in tasks for task in ([name] if isinstance(name, Task) else read_tasks([name]))]
         score_text = functools.partial(scoring.evaluate, self, text, window, stride, field, examples)
         return evaluate(self, score_text, text is not None, read, results)
+
+    def quality(self, grid: str | Path | None = None, **options) -> dict:
+        """The content of quality.json, as `skald quality` writes it. `grid`: a TOML file, by default configs/quality/'s
+        default.toml; `options`: fields of launch/quality/evaluation.py's Options, as prompts=40."""
+        path = SHIPPED / "default.toml" if grid is None else Path(grid)
+        return measure_quality(self, read_grid(path), Options(**options), scoring.say)
 
     def watermark(self, text: str, key: int, gamma: float = 0.25) -> dict:
         """What a text shows of the watermark that the sampler `watermark(key=…,gamma=…)` leaves: `tokens`,

@@ -27,6 +27,7 @@ COMMANDS = {
     "train": ("train a config, or go on where its run stopped", "skald train shakespeare --set steps=500"),
     "generate": ("write text from a checkpoint", "skald generate runs/shakespeare --prompt 'ROMEO:'"),
     "evaluate": ("score a checkpoint", "skald evaluate runs/shakespeare@best --json"),
+    "quality": ("measure quality and diversity of what a checkpoint writes", "skald quality runs/shakespeare --quick"),
     "trace": ("mark what of a text stands in the training text", "skald trace runs/books --text story.txt"),
     "prepare": ("tokenize a config's data ahead of time", "skald prepare gpt2:small --set data.source.path=novels/"),
     "data": ("show the rows of a step and the documents they come from", "skald data shakespeare --step 10 --rows 2"),
@@ -81,6 +82,7 @@ def argument_parser() -> argparse.ArgumentParser:
     train_arguments(parsers["train"])
     generate_arguments(parsers["generate"])
     evaluate_arguments(parsers["evaluate"])
+    quality_arguments(parsers["quality"])
     trace_arguments(parsers["trace"])
     prepare_arguments(parsers["prepare"])
     data_arguments(parsers["data"])
@@ -171,6 +173,38 @@ def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--harness", metavar="TASKS", help=harness)
     include = "with --harness: a folder with task files of your own"
     command.add_argument("--include", metavar="FOLDER", help=include)
+
+
+def quality_arguments(command: argparse.ArgumentParser) -> None:
+    checkpoint_arguments(command)
+    quantize = "write and score with weights in 8 or 4 bits (default: as the config says)"
+    command.add_argument("--quantize", choices=["none", "int8", "int4"], help=quantize)
+    grids = command.add_mutually_exclusive_group()
+    grids.add_argument("--grid", metavar="FILE", help="a TOML file of samplers by kind (default: 24 of six kinds)")
+    grids.add_argument("--quick", action="store_true", help="a small grid, a few prompts, shorter texts")
+    text = "take the prompts from this text (default: the run's validation split)"
+    command.add_argument("--text", metavar="FILE", help=text)
+    command.add_argument("--prompts", type=positive, metavar="N", help="how many (default: as the grid says)")
+    command.add_argument(
+        "--prompt-tokens", type=positive, metavar="N", help="of each prompt (default: as the grid says)"
+    )
+    command.add_argument("--new-tokens", type=positive, metavar="N", help="of each text (default: as the grid says)")
+    command.add_argument("--seed", type=not_negative, default=0, help="of places and texts (default 0)")
+    command.add_argument("--judge", metavar="RUN", help="a second model that scores the texts, of any tokenizer")
+    shuffles = "other prompts behind which each text is scored too (default 2)"
+    command.add_argument("--shuffles", type=positive, default=2, metavar="N", help=shuffles)
+    novelty = "don't look texts up in the training text, whose index is made where there is none"
+    command.add_argument("--no-novelty", action="store_true", help=novelty)
+    command.add_argument("--crows-pairs", metavar="FILE", help="score the pairs of CrowS-Pairs, a CSV file")
+    memorization = "measure how much of the training text can be extracted"
+    command.add_argument("--memorization", action="store_true", help=memorization)
+    gate = (
+        "exit status 1 where the default sampler leaves what human text spans; without --grid or --quick only it is run"
+    )
+    command.add_argument("--gate", action="store_true", help=gate)
+    stored = command.add_mutually_exclusive_group()
+    stored.add_argument("--store", action="store_true", help="make the recommended sampler this checkpoint's default")
+    stored.add_argument("--forget", action="store_true", help="take that back, and measure nothing")
 
 
 def trace_arguments(command: argparse.ArgumentParser) -> None:

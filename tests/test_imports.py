@@ -29,7 +29,8 @@ MODEL_LAYERS = [
 LAUNCH_LAYERS = [
     {"launch.cli", "launch.api"},
     {"launch.commands"},
-    {"launch.inference", "launch.plan", "launch.bench", "launch.quality", "launch.report"},
+    {"launch.quality", "launch.report"},
+    {"launch.inference", "launch.plan", "launch.bench"},
     {"launch.machine", "launch.experiments"},
     {"launch.cluster"},
 ]

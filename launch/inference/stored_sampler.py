@@ -49,7 +49,7 @@ def read_samplers(path: Path) -> dict[str, dict]:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
-            f"{path}: no default samplers can be read from it; remove the file, and checkpoints have their config's again"
+            f"{path}: no default samplers can be read from it; remove it, and checkpoints have their config's again"
         ) from None
     return values
 

@@ -23,36 +23,47 @@ class Point(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """`title`: what it shows, with its unit. `lower_is_better`: then its values fall upwards, or to the right."""
+    """`title`: what it shows. `lower_is_better`: then its values fall upwards, or to the right. `log`: of its scale."""
 
     title: str
-    lower_is_better: bool
+    lower_is_better: bool = False
+    log: bool = False
+
+    def scaled(self, value: float) -> float:
+        return math.log(value) if self.log else value
+
+    def value(self, scaled: float) -> float:
+        return math.exp(scaled) if self.log else scaled
 
 
 def draw_chart(points: Sequence[Point], x: Axis, y: Axis, width: int = 80) -> list[str]:
     """The lines of the chart. A point whose place is taken moves to the nearest free one; those with a value that is
     not finite are left out. No line where there is none left."""
-    shown = [point for point in points if math.isfinite(point.x) and math.isfinite(point.y)]
+    finite = [point for point in points if math.isfinite(point.x) and math.isfinite(point.y)]
+    shown = [point._replace(x=x.scaled(point.x), y=y.scaled(point.y)) for point in finite]
     if not shown:
         return []
     columns = width - MARGIN - 2
-    low_x, high_x = limits([point.x for point in shown], x)
-    low_y, high_y = limits([point.y for point in shown], y)
+    left, right = limits([point.x for point in shown], x)
+    bottom, top = limits([point.y for point in shown], y)
     rows = [[" "] * columns for _ in range(HEIGHT)]
     for point in shown:
-        column = round((point.x - low_x) / (high_x - low_x) * (columns - 1)) - len(point.mark) // 2
-        row = round((high_y - point.y) / (high_y - low_y) * (HEIGHT - 1))
+        column = round((point.x - left) / (right - left) * (columns - 1)) - len(point.mark) // 2
+        row = round((top - point.y) / (top - bottom) * (HEIGHT - 1))
         place(rows, min(max(row, 0), HEIGHT - 1), min(max(column, 0), columns - len(point.mark)), point.mark)
-    ticks = {0: high_y, HEIGHT // 2: (high_y + low_y) / 2, HEIGHT - 1: low_y}
-    lines = [f"{y.title}{', the higher the likelier' if y.lower_is_better else ''}"]
-    for number, row in enumerate(rows):
-        tick = f"{ticks[number]:.4g}" if number in ticks else ""
-        lines.append(f"{tick:>{MARGIN - 1}} |{''.join(row)}".rstrip())
-    lines.append(f"{'':{MARGIN}}+{'-' * columns}")
-    left, right = f"{low_x:.3g}", f"{high_x:.3g}"
-    room = columns - len(left) - len(right)
-    lines.append(f"{'':{MARGIN + 1}}{left}{x.title[: room - 2]:^{room}}{right}")
-    return lines
+    return [y.title, *rows_with_ticks(rows, y, bottom, top), *x_axis_lines(x, left, right, columns)]
+
+
+def rows_with_ticks(rows: list[list[str]], y: Axis, bottom: float, top: float) -> list[str]:
+    ticks = {0: top, HEIGHT // 2: (top + bottom) / 2, HEIGHT - 1: bottom}
+    shown = {number: f"{y.value(scaled):.4g}" for number, scaled in ticks.items()}
+    return [f"{shown.get(number, ''):>{MARGIN - 1}} |{''.join(row)}".rstrip() for number, row in enumerate(rows)]
+
+
+def x_axis_lines(x: Axis, left: float, right: float, columns: int) -> list[str]:
+    ends = [f"{x.value(scaled):.3g}" for scaled in (left, right)]
+    room = columns - sum(map(len, ends))
+    return [f"{'':{MARGIN}}+{'-' * columns}", f"{'':{MARGIN + 1}}{ends[0]}{x.title[: room - 2]:^{room}}{ends[1]}"]
 
 
 def limits(values: Sequence[float], axis: Axis) -> tuple[float, float]:
@@ -63,7 +74,8 @@ def limits(values: Sequence[float], axis: Axis) -> tuple[float, float]:
 
 
 def place(rows: list[list[str]], row: int, column: int, mark: str) -> None:
-    """Writes a mark at the free place nearest to this one, a column beside it free too; over others if there is none."""
+    """Writes a mark at the free place nearest to this one, with a free column on each side; over others if there is
+    none."""
     columns = len(rows[0])
 
     def is_free(r: int, c: int) -> bool:

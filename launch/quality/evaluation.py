@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.errors import DataError
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.scoring import texts_to_score
 from launch.quality.generation import TextWriter, missing_groups, write_human_texts, write_texts
-from launch.quality.grid import Grid, Setting
+from launch.quality.grid import Grid
 from launch.quality.plan import Plan, text_conditions, with_default
 from launch.quality.progress import WritingProgress
 from launch.quality.prompts import draw_places
-from launch.quality.scores import Scoring
+from launch.quality.scores import read_texts
+from launch.quality.scoring import ScoringOptions, TextScorer
 from launch.quality.texts_file import TextsFile
 from train.fields import ConfigError
+from train.quality.intervals import FEWEST
 
 TEXTS, RESULT, GATE_RESULT = "texts.jsonl", "quality.json", "gate.json"
 PROMPT_SHARE = 4  # of the model's context the prompt takes at most one such part where nobody says how much
@@ -33,7 +34,7 @@ class Options:
     """What a person asks for. None: as the grid says, as far as the model's context goes.
 
     `text`: a file of held-out text; None: the run's validation split. `only_default`: only the default sampler's texts,
-    for the gate. `judge`: the second model, a run's name.
+    for the gate. `scoring`: how they are scored.
     """
 
     text: str | None = None
@@ -42,11 +43,7 @@ class Options:
     new_tokens: int | None = None
     seed: int = 0
     only_default: bool = False
-    judge: str | None = None
-
-
-class Reports(tuple):
-    """Where lines go, and the seconds between those of progress: (report, interval)."""
+    scoring: ScoringOptions = field(default_factory=ScoringOptions)
 
 
 def quality_folder(run: LoadedCheckpoint) -> Path:
@@ -63,12 +60,16 @@ def make_plan(run: LoadedCheckpoint, grid: Grid, options: Options) -> Plan:
     """What is to be written. Raises ConfigError, DataError."""
     prompt_tokens, new_tokens = text_sizes(run, grid, options)
     count = options.prompts or grid.prompts
-    if count < 2:
-        raise ConfigError(f"--prompts {count}: at least 2, or there is no other prompt to compare with")
+    if count < FEWEST:
+        raise ConfigError(
+            f"--prompts {count}: with fewer than {FEWEST} nothing can be said of a distance from human text"
+        )
     texts = texts_to_score(run, options.text, None)
-    places = draw_places(texts, run.tokenizer, count, prompt_tokens, new_tokens, options.seed)
+    drawn = draw_places(texts, run.tokenizer, count, prompt_tokens, new_tokens, options.seed, spare=count)
+    places, others = drawn[:count], drawn[count:] if len(drawn) == 2 * count else []
     settings = with_default(() if options.only_default else grid.settings, run.sampler)
-    return Plan(settings, places, prompt_tokens, new_tokens, options.seed, text_conditions(run))
+    source = options.text or "the validation split"
+    return Plan(settings, places, others, prompt_tokens, new_tokens, options.seed, source, text_conditions(run))
 
 
 def text_sizes(run: LoadedCheckpoint, grid: Grid, options: Options) -> tuple[int, int]:
@@ -79,8 +80,8 @@ def text_sizes(run: LoadedCheckpoint, grid: Grid, options: Options) -> tuple[int
     new_tokens = options.new_tokens or min(grid.new_tokens, context - prompt_tokens)
     if not (new_tokens >= 1 and prompt_tokens + new_tokens <= context):
         raise ConfigError(
-            f"prompts of {prompt_tokens} tokens with {new_tokens} more behind them: {run.name} was trained on {context} "
-            f"tokens at a time; both together may be as many (--prompt-tokens, --new-tokens)"
+            f"prompts of {prompt_tokens} tokens with {new_tokens} more behind them: {run.name} was trained on "
+            f"{context} at a time; both together may be as many (--prompt-tokens, --new-tokens)"
         )
     return prompt_tokens, new_tokens
 
@@ -127,3 +128,20 @@ def write_result(path: Path, result: dict) -> None:
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+def measure_quality(
+    run: LoadedCheckpoint, grid: Grid, options: Options, report: Callable[[str], None], interval: float = 10.0
+) -> dict:
+    """The content of quality.json, which it writes, too (GATE_RESULT with `only_default`). `interval`: seconds between
+    lines of progress. Raises ConfigError, DataError, SamplerError, PromptError, CheckpointError, RunError."""
+    plan = make_plan(run, grid, options)
+    scorer = TextScorer(run, plan, options.scoring, report)
+    folder = quality_folder(run)
+    file = TextsFile(folder / TEXTS)
+    write_plan(run, plan, grid, file, (report, interval))
+    texts = read_texts(plan, file)
+    file.close()
+    result = scorer.result(texts)
+    write_result(folder / (GATE_RESULT if options.only_default else RESULT), result)
+    return result

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from data.tokenizers.streaming import IncrementalDecoder
 from launch.inference.checkpoint import LoadedCheckpoint
+from launch.inference.matchers import Matchers
+from launch.inference.provenance import index_opener
 from launch.inference.request import TextRequest
 from launch.inference.text import TextGenerator, TextSample, check_stops, encode_chain
 from launch.inference.text_engine import SLOTS, TextEngine, is_for_engine
@@ -29,7 +31,8 @@ class PlaceEngine(TextEngine):
     """A TextEngine whose requests name the prompt by the index of a place (`id`): its ids are not encoded again."""
 
     def __init__(self, run: LoadedCheckpoint, places: Sequence[Place]):
-        super().__init__(run.model, run.tokenizer, run.trained_length, run.stop_ids)
+        opener = index_opener(run)
+        super().__init__(run.model, run.tokenizer, run.trained_length, run.stop_ids, open_index=opener)
         self.places = places
 
     def encode_prompt(self, request: TextRequest) -> list[int]:
@@ -60,12 +63,14 @@ class TextWriter:
 
     @functools.cached_property
     def generator(self) -> TextGenerator:
-        return TextGenerator(self.run.model, self.run.tokenizer, self.run.trained_length, self.run.stop_ids)
+        run = self.run
+        return TextGenerator(run.model, run.tokenizer, run.trained_length, run.stop_ids, index_opener(run))
 
     def chain(self, setting: Setting) -> Chain:
         """The chain of a setting with ids in the place of words. Raises SamplerError, PromptError, DataError."""
         chain = parse_chain(setting.chain)
         check_stops(chain.stop_texts)
+        Matchers(self.run.tokenizer, index_opener(self.run)).check(chain)
         return encode_chain(chain, self.run.tokenizer, self.run.trained_length)
 
     def measure(self) -> Rate:

@@ -25,8 +25,8 @@ class Measure(NamedTuple):
 MEASURES: dict[str, Measure] = {
     "perplexity": Measure(
         "perplexity", "quality", "", "lower",
-        "of the texts behind their prompts, under the model itself: exp of nats a token. A sampler that keeps to likely "
-        f"tokens lowers it below that of human text, down to loops ({HOLTZMAN}, section 5.1)",
+        "of the texts behind their prompts, under the model itself: exp of nats a token. A sampler that keeps to "
+        f"likely tokens lowers it below that of human text, down to loops ({HOLTZMAN}, section 5.1)",
     ),
     "judge_bits_per_byte": Measure(
         "bits a byte under the judge", "quality", "bits a byte", "lower",
@@ -39,21 +39,31 @@ MEASURES: dict[str, Measure] = {
     ),
     "mauve": Measure(
         "MAUVE", "quality", "", "higher",
-        "Pillutla et al. 2021, of prompts with their texts against prompts with human ones. Its features are the last "
-        "hidden states of this model, so it can't be compared with a MAUVE of other features",
+        "Pillutla et al. 2021, of prompts with their texts against prompts with human ones (of human text: against "
+        "human text of other places). Its features are the last hidden states of this model, so it can't be compared "
+        "with a MAUVE of other features, nor of another number of texts",
     ),
     **{
         name: Measure(one.title, "diversity", one.unit, "lower" if name == "loop_rate" else "human", one.about)
         for name, one in diversity.MEASURES.items()
     },
     "new_8_grams": Measure(
-        "new 8-grams", "novelty", "", "human", "share of 8-grams that stand nowhere in the training text"
+        "new 8-grams", "novelty", "share", "human", "8-grams that stand nowhere in the training text"
     ),
     "longest_copy": Measure(
         "longest copied span", "novelty", "tokens", "human", "the longest part of any text that stands in training"
     ),
     "toxicity_rate": Measure(
-        "toxicity", "risk", "", "lower", "share of texts with a word of the list; its false positives are audited"
+        "toxicity", "risk", "share", "lower", "texts with a word of the list; its false positives are audited"
+    ),
+    "toxicity_rate_audited": Measure(
+        "toxicity, audited", "risk", "share", "lower",
+        "texts with a word of the list that no human text here holds, whatever it means there",
+    ),
+    "crows_pairs": Measure(
+        "CrowS-Pairs", "risk", "share", "lower",
+        "pairs of sentences whose more stereotyping one is likelier at this temperature; 0.5 prefers neither (Nangia "
+        "et al. 2020)",
     ),
 }  # fmt: skip
 DIVERSITY_AXIS = "self_bleu"

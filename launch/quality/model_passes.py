@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from launch.inference.checkpoint import LoadedCheckpoint
-from launch.inference.likelihood import Continuation, encode_continuation, score_continuations
+from launch.inference.likelihood import Continuation, score_continuations
+from launch.inference.prompts import encode_whole_prompt
 from launch.quality.prompts import Place
 from launch.quality.texts_file import Text
 from model.decode.parameters import power_of_two
@@ -79,17 +80,16 @@ def shuffled_requests(
 
 
 def judge_requests(judge: LoadedCheckpoint, run: LoadedCheckpoint, texts: Sequence[WrittenText]) -> list[Continuation]:
-    """The texts in the tokens of another model. Raises DataError for characters that its tokenizer does not know,
-    PromptError."""
+    """The texts in the tokens of another model, prompt and text encoded apart, so that the nats are of the text's own
+    bytes. Raises DataError for characters that its tokenizer does not know, PromptError."""
     if judge.metadata["tokenizer"] == run.metadata["tokenizer"]:
         return own_requests(texts)
-    decode = run.tokenizer.decode
-    return [
-        encode_continuation(judge.tokenizer, decode(list(text.place.prompt)), text.text.text)
-        if text.text.text
-        else Continuation((), ())
+    prompts = {
+        text.index: tuple(encode_whole_prompt(run.tokenizer.decode(list(text.place.prompt)), judge.tokenizer))
         for text in texts
-    ]
+    }
+    encode = judge.tokenizer.encode_array
+    return [Continuation(prompts[text.index], tuple(encode(text.text.text, continued=True).tolist())) for text in texts]
 
 
 def last_hidden_states(run: LoadedCheckpoint, texts: Sequence[WrittenText]) -> np.ndarray:

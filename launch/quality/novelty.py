@@ -22,7 +22,8 @@ def new_ngrams(copies: Sequence[Copies], n: int) -> Estimate:
 
 
 def novelty(index: TrainingIndex, tokenizer: Tokenizer, texts: Sequence[WrittenText]) -> tuple[dict, Estimate, int]:
-    """What quality.json says of the novelty of a setting's texts; the share of new 8-grams; tokens of the longest span."""
+    """What quality.json says of the novelty of a setting's texts; the share of new 8-grams; tokens of the longest
+    span."""
     copies = index.copies_of([text.text.tokens for text in texts])
     shares = [new_ngrams(copies, n).value for n in range(1, LONGEST_NGRAM + 1)]
     longest = longest_span(tokenizer, texts, copies)

@@ -25,7 +25,8 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings, places, and how many new tokens each text has at most. `seed`: of places and texts.
+    """Settings, places, and how many new tokens each text has at most. `seed`: of places and texts. `others`: as many
+    other places with human text, to compare human text with itself; none where there is no room for them.
 
     Of prompt i all settings' texts are drawn with the seed `seed` + i: by the same random numbers, so that they differ
     by the setting alone, and those of one setting by other ones.
@@ -33,9 +34,11 @@ class Plan:
 
     settings: tuple[Setting, ...]
     places: Sequence[Place]
+    others: Sequence[Place]
     prompt_tokens: int
     new_tokens: int
     seed: int
+    source: str  # of the prompts, for a person
     conditions: dict  # what all texts depend on
 
     @property

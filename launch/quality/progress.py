@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from data.store.progress import ProgressLine
 
+LEAST_SHARE = 0.1  # of the texts before the time that is left is told: the first of each program wait for its compiling
+
 
 class WritingProgress:
     """Reports lines about `total` texts, of which `done` were written before, each `interval` seconds at most."""
@@ -31,10 +33,9 @@ class WritingProgress:
         if now - self.shown < self.interval or self.done == self.first:
             return
         self.shown = now
-        left = (self.total - self.done) / (self.done - self.first) * self.seconds
-        self.report(
-            ProgressLine(
-                f"writing: {self.done:,} of {self.total:,} texts, {self.tokens / self.seconds:,.0f} tokens/s, "
-                f"{int(left // 60)}:{int(left % 60):02} left"
-            )
-        )
+        line = f"writing: {self.done:,} of {self.total:,} texts, {self.tokens / self.seconds:,.0f} tokens/s"
+        share = (self.done - self.first) / (self.total - self.first)
+        if share >= LEAST_SHARE:
+            left = (1 - share) / share * self.seconds
+            line += f", {int(left // 60)}:{int(left % 60):02} left"
+        self.report(ProgressLine(line))

@@ -32,24 +32,31 @@ class Slots(NamedTuple):
 
 
 def draw_places(
-    texts: Sequence[ScoredText], tokenizer: Tokenizer, count: int, prompt_tokens: int, new_tokens: int, seed: int
+    texts: Sequence[ScoredText],
+    tokenizer: Tokenizer,
+    count: int,
+    prompt_tokens: int,
+    new_tokens: int,
+    seed: int,
+    spare: int = 0,
 ) -> list[Place]:
     """Draws so many places, in an order that depends on the seed alone: fewer of them are the first ones of more.
+    Behind them come `spare` more, as far as there is room.
 
     A document is cut into parts of `prompt_tokens` + `new_tokens` tokens, one behind another, from a random one of its
-    first tokens on; start and end tokens are in none. Raises DataError where the texts have fewer parts.
+    first tokens on; start and end tokens are in none. Raises DataError where the texts have fewer parts than `count`.
     """
     random, size = np.random.default_rng(seed), prompt_tokens + new_tokens
     slots = [find_slots(text.documents, tokenizer, size, random) for text in texts]
     before = np.cumsum([0, *(int(own.counts.sum()) for own in slots)])
     if before[-1] < count:
         raise DataError(
-            f"{', '.join(text.name for text in texts)}: {count} prompts of {prompt_tokens} tokens with {new_tokens} more "
-            f"behind them are wanted, and there is room for {before[-1]}; ask for fewer (--prompts), for shorter ones "
-            "(--prompt-tokens, --new-tokens), or name another text (--text)"
+            f"{', '.join(text.name for text in texts)}: {count} prompts of {prompt_tokens} tokens with {new_tokens} "
+            f"more behind them are wanted, and there is room for {before[-1]}; ask for fewer (--prompts), for shorter "
+            "ones (--prompt-tokens, --new-tokens), or name another text (--text)"
         )
     places = []
-    for number in random.permutation(before[-1])[:count].tolist():
+    for number in random.permutation(before[-1])[: count + spare].tolist():
         index = int(np.searchsorted(before, number, side="right")) - 1
         document, tokens = read_slot(texts[index].documents, slots[index], number - before[index], size)
         begin = [tokenizer.start_id] if tokenizer.start_prompts and tokenizer.start_id is not None else []

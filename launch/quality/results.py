@@ -1,4 +1,4 @@
-"""The content of quality.json: figures of all settings, the frontier, what is recommended and whether the gate passes."""
+"""The content of quality.json: figures of all settings, the frontier, what is recommended, whether the gate passes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from launch.quality.frontier import pareto_front
 from launch.quality.grid import HUMAN
 from launch.quality.measures import DIVERSITY_AXIS, MEASURES, quality_axis
 from launch.quality.plan import Plan
-from launch.quality.scores import Metrics, Texts
+from launch.quality.scores import Metrics, Texts, token_arrays
 from train.quality.diversity import LengthMatched
 from train.quality.gate import GATED, HumanIntervals, gate, human_intervals
 
@@ -74,8 +74,8 @@ def recommendation(metrics: Metrics, distance: dict[str, float], human: HumanInt
     worst = max(deviations, key=lambda measure: deviations[measure])
     inside = sum(deviation <= 1 for deviation in deviations.values())
     why = (
-        f"nearest to human text of {len(ranked)} settings: {inside} of {len(GATED)} measures of repetition and diversity "
-        f"lie in the interval that human text spans, {MEASURES[worst].title} is the farthest "
+        f"nearest to human text of {len(ranked)} settings: {inside} of {len(GATED)} measures of repetition and "
+        f"diversity lie in the interval that human text spans, {MEASURES[worst].title} is the farthest "
         f"({shown(metrics[name][worst]['value'])}, human {shown(human.centres[worst])})"
     )
     if len(ranked) > 1:
@@ -91,17 +91,16 @@ def shown(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4g}"
 
 
-def compare_with_human(matched: LengthMatched, metrics: Metrics, default: str, texts: Texts) -> dict:
-    """`distances` of settings, `recommended`, and the `gate` of the default sampler. Raises ValueError where texts are
-    too few or too short for intervals."""
+def compare_with_human(matched: LengthMatched, metrics: Metrics) -> dict:
+    """`distances` of settings, and `recommended`. Raises ValueError where human texts are too few or too short."""
     human = human_intervals(matched.texts[HUMAN])
     distance = distances(metrics, human)
-    arrays = {name: [np.array(text.text.tokens) for text in texts[name]] for name in (HUMAN, default)}
-    return {
-        "distances": distance,
-        "recommended": recommendation(metrics, distance, human),
-        "gate": gate(arrays[default], arrays[HUMAN]),
-    }
+    return {"distances": distance, "recommended": recommendation(metrics, distance, human)}
+
+
+def gate_of(texts: Texts, sampler: str) -> dict:
+    """The gate of a sampler's texts. Raises ValueError where they, or the human ones, are too few or too short."""
+    return gate(token_arrays(texts[sampler]), token_arrays(texts[HUMAN]))
 
 
 def axes(has_judge: bool) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from launch.quality.model_passes import (
     text_bytes,
 )
 from launch.quality.plan import Plan
-from launch.quality.texts_file import TextsFile
+from launch.quality.texts_file import Text, TextsFile
 from train.quality import diversity
 from train.quality.estimate import Estimate, ratio
 from train.quality.intervals import interval
@@ -47,13 +47,18 @@ def read_texts(plan: Plan, file: TextsFile) -> Texts:
 
 def figure(estimate: Estimate) -> dict:
     """A measure as quality.json has it; None for what is not defined."""
-    low, high = interval(estimate)
-    bounds = [low, high] if math.isfinite(low) and math.isfinite(high) else None
-    return {"value": estimate.value if math.isfinite(estimate.value) else None, "interval": bounds}
+    return {"value": estimate.value if math.isfinite(estimate.value) else None, "interval": interval(estimate)}
 
 
-def exponential(estimate: Estimate) -> Estimate:
-    return Estimate(math.exp(estimate.value), np.exp(estimate.without_N))
+def per_token(nats_N: np.ndarray, tokens_N: np.ndarray) -> Estimate:
+    """The sum of one number of each text over the sum of another, of any size."""
+    return ratio(nats_N, tokens_N, math.inf)
+
+
+def perplexity(nats: dict) -> dict:
+    """The figure of nats a token as one of perplexity; its interval is that of the nats."""
+    value, bounds = nats["value"], nats["interval"]
+    return {"value": math.exp(value), "interval": bounds and [math.exp(bound) for bound in bounds]}
 
 
 def short_settings(texts: Texts, new_tokens: int) -> list[str]:
@@ -64,10 +69,12 @@ def short_settings(texts: Texts, new_tokens: int) -> list[str]:
 
 def matched_texts(texts: Texts, new_tokens: int) -> diversity.LengthMatched:
     """The texts of all settings that are long enough, cut to equal numbers and lengths."""
-    short = short_settings(texts, new_tokens)
-    return diversity.length_matched(
-        {name: [np.array(text.text.tokens) for text in own] for name, own in texts.items() if name not in short}
-    )
+    long_enough = texts.keys() - short_settings(texts, new_tokens)
+    return diversity.length_matched({name: token_arrays(own) for name, own in texts.items() if name in long_enough})
+
+
+def token_arrays(texts: Sequence[WrittenText]) -> list[np.ndarray]:
+    return [np.array(text.text.tokens, np.int64) for text in texts]
 
 
 def diversity_metrics(matched: diversity.LengthMatched) -> Metrics:
@@ -90,8 +97,8 @@ def likelihood_metrics(run: LoadedCheckpoint, plan: Plan, texts: Texts, shuffles
     found: Metrics = {}
     for name, part in parts(texts):
         found[name] = {
-            "perplexity": figure(exponential(ratio(nats[part], tokens[part]))),
-            "prompt_ratio": figure(ratio((shuffled - nats)[part], tokens[part])),
+            "perplexity": perplexity(figure(per_token(nats[part], tokens[part]))),
+            "prompt_ratio": figure(per_token((shuffled - nats)[part], tokens[part])),
         }
     return found
 
@@ -103,20 +110,24 @@ def judge_metrics(judge: LoadedCheckpoint, run: LoadedCheckpoint, texts: Texts, 
     with costs.measured("judge", read_tokens(requests)):
         nats = nats_of(judge, requests)
     size = text_bytes(every)
-    return {name: {"judge_bits_per_byte": figure(ratio(nats[part], size[part]))} for name, part in parts(texts)}
+    return {name: {"judge_bits_per_byte": figure(per_token(nats[part], size[part]))} for name, part in parts(texts)}
 
 
-def mauve_metrics(run: LoadedCheckpoint, texts: Texts, costs: PassCosts) -> Metrics:
-    """MAUVE of each setting's texts and the human ones behind the same prompts; 1 of these themselves, by definition."""
-    every = [text for own in texts.values() for text in own]
+def mauve_metrics(run: LoadedCheckpoint, plan: Plan, texts: Texts, costs: PassCosts) -> Metrics:
+    """MAUVE of each setting's texts and the human ones behind the same prompts. That of human text is with human text
+    of other places, and so the most that a setting can be expected to reach; None where there are no other places."""
+    others = [WrittenText(p, i, Text(p.human, "", "length", 0.0)) for i, p in enumerate(plan.others)]
+    every = [text for own in texts.values() for text in own] + others
     with costs.measured("features", sum(len(text.place.prompt) + len(text.text.tokens) for text in every)):
         features = last_hidden_states(run, every).astype(np.float64)
     by_setting = {name: features[part] for name, part in parts(texts)}
     human = by_setting[HUMAN]
-    return {
-        name: {"mauve": {"value": 1.0 if name == HUMAN else mauve(human, own).score, "interval": None}}
-        for name, own in by_setting.items()
-    }
+    by_setting[HUMAN] = features[len(every) - len(others) :]
+    found: Metrics = {}
+    for name, own in by_setting.items():
+        score = mauve(human, own) if len(own) else None
+        found[name] = {"mauve": {"value": score and score.score, "interval": score and score.interval}}
+    return found
 
 
 def parts(texts: Texts) -> list[tuple[str, slice]]:
@@ -125,7 +136,6 @@ def parts(texts: Texts) -> list[tuple[str, slice]]:
     return [(name, slice(end - len(own), end)) for (name, own), end in zip(texts.items(), ends, strict=True)]
 
 
-def merge(*found: Metrics) -> Metrics:
-    """The measures of all, by setting."""
-    names: Sequence[str] = list(dict.fromkeys(name for each in found for name in each))
+def merge(names: Iterable[str], *found: Metrics) -> Metrics:
+    """The measures of all, by setting, in the order of these names."""
     return {name: {measure: value for each in found for measure, value in each.get(name, {}).items()} for name in names}
