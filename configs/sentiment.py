@@ -11,7 +11,7 @@ sentences, a `label` of 0 or 1 beside each. The text is the prompt; the word alo
 from __future__ import annotations
 
 from configs.lstm import lstm
-from data.config import Data, Source, Span, Tokenizer
+from data.config import Data, Source, Tokenizer
 from model.config import Init
 from train.config import AdamW, Checkpoints, Evaluation, Experiment, Optimizer, Schedule
 
