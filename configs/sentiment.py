@@ -1,10 +1,10 @@
-"""Is a film review bad or good? Learned from nothing, on a laptop: a small LSTM that reads a sentence and writes one word.
+"""Is a film review bad or good? Learned from nothing, on a laptop: a small LSTM reads a sentence and writes one word.
 
     skald tokenizer sentiment/train.tsv --field sentence --out sentiment.model --vocab-size 14000
     skald train sentiment
     skald evaluate runs/sentiment --tasks sentiment --set sentiment.data=sentiment/dev.tsv
 
-`sentiment` is a folder with `train.tsv` and `dev.tsv`: SST-2 (Socher et al. 2013) as GLUE has it, 67,349 phrases and 872
+`sentiment` is a folder with `train.tsv` and `dev.tsv`: SST-2 (Socher et al. 2013) as GLUE has it: 67,349 phrases, 872
 sentences, a `label` of 0 or 1 beside each. The text is the prompt; the word alone counts in the loss.
 """
 
