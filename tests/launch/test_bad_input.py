@@ -33,7 +33,7 @@ def digest(folder) -> str:
 
 
 BAD_CONFIGS = [
-    (["nosuch"], ["no config 'nosuch'", "lstm, mixtral, shakespeare, translate, vaswani"]),
+    (["nosuch"], ["no config 'nosuch'", "lstm, mixtral, sentiment, shakespeare, translate, vaswani"]),
     (["shakespear"], ["did you mean 'shakespeare'"]),
     (["gpt2"], ["needs a variant", "gpt2:small"]),
     (["gpt2:smal"], ["no variant 'smal'", "did you mean 'small'"]),
