@@ -10,8 +10,10 @@ sentences, a `label` of 0 or 1 beside each. The text is the prompt; the word alo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from configs.lstm import lstm
-from data.config import Data, Source, Tokenizer
+from data.config import Data, Source, Span, Tokenizer
 from model.config import Init
 from train.config import AdamW, Checkpoints, Evaluation, Experiment, Optimizer, Schedule
 
@@ -24,12 +26,14 @@ def default() -> Experiment:
     """Phrases of film reviews on a laptop: one LSTM of 256, 7.7 M parameters, 3.9 M tokens, four epochs."""
     return Experiment(
         name="sentiment",
-        model=lstm(1, 256, VOCABULARY, 128, dropout=0.6, init=Init(embedding=0.02)),
+        model=replace(lstm(1, 256, VOCABULARY, 128, dropout=0.6, init=Init(embedding=0.02)), dropout=0.7),
         data=Data(
             Source("sentiment/train.tsv", template=REVIEW),
             Tokenizer("sentencepiece", "sentiment.model"),
             length=128,
             packing="best_fit",
+            train=Span(0.0, 0.98),
+            validation=Span(0.98, 1.0),
         ),
         optimizer=Optimizer(
             peak_rate=0.001,
