@@ -23,7 +23,14 @@ VOCABULARY = 14_000
 
 
 def default() -> Experiment:
-    """Phrases of film reviews on a laptop: one LSTM of 256, 7.7 M parameters, 3.9 M tokens, four epochs."""
+    """Phrases of film reviews on a laptop: one LSTM of 256, 7.7 M parameters, 3.9 M tokens, four epochs, eight minutes.
+
+    skald train sentiment (seed 0): accuracy 0.815 on dev (711 of 872; 95% interval 0.788 to 0.840), macro-F1 0.815, by
+    likelihood as by what is written; 7 min 54 s on one core. Kim 2014's CNN-rand has 82.7 on the test part. Tuned on
+    900 sentences of the training file, held out with all phrases of them: there it has 81.0, logistic regression on
+    words 80.8, Transformers of one and two layers 74 to 80 (they overfit within an epoch, as phrases repeat their
+    sentences). Dropout of 0.8 behind the LSTM is worse (79.4), and so are initial weights of deviation 0.036 (74.6).
+    """
     return Experiment(
         name="sentiment",
         model=replace(lstm(1, 256, VOCABULARY, 128, dropout=0.6, init=Init(embedding=0.02)), dropout=0.7),
