@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from pathlib import Path
 
 from data.errors import DataError
+from data.whole_file import whole_file
 
 NAME = "samplers.json"
 
@@ -61,8 +61,7 @@ def write_samplers(path: Path, samplers: dict[str, dict]) -> None:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
             return
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(json.dumps(samplers, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+        with whole_file(path) as out:
+            out.write(json.dumps(samplers, ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
     except OSError as error:
         raise DataError(f"{path}: can't write there ({error.strerror})") from None

@@ -6,12 +6,12 @@ launch/commands/quality.py and launch/api.py call `measure_quality`.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.errors import DataError
+from data.whole_file import whole_file
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.scoring import texts_to_score
 from launch.quality.generation import TextWriter, missing_groups, write_human_texts, write_texts
@@ -123,13 +123,6 @@ def write_plan(run: LoadedCheckpoint, plan: Plan, grid: Grid, file: TextsFile, r
     report(f"{missing:,} texts, {progress.tokens:,} tokens in {progress.seconds:.1f} s")
 
 
-def write_result(path: Path, result: dict) -> None:
-    """Replaces the file as a whole."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
 def measure_quality(
     run: LoadedCheckpoint, grid: Grid, options: Options, report: Callable[[str], None], interval: float = 10.0
 ) -> dict:
@@ -143,5 +136,6 @@ def measure_quality(
     texts = read_texts(plan, file)
     file.close()
     result = scorer.result(texts)
-    write_result(folder / (GATE_RESULT if options.only_default else RESULT), result)
+    with whole_file(folder / (GATE_RESULT if options.only_default else RESULT)) as out:
+        out.write(json.dumps(result, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
     return result

@@ -8,10 +8,9 @@ import numpy as np
 
 from data.index.training_index import Copies, TrainingIndex
 from data.tokenizers.tokenizer import Tokenizer
+from launch.inference.provenance import LONGEST_NGRAM
 from launch.quality.model_passes import WrittenText
 from train.quality.estimate import Estimate, ratio
-
-LONGEST_NGRAM = 16
 
 
 def new_ngrams(copies: Sequence[Copies], n: int) -> Estimate:
