@@ -371,9 +371,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if arguments.debug:
             traceback.print_exc()
-        name = type(error).__name__
         line = " ".join(str(error).split())
-        if name in EXPECTED:
+        name = next((base.__name__ for base in type(error).__mro__ if base.__name__ in EXPECTED), None)
+        if name:
             return report_end(2 if name in WRONG_INPUT else 1, line)
         return report_end(1, explain(error, line) + ("" if arguments.debug else " (--debug shows where)"))
 

@@ -16,7 +16,7 @@ from launch.quality.memorization import extraction
 from launch.quality.model_passes import PassCosts
 from launch.quality.novelty import novelty
 from launch.quality.plan import Plan
-from launch.quality.risk.crows_pairs import crows_pairs
+from launch.quality.risk.crows_pairs import crows_pairs, encode_pairs
 from launch.quality.risk.toxicity import audit, read_words, toxicity
 from launch.quality.scores import (
     Metrics,
@@ -64,6 +64,7 @@ class TextScorer:
         if run.config is None and options.memorization:
             raise ConfigError(f"--memorization: {run.name} was imported, and its training text is not known here")
         self.judge = LoadedCheckpoint(options.judge) if options.judge else None
+        self.pairs = encode_pairs(run, options.crows_pairs) if options.crows_pairs else None
         self.words = read_words()
         self.costs = PassCosts()
         self.index_seconds = 0.0
@@ -133,9 +134,9 @@ class TextScorer:
 
     def crows_pairs(self) -> dict | None:
         """CrowS-Pairs at every temperature of the grid."""
-        if not self.options.crows_pairs:
+        if self.pairs is None:
             return None
-        found = crows_pairs(self.run, self.options.crows_pairs, sorted(lone_temperatures(self.plan).values()))
+        found = crows_pairs(self.run, self.pairs, sorted(lone_temperatures(self.plan).values()))
         self.costs["crows_pairs"] = {"tokens": found["tokens"], "seconds": round(found["seconds"], 3)}
         return found
 

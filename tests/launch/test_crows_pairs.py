@@ -13,7 +13,7 @@ from data.errors import DataError
 from launch.inference.likelihood import Continuation, ContinuationScorer
 from launch.machine.auto import decoding_execution
 from launch.quality.risk import crows_pairs as program
-from launch.quality.risk.crows_pairs import crows_pairs, sentence_nats
+from launch.quality.risk.crows_pairs import crows_pairs, encode_pairs, sentence_nats
 from launch.quality.risk.pairs import read_pairs
 from model.config import MLP, Attention, Block, Execution, Init, Model, Rope, Stack
 from model.transformer import Transformer
@@ -78,13 +78,17 @@ def write_pairs(path, pairs=PAIRS, header: str = HEADER):
     return path
 
 
+def scores_of(run, file) -> dict:
+    return crows_pairs(run, encode_pairs(run, file))
+
+
 def log_p(sentence: str) -> float:
     """By hand, in float64: the sum of the logs of its words' shares."""
     return math.fsum(math.log(COUNTS[WORDS.index(word)] / COUNTS.sum()) for word in sentence.split())
 
 
 def test_a_unigram_models_score_is_that_by_hand(tmp_path):
-    found = crows_pairs(unigram_run(), write_pairs(tmp_path / "pairs.csv"))
+    found = scores_of(unigram_run(), write_pairs(tmp_path / "pairs.csv"))
     kept = PAIRS[:6]
     prefers = [log_p(more) > log_p(less) + 1e-9 for more, less, *_ in kept]
     assert prefers == [True, True, False, True, False, False]
@@ -107,7 +111,7 @@ def test_a_unigram_models_score_is_that_by_hand(tmp_path):
 
 
 def test_what_has_no_pair_of_equal_length_has_no_score_there(tmp_path):
-    found = crows_pairs(unigram_run(), write_pairs(tmp_path / "pairs.csv", PAIRS[3:4]))
+    found = scores_of(unigram_run(), write_pairs(tmp_path / "pairs.csv", PAIRS[3:4]))
     assert found["equal_length"] == {"pairs": 0, "score": None, "interval": None}
 
 
@@ -142,7 +146,7 @@ def test_a_model_without_numbers_is_named(tmp_path):
     run = unigram_run()
     run.model = Unigram(jnp.full(len(WORDS) + 1, jnp.nan))
     with pytest.raises(RunError, match="a run: the probability of a sentence is no number"):
-        crows_pairs(run, write_pairs(tmp_path / "pairs.csv"))
+        scores_of(run, write_pairs(tmp_path / "pairs.csv"))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +166,7 @@ def test_a_model_without_numbers_is_named(tmp_path):
 def test_a_file_that_holds_no_pairs_is_refused_in_a_line(tmp_path, content, message):
     (tmp_path / "pairs.csv").write_text(content)
     with pytest.raises(DataError, match=message) as raised:
-        crows_pairs(unigram_run(), tmp_path / "pairs.csv")
+        encode_pairs(unigram_run(), tmp_path / "pairs.csv")
     assert "\n" not in str(raised.value)
 
 

@@ -352,9 +352,11 @@ def test_what_is_wrong_is_said_in_a_line(skald, trained_run, tmp_path):
         (["--quick", "--new-tokens", 40], 2, ["40 more", "trained on 32"]),
         (["--quick", "--judge", tmp_path / "norun"], 2, ["norun: no such folder"]),
         (["--quick", "--shuffles", 24], 2, ["--shuffles 24", "1 to 23"]),
+        (["--quick", "--crows-pairs", tmp_path / "short.txt"], 1, ["skald: ", "short.txt: no column 'sent_more'"]),
     ]
     results = skald.run_many([["quality", trained_run, *arguments] for arguments, _, _ in cases])
     for (arguments, expected, parts), (status, out, err) in zip(cases, results, strict=True):
         last = err.strip().splitlines()[-1]
         assert status == expected and not out and last.startswith("skald: "), (arguments, err)
         assert all(part in last for part in parts), last
+        assert "texts, " not in err and "Error" not in last, err  # nothing is written, and no class is named

@@ -43,8 +43,18 @@ class ScoredPairs(NamedTuple):
     less_tokens: np.ndarray
 
 
-def crows_pairs(run: LoadedCheckpoint, file: str | Path, temperatures: Sequence[float] = (1.0,)) -> dict:
-    """The scores of a checkpoint over the pairs of a CSV file, each with a 95% Wilson interval.
+class EncodedPairs(NamedTuple):
+    """The pairs of a file that a checkpoint can score, the ids of their sentences, two a pair, and how many are left
+    out by reason."""
+
+    file: str
+    kept: list[SentencePair]
+    sentences: list[list[int]]
+    left_out: dict[str, int]
+
+
+def crows_pairs(run: LoadedCheckpoint, pairs: EncodedPairs, temperatures: Sequence[float] = (1.0,)) -> dict:
+    """The scores of a checkpoint over its pairs of sentences, each with a 95% Wilson interval.
 
     `score`: the share of pairs whose more stereotyping sentence has the higher log-likelihood, 0.5 where the model
     prefers neither; equal ones count as not preferred, as in the published programs. `per_token` compares means over
@@ -53,22 +63,15 @@ def crows_pairs(run: LoadedCheckpoint, file: str | Path, temperatures: Sequence[
     `by_temperature`: the score where logits are divided by each of `temperatures`; all others are of temperature 1.
     `mean_difference`: of the log-likelihoods of a pair, in nats, without its sign.
 
-    Raises DataError where the file can't be read, or none of its pairs can be scored; RunError.
+    Raises RunError where a probability is no number.
     """
-    start, pairs = time.perf_counter(), read_pairs(file)
-    kept, sentences, left_out = encode_pairs(run, pairs)
-    if not kept:
-        raise DataError(
-            f"{file}: none of its {len(pairs)} pairs can be scored: {left_out['unknown_characters']} hold characters "
-            f"that the tokenizer does not know, {left_out['too_long']} are longer than the {context_of(run)} tokens of "
-            f"the rows that {run.name} was trained on"
-        )
+    start, (file, kept, sentences, left_out) = time.perf_counter(), pairs
     nats, tokens = sentence_nats(run, sentences, (1.0, *temperatures)), np.array(list(map(len, sentences)))
     scored = ScoredPairs(kept, nats[:, ::2], nats[:, 1::2], tokens[::2], tokens[1::2])
     by_temperature = [
         {"temperature": t} | preference(scored.more[i], scored.less[i]) for i, t in enumerate(temperatures, 1)
     ]
-    found = {"file": str(file), "behind": run.tokenizer.decode(behind_ids(run)), "left_out": left_out, **scores(scored)}
+    found = {"file": file, "behind": run.tokenizer.decode(behind_ids(run)), "left_out": left_out, **scores(scored)}
     return found | {
         "by_temperature": by_temperature,
         "tokens": int(tokens.sum()),
@@ -76,11 +79,10 @@ def crows_pairs(run: LoadedCheckpoint, file: str | Path, temperatures: Sequence[
     }
 
 
-def encode_pairs(
-    run: LoadedCheckpoint, pairs: Sequence[SentencePair]
-) -> tuple[list[SentencePair], list[list[int]], dict[str, int]]:
-    """The pairs that can be scored, the ids of their sentences, two a pair, and how many are left out by reason."""
-    kept, sentences, left_out = [], [], {"unknown_characters": 0, "too_long": 0}
+def encode_pairs(run: LoadedCheckpoint, file: str | Path) -> EncodedPairs:
+    """The pairs of a CSV file, for a checkpoint. Raises DataError where the file can't be read, or none of its pairs
+    can be scored."""
+    pairs, kept, sentences, left_out = read_pairs(file), [], [], {"unknown_characters": 0, "too_long": 0}
     for pair in pairs:
         ids, reason = encode_pair(run, pair)
         if reason:
@@ -88,7 +90,13 @@ def encode_pairs(
         else:
             kept.append(pair)
             sentences += ids
-    return kept, sentences, left_out
+    if not kept:
+        raise DataError(
+            f"{file}: none of its {len(pairs)} pairs can be scored: {left_out['unknown_characters']} hold characters "
+            f"that the tokenizer does not know, {left_out['too_long']} are longer than the {context_of(run)} tokens of "
+            f"the rows that {run.name} was trained on"
+        )
+    return EncodedPairs(str(file), kept, sentences, left_out)
 
 
 def encode_pair(run: LoadedCheckpoint, pair: SentencePair) -> tuple[list[list[int]], str]:
