@@ -58,7 +58,7 @@ def default() -> Experiment:
             rule=Muon(iterations=4, adam=AdamW(beta2=0.95, weight_decay=0.0), adam_rate=0.2),
             schedule=Schedule("wsd", warmup=20, final=0.0, decay=0.5),
         ),
-        steps=1500,
+        steps=4000,
         batch_size=16,
         evaluation=Evaluation(every=500, prompt="It was"),
         checkpoints=Checkpoints(every=250),

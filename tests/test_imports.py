@@ -32,7 +32,7 @@ LAUNCH_LAYERS = [
     {"launch.quality", "launch.report"},
     {"launch.inference", "launch.plan", "launch.bench"},
     {"launch.machine", "launch.experiments"},
-    {"launch.cluster"},
+    {"launch.cluster", "launch.arguments"},
 ]
 # Heavy or third-party libraries, and the only packages that may import them.
 ALLOWED_PACKAGES = {

@@ -89,24 +89,24 @@ def settle(attempts: list[Attempt], lines: Iterable[dict], restored: int, tokens
         attempt.step = max(attempt.first_step, restored) if last else min(counted, max(attempt.first_step, restored))
 
 
-def read_attempts(file: Path) -> tuple[list[Attempt], dict | None]:
-    """The attempts that a card tells of, and what was measured of the run's generation. Raises RunError."""
+def read_attempts(file: Path) -> list[Attempt]:
+    """The attempts that a card tells of. Raises RunError."""
     if not file.is_file():
-        return [], None
+        return []
     try:
         content = json.loads(file.read_text())
         if content["version"] == VERSION:
-            return [Attempt(**attempt) for attempt in content["attempts"]], content["generation"]
+            return [Attempt(**attempt) for attempt in content["attempts"]]
     except (ValueError, KeyError, TypeError):
         pass
     raise RunError(f"{file} is not a card that this version of Skald wrote; move it away: a new one begins")
 
 
-def settled_attempts(folder: Path, restored: int, tokens: int) -> tuple[list[Attempt], dict | None]:
+def settled_attempts(folder: Path, restored: int, tokens: int) -> list[Attempt]:
     """Like `read_attempts`, settled for a run that goes on from step `restored`: before its metrics.jsonl is cut."""
-    attempts, generation = read_attempts(folder / FILE)
+    attempts = read_attempts(folder / FILE)
     if attempts and (attempts[-1].ended in (RUNNING, FAILED) or max(a.step for a in attempts) > restored):
         counted = min(restored, attempts[-1].step)
         settle(attempts, (line for line in read_metrics(folder / "metrics.jsonl") if line["step"] > counted), restored,
                tokens)  # fmt: skip
-    return attempts, generation
+    return attempts

@@ -15,6 +15,7 @@ from train.config import Experiment
 from train.energy import Chips
 from train.goodput import KINDS
 
+GENERATED = "joules_per_generated_token"
 FLOPS_ABOUT = (
     "formula: 6ND (Hoffmann et al. 2022), N all parameters that a token meets; counted: products of the forward pass, "
     "causal attention among them, and of the backward pass; compiled: all products of the traced program, its loops as "
@@ -62,7 +63,7 @@ def card(facts: Facts, attempts: list[Attempt], generation: dict | None = None) 
         "pue": e.energy.pue and asdict(e.energy.pue),
         "grid": e.energy.grid and grid_json(e),
         "co2e_grams": energy.emissions(use.joules, e.energy),
-        "joules_per_generated_token": generation and generation["joules_per_token"],
+        GENERATED: generation and generation["joules_per_token"],
         "generation": generation,
         "money": money(attempts, e.chip_hour),
         "data": facts.data,
@@ -153,9 +154,14 @@ def unknown(attempts: list[Attempt], generation: dict | None, e: Experiment, met
         missing = ["energy"] * (method == "unmeasured")
         missing += [f"energy.{name}" for name in ("pue", "grid") if getattr(e.energy, name) is None]
         lines.append(f"co2e_grams: {', '.join(missing)} not known")
+    return lines + unknown_generation(generation)
+
+
+def unknown_generation(generation: dict | None) -> list[str]:
+    """Why the energy of a generated token is not known, if it is not."""
     if generation is None:
-        lines.append("joules_per_generated_token: nothing was generated under measurement (skald generate --json)")
-    return lines
+        return [f"{GENERATED}: nothing was generated under measurement (skald quality)"]
+    return [f"{GENERATED}: {generation['about']}"] if generation["joules_per_token"] is None else []
 
 
 def write_card(file: Path, content: dict) -> None:
@@ -170,9 +176,14 @@ def record_generation(folder: Path, generation: dict) -> None:
     file = folder / FILE
     if file.is_file():
         content = json.loads(file.read_text())
-        content |= {"generation": generation, "joules_per_generated_token": generation["joules_per_token"]}
-        content["unknown"] = [line for line in content["unknown"] if not line.startswith("joules_per_generated_token")]
-        write_card(file, content)
+        content |= {"generation": generation, GENERATED: generation["joules_per_token"]}
+        others = [line for line in content["unknown"] if not line.startswith(GENERATED)]
+        write_card(file, content | {"unknown": others + unknown_generation(generation)})
+
+
+def recorded_generation(file: Path) -> dict | None:
+    """What is on a card of generated tokens; None where there is no card, or none that was measured."""
+    return json.loads(file.read_text())["generation"] if file.is_file() else None
 
 
 def summary(content: dict, format_duration: Callable[[float], str]) -> str:

@@ -42,7 +42,12 @@ def main(arguments: Namespace) -> int:
 
 def options(arguments: Namespace) -> Options:
     scoring = ScoringOptions(
-        arguments.judge, arguments.shuffles, not arguments.no_novelty, arguments.crows_pairs, arguments.memorization
+        arguments.judge,
+        arguments.shuffles,
+        not arguments.no_novelty,
+        arguments.crows_pairs,
+        arguments.memorization,
+        arguments.toxic_words,
     )
     only_default = arguments.gate and not (arguments.grid or arguments.quick)
     return Options(arguments.text, arguments.prompts, arguments.prompt_tokens, arguments.new_tokens, arguments.seed,

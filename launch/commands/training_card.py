@@ -37,9 +37,9 @@ def card_listener(
         data=metadata["data"],
         experiment=e,
     )
-    attempts, generation = [], None
+    attempts = []
     if processes.index() == 0:
-        attempts, generation = settled_attempts(run.folder, run.step, e.batch_size * e.data.length)
+        attempts = settled_attempts(run.folder, run.step, e.batch_size * e.data.length)
         attempts.append(new_attempt(run.lease.attempt, run.step, describe_devices(run), account))
     meter = EnergyMeter(jax.local_devices(), e.energy)
 
@@ -47,9 +47,7 @@ def card_listener(
         meter.close()
         compiler.close()
 
-    return CardFile(
-        run.folder / FILE, facts, account, attempts, meter.reading, program_flops, generation, report, close
-    )
+    return CardFile(run.folder / FILE, facts, account, attempts, meter.reading, program_flops, report, close)
 
 
 def program_flops(run: Run) -> float | None:

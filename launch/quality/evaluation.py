@@ -10,18 +10,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import jax
+
 from data.errors import DataError
 from data.whole_file import whole_file
 from launch.inference.checkpoint import LoadedCheckpoint
+from launch.inference.progress import Progress
 from launch.inference.scoring import texts_to_score
+from launch.machine.energy import EnergyMeter
 from launch.quality.generation import TextWriter, missing_groups, write_human_texts, write_texts
 from launch.quality.grid import Grid
 from launch.quality.plan import Plan, text_conditions, with_default
-from launch.quality.progress import WritingProgress
 from launch.quality.prompts import draw_places
 from launch.quality.scores import read_texts
 from launch.quality.scoring import ScoringOptions, TextScorer
 from launch.quality.texts_file import TextsFile
+from train.card import record_generation
+from train.energy import per_token
 from train.fields import ConfigError
 from train.quality.intervals import FEWEST
 
@@ -100,8 +105,10 @@ def plan_lines(plan: Plan, grid: Grid, done: int) -> list[str]:
     return lines
 
 
-def write_plan(run: LoadedCheckpoint, plan: Plan, grid: Grid, file: TextsFile, reports: tuple) -> None:
-    """Writes what the file lacks of a plan, and says before what it will take. Raises what writing raises."""
+def write_plan(run: LoadedCheckpoint, plan: Plan, grid: Grid, file: TextsFile, reports: tuple) -> dict | None:
+    """Writes what the file lacks of a plan, and says before what it will take. Returns the energy of it as JSON
+    (train/energy.py, `per_token`), which it puts on the run's card, too; None where nothing was to be written. Raises
+    what writing raises."""
     report, interval = reports
     writer = TextWriter(run, plan)
     groups = missing_groups(writer, plan, file)
@@ -110,7 +117,7 @@ def write_plan(run: LoadedCheckpoint, plan: Plan, grid: Grid, file: TextsFile, r
         report(line)
     write_human_texts(run, plan, file)
     if not missing:
-        return
+        return None
     chains = [(writer.chain(group[0].setting), len(group) * plan.new_tokens) for group in groups]
     rate = writer.measure()
     minutes = rate.seconds(chains) / 60
@@ -118,9 +125,13 @@ def write_plan(run: LoadedCheckpoint, plan: Plan, grid: Grid, file: TextsFile, r
         f"about {minutes:.1f} minutes of writing: a first batch made {rate.tokens_per_second:,.0f} tokens/s, and "
         f"compiling {len(groups)} programs takes {rate.compile_seconds * len(groups):.0f} s of them"
     )
-    progress = WritingProgress(plan.texts, plan.texts - missing, report, interval)
-    write_texts(writer, groups, file, progress)
+    progress = Progress("writing", "texts", plan.texts, plan.texts - missing, report, interval)
+    with EnergyMeter(jax.devices()[:1], run.config and run.config.energy) as meter:
+        write_texts(writer, groups, file, progress)
     report(f"{missing:,} texts, {progress.tokens:,} tokens in {progress.seconds:.1f} s")
+    energy = per_token(meter.use(), progress.tokens)
+    record_generation(run.folder.parents[1], energy)
+    return energy
 
 
 def measure_quality(
@@ -132,10 +143,10 @@ def measure_quality(
     scorer = TextScorer(run, plan, options.scoring, report)
     folder = quality_folder(run)
     file = TextsFile(folder / TEXTS)
-    write_plan(run, plan, grid, file, (report, interval))
+    energy = write_plan(run, plan, grid, file, (report, interval))
     texts = read_texts(plan, file)
     file.close()
-    result = scorer.result(texts)
+    result = scorer.result(texts, energy)
     with whole_file(folder / (GATE_RESULT if options.only_default else RESULT)) as out:
         out.write(json.dumps(result, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
     return result

@@ -10,13 +10,13 @@ from typing import NamedTuple
 from data.tokenizers.streaming import IncrementalDecoder
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.matchers import Matchers
+from launch.inference.progress import Progress
 from launch.inference.provenance import index_opener
 from launch.inference.request import TextRequest
 from launch.inference.text import TextGenerator, TextSample, check_stops, encode_chain
 from launch.inference.text_engine import SLOTS, TextEngine, is_for_engine
 from launch.quality.grid import HUMAN, Setting
 from launch.quality.plan import Plan, Wanted
-from launch.quality.progress import WritingProgress
 from launch.quality.prompts import Place
 from launch.quality.texts_file import Text, TextsFile
 from model.decode.chain import Chain, SamplerError, parse_chain
@@ -145,9 +145,7 @@ def prompt_text(run: LoadedCheckpoint, place: Place) -> str:
     return run.tokenizer.decode(list(place.prompt))
 
 
-def write_texts(
-    writer: TextWriter, groups: Sequence[Sequence[Wanted]], file: TextsFile, progress: WritingProgress
-) -> None:
+def write_texts(writer: TextWriter, groups: Sequence[Sequence[Wanted]], file: TextsFile, progress: Progress) -> None:
     """Writes all groups into the file, as they are written."""
     written = time.monotonic()
     for group in groups:

@@ -17,7 +17,7 @@ from launch.quality.model_passes import PassCosts
 from launch.quality.novelty import novelty
 from launch.quality.plan import Plan
 from launch.quality.risk.crows_pairs import crows_pairs, encode_pairs
-from launch.quality.risk.toxicity import audit, read_words, toxicity
+from launch.quality.risk.toxicity import WORDS, audit, read_words, toxicity
 from launch.quality.scores import (
     Metrics,
     Texts,
@@ -40,13 +40,15 @@ from train.quality.diversity import LengthMatched
 @dataclass(frozen=True)
 class ScoringOptions:
     """`judge`: the second model, a run's name. `shuffles`: other prompts behind which each text is scored. `novelty`:
-    whether texts are looked up in the training text. `crows_pairs`: its file. `memorization`: whether that is."""
+    whether texts are looked up in the training text. `crows_pairs`: its file. `memorization`: whether that is measured.
+    `toxic_words`: a file with a list; None: the one that ships."""
 
     judge: str | None = None
     shuffles: int = 2
     novelty: bool = True
     crows_pairs: str | None = None
     memorization: bool = False
+    toxic_words: str | None = None
 
 
 class TextScorer:
@@ -65,12 +67,12 @@ class TextScorer:
             raise ConfigError(f"--memorization: {run.name} was imported, and its training text is not known here")
         self.judge = LoadedCheckpoint(options.judge) if options.judge else None
         self.pairs = encode_pairs(run, options.crows_pairs) if options.crows_pairs else None
-        self.words = read_words()
+        self.words = read_words(options.toxic_words or WORDS)
         self.costs = PassCosts()
         self.index_seconds = 0.0
 
-    def result(self, texts: Texts) -> dict:
-        """The content of quality.json."""
+    def result(self, texts: Texts, energy: dict | None = None) -> dict:
+        """The content of quality.json. `energy`: of writing the texts."""
         started = time.monotonic()
         by_models, crows = self.with_models(texts), self.crows_pairs()
         index = self.open_index()
@@ -96,9 +98,9 @@ class TextScorer:
             "recommended": compared["recommended"],
             "default": self.run.sampler,
             "gate": compared["gate"],
-            "risk": {"crows_pairs": crows, "toxicity": {"words": len(self.words), "audit": audited}},
+            "risk": {"crows_pairs": crows, "toxicity": self.described_list() | {"audit": audited}},
             "memorization": memorization,
-            "cost": self.cost(texts, seconds),
+            "cost": self.cost(texts, seconds) | {"energy": energy},
         }
 
     def compare_with_human(self, matched: LengthMatched, metrics: Metrics, texts: Texts) -> dict:
@@ -124,6 +126,10 @@ class TextScorer:
             "seed": self.plan.seed,
         }
         return {"step": self.run.step, "checkpoint": self.run.digest, "prompts": prompts}
+
+    def described_list(self) -> dict:
+        """The list of toxic words: its file, null for the one that ships, and how many words it has."""
+        return {"list": self.options.toxic_words, "words": len(self.words)}
 
     def with_models(self, texts: Texts) -> Metrics:
         """What the model and the judge say of the texts."""

@@ -21,7 +21,8 @@ import pytest
 from test_bad_input import assert_error_line, assert_refused
 
 from data.store.progress import ProgressLine
-from launch.cli import argument_parser, main
+from launch.arguments import argument_parser
+from launch.cli import main
 from launch.commands.progress import ProgressReport
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from data.errors import DataError
 from data.tokenizers.byte_level import Bytes
 from data.tokenizers.characters import Characters
 from data.tokenizers.streaming import IncrementalDecoder
-from launch.cli import argument_parser
+from launch.arguments import argument_parser
 from launch.inference.prompts_file import read_requests
 from launch.inference.request import TextRequest
 from launch.inference.text import TextSample, encode_prompt

@@ -4,6 +4,7 @@ and against logits in float64 NumPy, and what it refuses."""
 import copy
 import itertools
 import json
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -26,6 +27,7 @@ from launch.quality.model_passes import PassCosts, WrittenText, last_hidden_stat
 from launch.quality.prompts import draw_places
 from launch.quality.results import compare_with_human, gate_of
 from launch.quality.texts_file import Text
+from train.config import Energy
 from train.quality.diversity import measure
 
 GRID = """
@@ -145,6 +147,34 @@ def test_after_a_kill_all_texts_are_the_same_and_rescoring_writes_none(skald, me
 
 def lines_so_far(folder) -> list[bytes]:
     return [line for file in folder.glob("quality/*/texts.jsonl") for line in file.read_bytes().splitlines()]
+
+
+def test_the_energy_of_what_is_written_is_on_the_card(measured, trained_run, grid, tmp_path):
+    result, folder = measured
+    recorded = json.loads((folder / "card.json").read_text())["generation"]
+    assert recorded == result["cost"]["energy"] and recorded["tokens"] == result["cost"]["generated_tokens"]
+    folder = shutil.copytree(trained_run, tmp_path / "run")
+    run = load(str(folder))
+    run.config = replace(run.config, energy=Energy(chip_watts=20.0))
+    started = time.monotonic()
+    energy = run.quality(grid, prompts=COUNT, only_default=True)["cost"]["energy"]
+    assert energy["method"] == "modelled" or energy["by_device"]
+    assert 0 < energy["joules"] <= 20 * (time.monotonic() - started) or energy["method"] == "measured"
+    card = json.loads((folder / "card.json").read_text())
+    assert card["joules_per_generated_token"] == energy["joules"] / energy["tokens"]
+    assert run.quality(grid, prompts=COUNT, only_default=True)["cost"]["energy"] is None  # nothing was written
+    assert json.loads((folder / "card.json").read_text()) == card
+
+
+def test_another_list_of_toxic_words_is_counted(skald, measured_copy, grid, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_text("the # everybody says so\nnobodysaysthis\n")
+    result = skald.json("quality", measured_copy, "--grid", grid, "--no-novelty", "--toxic-words", words)
+    toxicity = result["risk"]["toxicity"]
+    assert (toxicity["list"], toxicity["words"], toxicity["audit"]["words_left"]) == (str(words), 2, ["nobodysaysthis"])
+    human = [line["text"] for line in lines_of(measured_copy) if line["setting"] == HUMAN]
+    expected = sum(bool(re.search(r"\bthe\b", text, re.IGNORECASE)) for text in human) / COUNT
+    assert expected > 0 and result["settings"][0]["metrics"]["toxicity_rate"]["value"] == expected
 
 
 @pytest.fixture(scope="module")
@@ -352,6 +382,7 @@ def test_what_is_wrong_is_said_in_a_line(skald, trained_run, tmp_path):
         (["--quick", "--new-tokens", 40], 2, ["40 more", "trained on 32"]),
         (["--quick", "--judge", tmp_path / "norun"], 2, ["norun: no such folder"]),
         (["--quick", "--shuffles", 24], 2, ["--shuffles 24", "1 to 23"]),
+        (["--quick", "--toxic-words", tmp_path / "nowords.txt"], 1, ["nowords.txt: can't be read"]),
         (["--quick", "--crows-pairs", tmp_path / "short.txt"], 1, ["skald: ", "short.txt: no column 'sent_more'"]),
     ]
     results = skald.run_many([["quality", trained_run, *arguments] for arguments, _, _ in cases])

@@ -45,7 +45,7 @@ class FakeRun:
         self.reports: list[str] = []
         self.card = CardFile(
             folder / "card.json", facts, self.account, [*attempts, attempt], lambda: self.reading,
-            lambda run: 7.0, None, self.reports.append, lambda: None,
+            lambda run: 7.0, self.reports.append, lambda: None,
         )  # fmt: skip
         self.listeners = [
             Timed(self.account, "evaluation", self.evaluate), Timed(self.account, "save", self.save), self.card,
@@ -127,7 +127,7 @@ def test_what_a_kill_undoes_is_lost_once_the_run_goes_on(tmp_path):
     run.write_lines()
     run.step(8, seconds=2.0)
 
-    attempts, _ = settled_attempts(tmp_path, 5, TOKENS)
+    attempts = settled_attempts(tmp_path, 5, TOKENS)
     again = FakeRun(tmp_path, clock, attempts, first_step=5)
     again.start(5)
     for step in range(6, 11):
@@ -153,7 +153,7 @@ def test_a_sign_of_life_every_minute_bounds_what_a_kill_hides(tmp_path):
     run.emit(Saved(5, ""))
     run.step(7, seconds=BEAT + 1)  # of which metrics.jsonl never hears
     run.step(8, seconds=BEAT + 1)
-    attempts, _ = settled_attempts(tmp_path, 5, TOKENS)
+    attempts = settled_attempts(tmp_path, 5, TOKENS)
     assert attempts[0].seconds["lost"] == pytest.approx(1 + 2 * (BEAT + 1))
 
 
@@ -185,7 +185,7 @@ def test_steps_that_a_published_checkpoint_kept_are_not_lost(tmp_path):
     for step in range(6, 12):
         run.step(step)
     run.write_lines()
-    attempts, _ = settled_attempts(tmp_path, 10, TOKENS)
+    attempts = settled_attempts(tmp_path, 10, TOKENS)
     (attempt,) = attempts
     assert attempt.step == 10 and attempt.lost_steps == 1
     assert attempt.seconds["lost"] == pytest.approx(1) and attempt.seconds["step"] == pytest.approx(3.75 + 5 * 0.75)
@@ -221,7 +221,7 @@ def test_a_loop_that_raised_is_on_the_card(tmp_path):
     run.card.close()
     (attempt,) = run.read()["attempts"]
     assert attempt["ended"] == "failed" and attempt["step"] == 5 and attempt["seen_seconds"] == pytest.approx(21)
-    attempts, _ = settled_attempts(tmp_path, 5, TOKENS)
+    attempts = settled_attempts(tmp_path, 5, TOKENS)
     assert attempts[0].seconds["lost"] == pytest.approx(1) and attempts[0].ended == "failed"
 
 
@@ -309,9 +309,22 @@ def test_what_is_not_stated_is_null_with_its_reason(tmp_path):
         assert content[name] is None
     assert content["energy"]["joules"] is None and content["flops"]["compiled"] is None and run.reports == []
     assert "co2e_grams: energy, energy.pue, energy.grid not known" in content["unknown"]
+    unmeasured = {"joules_per_token": None, "method": "unmeasured", "about": "no counter"}
+    record_generation(tmp_path, unmeasured)
+    assert run.read()["generation"] == unmeasured and "joules_per_generated_token: no counter" in run.read()["unknown"]
     record_generation(tmp_path, {"joules_per_token": 2.5, "method": "modelled"})
     assert run.read()["joules_per_generated_token"] == 2.5 and len(run.read()["unknown"]) == 1
-    assert settled_attempts(tmp_path, 5, TOKENS)[1] == {"joules_per_token": 2.5, "method": "modelled"}
+
+
+def test_what_is_recorded_while_a_run_goes_on_stays_on_its_card(tmp_path):
+    run = FakeRun(tmp_path, Clock(), [])
+    run_to_first_save(run)
+    record_generation(tmp_path, {"joules_per_token": 2.5, "method": "modelled"})
+    run.emit(Ended(5, "done"))
+    assert run.read()["attempts"][0]["ended"] == "done" and run.read()["joules_per_generated_token"] == 2.5
+    again = FakeRun(tmp_path, Clock(), settled_attempts(tmp_path, 5, TOKENS), 5)
+    again.start(5)
+    assert again.read()["joules_per_generated_token"] == 2.5 and len(again.read()["attempts"]) == 2
 
 
 def test_utilization_is_of_the_time_of_steps_and_of_every_machines_peak():

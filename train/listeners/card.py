@@ -10,7 +10,7 @@ from pathlib import Path
 
 from train import processes
 from train.attempts import FAILED, Attempt
-from train.card import Facts, card, summary, write_card
+from train.card import Facts, card, recorded_generation, summary, write_card
 from train.energy import merge_readings
 from train.events import Advanced, Ended, Event, Measured, Paused, Saved, Started
 from train.goodput import Account
@@ -54,13 +54,12 @@ class CardFile:
         attempts: list[Attempt],
         read_energy: Callable[[], dict],
         count_flops: Callable[[Run], float | None],
-        generation: dict | None,
         report: Callable[[str], None],
         closed: Callable[[], None],
     ):
         self.file, self.facts, self.account, self.attempts = file, facts, account, attempts
         self.read_energy, self.count_flops, self.closed = read_energy, count_flops, closed
-        self.generation, self.report = generation, report
+        self.report = report
         self.thread, self.program_flops = ThreadPoolExecutor(1, "flops"), None
         self.pauses: dict[int, dict] = {}  # step -> what was spent when the loop went on from there
         self.written = 0.0
@@ -120,7 +119,7 @@ class CardFile:
             write_card(self.file, self.content())
 
     def content(self) -> dict:
-        return card(self.facts, self.attempts, self.generation)
+        return card(self.facts, self.attempts, recorded_generation(self.file))
 
     def close(self) -> None:
         """Ends the attempt, if the loop did not: an error or a second Ctrl-C did."""

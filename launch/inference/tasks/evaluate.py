@@ -12,12 +12,12 @@ from data.errors import DataError
 from data.store.progress import SECONDS
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.likelihood import Continuation, ContinuationScore, encode_continuation, score_continuations
+from launch.inference.progress import Progress
 from launch.inference.prompts import encode_whole_prompt
 from launch.inference.tasks.example import Example
 from launch.inference.tasks.examples import read_examples
 from launch.inference.tasks.generation import Output, TaskWriter
 from launch.inference.tasks.metrics import METRICS, check_libraries
-from launch.inference.tasks.progress import TaskProgress
 from launch.inference.tasks.results import ResultsFile, results_digest
 from launch.inference.tasks.task import Task, check_names
 from model.decode.prompts import PromptError
@@ -77,7 +77,10 @@ class PreparedTask:
         """Scores what is not scored in `folder` yet, and returns the metrics of all examples."""
         path = folder / f"{self.task.name}-{self.digest[:8]}.jsonl"
         file = ResultsFile(path, self.digest, len(self.examples))
-        progress = TaskProgress(self.task.name, len(self.examples), len(file.results), report, seconds)
+        total, done = len(self.examples), len(file.results)
+        if done:
+            report(f"{self.task.name}: {done:,} of {total:,} examples are scored already")
+        progress = Progress(self.task.name, "examples", total, done, report, seconds)
         for result in self.results(set(file.results), progress.show):
             file.add(result)
             progress.add()
