@@ -57,7 +57,7 @@ def options(arguments: Namespace) -> Options:
 def should_ask(run: LoadedCheckpoint, result: dict) -> bool:
     """Whether a person is there who can say whether to store another sampler than the default."""
     recommended = result["recommended"]
-    is_other = recommended is not None and recommended["setting"] != run.sampler
+    is_other = recommended is not None and recommended["setting"] != result["default"]
     return is_other and sys.stdin.isatty() and sys.stderr.isatty()
 
 
@@ -84,7 +84,7 @@ def store(run: LoadedCheckpoint, result: dict) -> None:
 
 def forget(run: DescribedCheckpoint, as_json: bool) -> int:
     """Takes a stored sampler back."""
-    sampler = forget_sampler(run.folder.parents[1], run.step)
+    sampler = forget_sampler(run.folder.parents[1], run.step, run.digest)
     if as_json:
         print(json.dumps({"step": run.step, "forgotten": sampler, "sampler": run.config_sampler}))
     elif sampler is None:
@@ -96,7 +96,7 @@ def forget(run: DescribedCheckpoint, as_json: bool) -> int:
 
 def check_gate(run: LoadedCheckpoint, result: dict) -> None:
     """Raises RunError where the default sampler's texts leave the interval that human text spans."""
-    found, name = result["gate"], f"{run.name} at step {run.step}, {run.sampler}"
+    found, name = result["gate"], f"{run.name} at step {run.step}, {result['default'] or 'the model as it is'}"
     if found is None:
         raise RunError(f"{name}: could not be compared with human text")
     if not found["passed"]:

@@ -22,6 +22,18 @@ COLUMNS = {  # of the table, with their formats
     "new_8_grams": ("new-8", ".0%"),
     "toxicity_rate": ("toxic", ".1%"),
 }
+ABOUT = {
+    "distance": "from human text, 1 where its interval ends",
+    "perplexity": "perplexity under the model itself",
+    "judge_bits_per_byte": "bits a byte under the second model",
+    "prompt_ratio": "nats a token that the right prompt makes a text likelier",
+    "mauve": "over the model's own features, comparable with that of no other",
+    "self_bleu": "self-BLEU",
+    "seq_rep_4": "repeated 4-grams",
+    "loop_rate": "texts that end in one",
+    "new_8_grams": "8-grams that are not in training",
+    "toxicity_rate": "texts with a word of the list",
+}
 WIDTH = 80
 MAUVE_TEXTS = 500  # the paper's figures are of 5,000
 
@@ -29,7 +41,8 @@ MAUVE_TEXTS = 500  # the paper's figures are of 5,000
 def quality_in_words(name: str, result: dict) -> str:
     """The content of quality.json as lines for a person."""
     order = table_order(result)
-    lines = [*head(name, result), "", *table(result, order), "", *legend(result)]
+    columns, rows = table(result, order)
+    lines = [*head(name, result), "", *rows, "", *legend(result, columns)]
     if len(result["settings"]) > 2:
         lines += ["", *chart(result, order)]
     return "\n".join([*lines, "", *conclusion(result)])
@@ -61,8 +74,8 @@ def label(order: Sequence[int], number: int, result: dict) -> str:
     return "H" if result["settings"][number]["setting"] == HUMAN else str(order.index(number))
 
 
-def table(result: dict, order: Sequence[int]) -> list[str]:
-    """A row for each setting, in as many columns as fit."""
+def table(result: dict, order: Sequence[int]) -> tuple[list[str], list[str]]:
+    """The columns, as many as fit, and a row for each setting."""
     settings = result["settings"]
     used = {name for one in settings for name in one["metrics"]} | {"distance"}
     columns = [name for name in COLUMNS if name in used]
@@ -78,13 +91,14 @@ def table(result: dict, order: Sequence[int]) -> list[str]:
         columns.pop()
         widths.pop()
         rows = [row[:-1] for row in rows]
-    return [
+    lines = [
         " ".join(
             text.rjust(width) if column != 1 else text.ljust(width)
             for column, (text, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
+    return columns, lines
 
 
 def cell(value: float | None, form: str) -> str:
@@ -97,16 +111,12 @@ def setting_name(chain: str) -> str:
     return name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…"
 
 
-def legend(result: dict) -> list[str]:
+def legend(result: dict, columns: Sequence[str]) -> list[str]:
     """What the columns mean."""
-    text = (
-        "dist: from human text, 1 where its interval ends; ppl: perplexity under the model itself; fit: nats a token "
-        "that the right prompt makes a text likelier; sBLEU: self-BLEU; rep-4: repeated 4-grams; loops: texts that end "
-        "in one; new-8: 8-grams that are not in training; H: human text; *: on the front"
-    )
-    if result["prompts"]["count"] < MAUVE_TEXTS:
-        text += f"; MAUVE of fewer than {MAUVE_TEXTS} texts is little more than noise"
-    return wrapped(text)
+    parts = [f"{COLUMNS[name][0]}: {ABOUT[name]}" for name in columns]
+    if "mauve" in columns and result["prompts"]["count"] < MAUVE_TEXTS:
+        parts[columns.index("mauve")] += f"; of fewer than {MAUVE_TEXTS} texts it is little more than noise"
+    return wrapped("; ".join([*parts, "H: human text; *: on the front"]))
 
 
 def chart(result: dict, order: Sequence[int]) -> list[str]:
@@ -136,9 +146,8 @@ def conclusion(result: dict) -> list[str]:
         )
     if gate is not None:
         default = result["default"] or "the model as it is"
-        outside = [name for name, one in gate["measures"].items() if not one["inside"]]
-        verdict = "is within what human text spans" if gate["passed"] else f"leaves human text in {', '.join(outside)}"
-        lines += wrapped(f"the default sampler, {default}, {verdict} (distance {gate['distance']:.2f})")
+        lines += wrapped(f"the default sampler, {default}, {verdict(gate)} (distance {gate['distance']:.2f})")
+    lines += [line for risk in (toxicity_words(result), crows_words(result), memory_words(result)) for line in risk]
     passes = "; ".join(
         f"{name} {one['tokens']:,} tokens, {one['seconds']:.1f} s" for name, one in cost["model_passes"].items()
     )
@@ -147,6 +156,48 @@ def conclusion(result: dict) -> list[str]:
         f"model {cost['scoring_seconds']:.1f} s; passes of models: {passes}"
     )
     return lines
+
+
+def verdict(gate: dict) -> str:
+    outside = [name for name, one in gate["measures"].items() if not one["inside"]]
+    if gate["too_short"]:
+        return f"ends too early to be compared with human text of {gate['human_tokens']} tokens"
+    return f"leaves human text in {', '.join(outside)}" if outside else "is within what human text spans"
+
+
+def toxicity_words(result: dict) -> list[str]:
+    """The rates of the settings that a reader looks for."""
+    rates = {one["setting"]: one["metrics"]["toxicity_rate"]["value"] for one in result["settings"]}
+    recommended = result["recommended"] and result["recommended"]["setting"]
+    names = {HUMAN: "people", recommended: "recommended", result["default"]: "default"}
+    shown = [f"{title} {cell(rates[name], '.1%')}" for name, title in names.items() if name in rates]
+    return wrapped(f"texts with a word of the list of {result['risk']['toxicity']['words']}: {', '.join(shown)}")
+
+
+def crows_words(result: dict) -> list[str]:
+    found = result["risk"]["crows_pairs"]
+    if not found:
+        return []
+    low, high = found["interval"]
+    return wrapped(
+        f"CrowS-Pairs: of {found['pairs']:,} pairs the more stereotyping sentence is the likelier one in "
+        f"{found['score']:.1%} ({low:.1%} to {high:.1%}), by means over tokens in {found['per_token']['score']:.1%}; "
+        "50% is no preference"
+    )
+
+
+def memory_words(result: dict) -> list[str]:
+    found = result["memorization"]
+    if not found:
+        return []
+    shares = [f"{one['extracted']} of {one['texts']} behind {one['prompt_tokens']}" for one in found["random"]]
+    often = [one for one in found["by_times_seen"] if one["seen"][0] >= 2]
+    seen = f"; of those that were read twice and more {sum(one['extracted'] for one in often)} of " if often else ""
+    seen += f"{sum(one['texts'] for one in often)}" if often else ""
+    return wrapped(
+        f"memorized: the next {found['suffix_tokens']} tokens of random passages of training, word for word, in "
+        f"{', '.join(shares)} tokens of prompt{seen}"
+    )
 
 
 def wrapped(text: str) -> list[str]:

@@ -13,7 +13,7 @@ from launch.inference import generation_config
 from launch.inference.stored_sampler import stored_sampler
 from launch.machine.auto import decoding_execution
 from model.config import Model
-from model.transformer import abstract_model
+from model.transformer import Transformer, abstract_model
 from train import fields
 from train.base import read_model
 from train.checkpoint import model_config
@@ -87,6 +87,13 @@ class LoadedCheckpoint(DescribedCheckpoint):
         shapes = abstract_model(self.model_config, self.execution)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes)
         self.model = read_model(self.checkpoint, shapes, weights)
+
+
+def decoded_model(run: LoadedCheckpoint) -> Transformer:
+    """The model with the weights that a decoder has: in fewer bits where the run's execution.quantize says so."""
+    if run.execution.quantize == "none":
+        return run.model
+    return jax.jit(Transformer.for_decoding)(run.model)
 
 
 def end_ids(experiment: Experiment | None, huggingface: dict | None, tokenizer: Tokenizer) -> list[int]:

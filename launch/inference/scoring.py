@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from data.config import Source
@@ -19,7 +18,7 @@ from data.splits import scored_text, validation_sources, validation_splits
 from data.store.store import Store, find_store, open_store
 from data.tokenizers.tokenizer import Tokenizer
 from data.windows import ScoredText, check_targets, scoring_rows, window_batches, window_numbers
-from launch.inference.checkpoint import NOT_FINITE, DescribedCheckpoint, LoadedCheckpoint
+from launch.inference.checkpoint import NOT_FINITE, DescribedCheckpoint, LoadedCheckpoint, decoded_model
 from launch.machine.detection import cache_folder
 from model.config import Learned
 from model.transformer import Transformer
@@ -141,7 +140,7 @@ def evaluate_texts(run: LoadedCheckpoint, texts: list[ScoredText], window: int, 
     if run.execution.quantize != "none":
         plain = [score_text(model, each, (window, stride, rows), Calibration()).sums for each in texts]
         unquantized = {"quantize": run.execution.quantize, "unquantized": metrics(add_up(plain), bytes_of_all)}
-        model = jax.jit(Transformer.for_decoding)(model)
+        model = decoded_model(run)
     calibration = Calibration()
     scored = [score_text(model, each, (window, stride, rows), calibration) for each in texts]
     scores = metrics(add_up(each.sums for each in scored), bytes_of_all)

@@ -28,14 +28,15 @@ def store_sampler(run: Path, step: int, digest: str, sampler: str) -> None:
     write_samplers(path, read_samplers(path) | {str(step): {"sampler": sampler, "checkpoint": digest}})
 
 
-def forget_sampler(run: Path, step: int) -> str | None:
-    """Takes the stored sampler of a step back and returns it; None: there was none. Raises DataError."""
+def forget_sampler(run: Path, step: int, digest: str) -> str | None:
+    """Takes the stored sampler of a step back and returns it; None: there was none for this checkpoint, though one of
+    another that was there before is removed, too. Raises DataError."""
     path = run / NAME
     samplers = read_samplers(path)
     entry = samplers.pop(str(step), None)
     if entry is not None:
         write_samplers(path, samplers)
-    return entry and entry["sampler"]
+    return entry["sampler"] if entry and entry["checkpoint"] == digest else None
 
 
 def read_samplers(path: Path) -> dict[str, dict]:

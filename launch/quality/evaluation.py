@@ -5,7 +5,9 @@ launch/commands/quality.py and launch/api.py call `measure_quality`.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,17 +22,19 @@ from launch.inference.scoring import texts_to_score
 from launch.machine.energy import EnergyMeter
 from launch.quality.generation import TextWriter, missing_groups, write_human_texts, write_texts
 from launch.quality.grid import Grid
-from launch.quality.plan import Plan, text_conditions, with_default
-from launch.quality.prompts import draw_places
-from launch.quality.scores import read_texts
+from launch.quality.plan import Plan, helper_digests, text_conditions, with_default
+from launch.quality.prompts import draw_places, start_tokens
+from launch.quality.scores import SHARE, read_texts
 from launch.quality.scoring import ScoringOptions, TextScorer
 from launch.quality.texts_file import TextsFile
+from model.decode.chain import format_chain, parse_chain
 from train.card import record_generation
 from train.energy import per_token
 from train.fields import ConfigError
 from train.quality.intervals import FEWEST
 
-TEXTS, RESULT, GATE_RESULT = "texts.jsonl", "quality.json", "gate.json"
+TEXTS, NOVELTY, RESULT, GATE_RESULT = "texts.jsonl", "novelty.jsonl", "quality.json", "gate.json"
+LEAST_PROMPTS = math.ceil(FEWEST / SHARE)  # so that FEWEST texts are left where some end early
 PROMPT_SHARE = 4  # of the model's context the prompt takes at most one such part where nobody says how much
 
 
@@ -65,25 +69,27 @@ def make_plan(run: LoadedCheckpoint, grid: Grid, options: Options) -> Plan:
     """What is to be written. Raises ConfigError, DataError."""
     prompt_tokens, new_tokens = text_sizes(run, grid, options)
     count = options.prompts or grid.prompts
-    if count < FEWEST:
+    if count < LEAST_PROMPTS:
         raise ConfigError(
-            f"--prompts {count}: with fewer than {FEWEST} nothing can be said of a distance from human text"
+            f"--prompts {count}: with fewer than {LEAST_PROMPTS} nothing can be said of a distance from human text"
         )
     texts = texts_to_score(run, options.text, None)
     drawn = draw_places(texts, run.tokenizer, count, prompt_tokens, new_tokens, options.seed, spare=count)
     places, others = drawn[:count], drawn[count:] if len(drawn) == 2 * count else []
-    settings = with_default(() if options.only_default else grid.settings, run.sampler)
+    default = format_chain(parse_chain(run.sampler))
+    settings = with_default(() if options.only_default else grid.settings, default)
     source = options.text or "the validation split"
-    return Plan(settings, places, others, prompt_tokens, new_tokens, options.seed, source, text_conditions(run))
+    conditions = text_conditions(run), helper_digests(settings)
+    return Plan(settings, default, places, others, prompt_tokens, new_tokens, options.seed, source, *conditions)
 
 
 def text_sizes(run: LoadedCheckpoint, grid: Grid, options: Options) -> tuple[int, int]:
     """Tokens of a prompt, and of a text behind it. Raises ConfigError where both together exceed the model's context:
     no text is scored behind less than its whole prompt."""
-    context = min(run.trained_length, run.model_config.context)
+    context = min(run.trained_length, run.model_config.context) - start_tokens(run.tokenizer)
     prompt_tokens = options.prompt_tokens or min(grid.prompt_tokens, max(1, context // PROMPT_SHARE))
-    new_tokens = options.new_tokens or min(grid.new_tokens, context - prompt_tokens)
-    if not (new_tokens >= 1 and prompt_tokens + new_tokens <= context):
+    new_tokens = options.new_tokens or min(grid.new_tokens, max(1, context - prompt_tokens))
+    if prompt_tokens + new_tokens > context:
         raise ConfigError(
             f"prompts of {prompt_tokens} tokens with {new_tokens} more behind them: {run.name} was trained on "
             f"{context} at a time; both together may be as many (--prompt-tokens, --new-tokens)"
@@ -142,11 +148,13 @@ def measure_quality(
     plan = make_plan(run, grid, options)
     scorer = TextScorer(run, plan, options.scoring, report)
     folder = quality_folder(run)
-    file = TextsFile(folder / TEXTS)
-    energy = write_plan(run, plan, grid, file, (report, interval))
-    texts = read_texts(plan, file)
-    file.close()
+    with contextlib.closing(TextsFile(folder / TEXTS)) as file:
+        energy = write_plan(run, plan, grid, file, (report, interval))
+        texts = read_texts(plan, file)
     result = scorer.result(texts, energy)
+    if scorer.novelty_lines and not options.only_default:
+        with whole_file(folder / NOVELTY) as out:
+            out.write("".join(scorer.novelty_lines).encode("utf-8", "surrogatepass"))
     with whole_file(folder / (GATE_RESULT if options.only_default else RESULT)) as out:
         out.write(json.dumps(result, ensure_ascii=False, allow_nan=False).encode("utf-8") + b"\n")
     return result

@@ -48,7 +48,7 @@ class Rate(NamedTuple):
     def seconds(self, groups: Sequence[tuple[Chain, int]]) -> float:
         """Of writing: groups of texts by their chains, with how many tokens each has in all."""
         rows = sum(chain.strategy.rows * tokens for chain, tokens in groups)
-        return rows / self.tokens_per_second + self.compile_seconds * len(groups)
+        return rows / max(self.tokens_per_second, 1.0) + self.compile_seconds * len(groups)
 
 
 class TextWriter:
@@ -100,8 +100,8 @@ class TextWriter:
 
     def write_in_rows(self, wanted: Sequence[Wanted], after_step: Callable[[], None]) -> Iterator[TextSample]:
         """As `write`, where a text is read or written in several rows."""
-        chain, encoded = parse_chain(wanted[0].setting.chain), self.chain(wanted[0].setting)
-        self.generator.load_models(chain)
+        encoded = self.chain(wanted[0].setting)
+        self.generator.load_models(parse_chain(wanted[0].setting.chain))
         count = max(1, ROWS // encoded.strategy.rows)
         for start in range(0, len(wanted), count):
             part = wanted[start : start + count]
@@ -112,7 +112,8 @@ class TextWriter:
             )  # fmt: skip
             for one, prompt, completion in zip(part, prompts, completions, strict=True):
                 decoder = IncrementalDecoder(self.run.tokenizer, prompt)
-                sample = TextSample("", parse_chain(one.setting.chain), one.seed, decoder, chain.stop_texts)
+                own = parse_chain(one.setting.chain)
+                sample = TextSample("", own, one.seed, decoder, own.stop_texts)
                 sample.extend(completion)
                 yield sample
             after_step()

@@ -13,12 +13,13 @@ HOLTZMAN = "Holtzman et al. 2020"
 
 
 class Measure(NamedTuple):
-    """`better`: where a text is better, the value is `higher` or `lower`, or neither: near that of human text."""
+    """`better`: where a text is better, the value is `higher` or `lower`, or neither: near that of
+    `human` text, or near `half`."""
 
     title: str
     group: Literal["quality", "diversity", "novelty", "risk"]
     unit: str
-    better: Literal["higher", "lower", "human"]
+    better: Literal["higher", "lower", "human", "half"]
     about: str
 
 
@@ -61,7 +62,7 @@ MEASURES: dict[str, Measure] = {
         "texts with a word of the list that no human text here holds, whatever it means there",
     ),
     "crows_pairs": Measure(
-        "CrowS-Pairs", "risk", "share", "lower",
+        "CrowS-Pairs", "risk", "share", "half",
         "pairs of sentences whose more stereotyping one is likelier at this temperature; 0.5 prefers neither (Nangia "
         "et al. 2020)",
     ),

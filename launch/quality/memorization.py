@@ -6,6 +6,7 @@ launch/quality/evaluation.py calls `extraction`.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -23,11 +24,13 @@ PROMPT_TOKENS = (50, 100, 200)
 SUFFIX_TOKENS = 50
 TEXTS = 100  # of random places, and of each number of times that a text was read
 CANDIDATES = 1 << 20  # places at which a text is looked for that stands in training more than once
+PLACES = 4  # times as many random places are drawn as texts: some are too near to an end of their document
 ROWS = 32  # texts that are written at once
 
 
 class Passage(NamedTuple):
-    """Tokens of the training text. `is_random`: of a place drawn from all of it, whatever stands there."""
+    """Tokens of the training text, a prompt and its suffix. `is_random`: of a place drawn from all of it, whatever
+    stands there."""
 
     tokens: list[int]
     is_random: bool
@@ -58,23 +61,25 @@ def extraction(
     `random`: over `texts` places of the whole training text, for each k; `by_times_seen`: over these and as many that
     were read 2 to 4 times, 4 to 8 and so on, as far as there are some. A passage of prompt and suffix counts as read
     as often as it stands in the training text times the epochs. Shares have Wilson intervals at 95%. Longer prompts
-    are of the same passages: what differs is what stands before. `cost`: 50 tokens are written for each passage and k.
+    are of the same passages, where their documents have so many tokens before: what differs is what stands before.
+    `cost`: 50 tokens are written for each passage and k.
 
-    None where no prompt and its suffix fit in the rows of training.
+    None where no document has a prompt and its suffix, or no row of training has room for them.
     """
     started, epochs = time.monotonic(), training_epochs(run, training_splits(run))
     lengths = sorted(k for k in prompt_tokens if k + suffix_tokens <= run.trained_length)
     if not lengths:
         return None
-    passages = draw_passages(index, lengths, suffix_tokens, texts, epochs, np.random.default_rng(seed))
-    trials = []
-    for k in lengths:
-        written = write_on(run, [p.tokens[:-suffix_tokens][-k:] for p in passages], suffix_tokens)
+    drawn = draw_passages(index, lengths, suffix_tokens, texts, epochs, np.random.default_rng(seed))
+    if not any(drawn.values()):
+        return None
+    trials, total = [], sum(map(len, drawn.values()))
+    for k, passages in drawn.items():
+        written = write_on(run, [passage.tokens[:k] for passage in passages], suffix_tokens)
         for passage, tokens in zip(passages, written, strict=True):
-            own = passage.tokens[-k - suffix_tokens :]
-            extracted = tokens == own[k:]
-            trials.append(Trial(k, index.times_seen(own, epochs), extracted, passage.is_random))
-        report(f"memorization: {len(trials):,} of {len(lengths) * len(passages):,} passages, {k} tokens of each given")
+            seen = index.times_seen(passage.tokens, epochs)
+            trials.append(Trial(k, seen, tokens == passage.tokens[k:], passage.is_random))
+        report(f"memorization: {len(trials):,} of {total:,} passages, {k} tokens of each given")
     return {
         "suffix_tokens": suffix_tokens,
         "epochs": epochs,
@@ -86,25 +91,34 @@ def extraction(
 
 def draw_passages(
     index: TrainingIndex, lengths: list[int], suffix: int, texts: int, epochs: dict, random: np.random.Generator
-) -> list[Passage]:
-    """Passages of the longest prompt and its suffix: of random places, then those whose end was read several times, at
-    most `texts` of each power of two of these."""
-    longest, shortest = lengths[-1] + suffix, lengths[0] + suffix
-    places = random_places(index, 4 * texts, random)  # some are too near to a document's end
-    found = [part.tokens(place, place + longest) for part, place in places]
-    passages = [Passage(tokens.tolist(), True) for tokens in found if tokens is not None][:texts]
-    counts: dict[int, int] = {}
-    known = {tuple(passage.tokens[-shortest:]) for passage in passages}
+) -> dict[int, list[Passage]]:
+    """For each length of prompt the passages of it and its suffix: `texts` of random places, then those whose end was
+    read several times, at most `texts` of each power of two of these. An end has a passage of each length for which its
+    document has the tokens before it."""
+    shortest = lengths[0] + suffix
+    drawn: dict[int, list[Passage]] = {k: [] for k in lengths}
+    counts: Counter[tuple[int, int]] = Counter()
+    known: set[tuple[int, ...]] = set()
+
+    def add(part: Part, place: int, power: int, is_random: bool) -> None:
+        for k in lengths:
+            tokens = part.tokens(place + shortest - suffix - k, place + shortest)
+            if tokens is not None and counts[k, power] < texts:
+                counts[k, power] += 1
+                drawn[k].append(Passage(tokens.tolist(), is_random))
+
+    for part, place in random_places(index, PLACES * texts, random):
+        if (end := part.tokens(place, place + shortest)) is not None:
+            known.add(tuple(end.tolist()))
+            add(part, place, 0, True)
     for part, place in repeated_places(index, shortest, random):
-        tokens = part.tokens(place + shortest - longest, place + shortest)
-        if tokens is None or (end := tuple(tokens[-shortest:].tolist())) in known:
+        end = part.tokens(place, place + shortest)
+        if end is None or (own := tuple(end.tolist())) in known:
             continue
-        known.add(end)
-        power = power_of(index.times_seen(list(end), epochs))
-        if power and counts.get(power, 0) < texts:
-            counts[power] = counts.get(power, 0) + 1
-            passages.append(Passage(tokens.tolist(), False))
-    return passages
+        known.add(own)
+        if power := power_of(index.times_seen(own, epochs)):
+            add(part, place, power, False)
+    return drawn
 
 
 def random_places(index: TrainingIndex, count: int, random: np.random.Generator) -> list[tuple[Part, int]]:

@@ -14,12 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from launch.inference.checkpoint import LoadedCheckpoint
+from data.errors import DataError
+from launch.inference.checkpoint import LoadedCheckpoint, decoded_model
 from launch.inference.likelihood import Continuation, score_continuations
 from launch.inference.prompts import encode_whole_prompt
 from launch.quality.prompts import Place
 from launch.quality.texts_file import Text
 from model.decode.parameters import power_of_two
+from model.decode.prompts import PromptError
+from train.fields import ConfigError
 
 FEATURE_TOKENS = 4096  # of rows that are read at once
 
@@ -92,9 +95,28 @@ def judge_requests(judge: LoadedCheckpoint, run: LoadedCheckpoint, texts: Sequen
     return [Continuation(prompts[text.index], tuple(encode(text.text.text, continued=True).tolist())) for text in texts]
 
 
+def check_judge(judge: LoadedCheckpoint, run: LoadedCheckpoint, places: Sequence[Place]) -> None:
+    """Raises ConfigError where a judge can't read what people wrote at these places."""
+    human = [
+        WrittenText(place, index, Text(place.human, run.tokenizer.decode(list(place.human)), "length", 0.0))
+        for index, place in enumerate(places)
+    ]
+    context = min(judge.trained_length, judge.model_config.context)
+    try:
+        longest = max(len(request.continuation) for request in judge_requests(judge, run, human))
+    except (PromptError, DataError) as error:
+        raise ConfigError(f"--judge {judge.name}: it can't read the held-out text: {error}") from None
+    if longest > context:
+        raise ConfigError(
+            f"--judge {judge.name}: {longest} tokens of it are in a text of people, and it was trained on {context} at "
+            "a time; take shorter texts (--new-tokens), or another judge"
+        )
+
+
 def last_hidden_states(run: LoadedCheckpoint, texts: Sequence[WrittenText]) -> np.ndarray:
     """The model's last hidden state, behind its final norm, at the last token of each prompt with its text: float32
     [N, D]. That is the feature of Pillutla et al. 2021, section 3.2, with this model in the place of GPT-2."""
+    model = decoded_model(run)
     rows = [[*text.place.prompt, *text.text.tokens][-run.trained_length :] for text in texts]
     order, features = np.argsort([len(row) for row in rows], kind="stable"), {}
     count = max(1, FEATURE_TOKENS // power_of_two(max(map(len, rows))))
@@ -105,7 +127,7 @@ def last_hidden_states(run: LoadedCheckpoint, texts: Sequence[WrittenText]) -> n
         tokens_BT, last_B = np.zeros((count, length), np.int32), np.zeros(count, np.int32)
         for position, number in enumerate(part):
             tokens_BT[position, : len(rows[number])], last_B[position] = rows[number], len(rows[number]) - 1
-        hidden_BD = jax.device_get(hidden_at(run.model, tokens_BT, last_B))
+        hidden_BD = jax.device_get(hidden_at(model, tokens_BT, last_B))
         features |= dict(zip(part, hidden_BD, strict=False))
     return np.stack([features[number] for number in range(len(rows))])
 

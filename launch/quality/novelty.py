@@ -1,12 +1,13 @@
-"""How much of each setting's texts is new, and the longest span that is copied from the training text."""
+"""How much of each text and of each setting's texts is new, and the longest spans copied from the training text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from data.index.training_index import Copies, TrainingIndex
+from data.index.training_index import Copies
 from data.tokenizers.tokenizer import Tokenizer
 from launch.inference.provenance import LONGEST_NGRAM
 from launch.quality.model_passes import WrittenText
@@ -20,14 +21,26 @@ def new_ngrams(copies: Sequence[Copies], n: int) -> Estimate:
     return ratio(np.array(new), counts)
 
 
-def novelty(index: TrainingIndex, tokenizer: Tokenizer, texts: Sequence[WrittenText]) -> tuple[dict, Estimate, int]:
-    """What quality.json says of the novelty of a setting's texts; the share of new 8-grams; tokens of the longest
-    span."""
-    copies = index.copies_of([text.text.tokens for text in texts])
-    shares = [new_ngrams(copies, n).value for n in range(1, LONGEST_NGRAM + 1)]
-    longest = longest_span(tokenizer, texts, copies)
-    shown = {"new_ngrams": [None if np.isnan(share) else share for share in shares], "longest": longest}
-    return shown, new_ngrams(copies, 8), longest["tokens"] if longest else 0
+def novelty(tokenizer: Tokenizer, texts: Sequence[WrittenText], copies: Sequence[Copies]) -> dict:
+    """What quality.json says of the novelty of a setting's texts, of which `copies` stand in training."""
+    shares = shares_of(lambda n: new_ngrams(copies, n).value)
+    return {"new_ngrams": shares, "longest": longest_span(tokenizer, texts, copies)}
+
+
+def shares_of(share: Callable[[int], float]) -> list[float | None]:
+    """A share of new n-grams for n from 1 to LONGEST_NGRAM; None where it is nan, as no text is so long."""
+    shares = map(share, range(1, LONGEST_NGRAM + 1))
+    return [None if np.isnan(share) else share for share in shares]
+
+
+def novelty_lines(
+    tokenizer: Tokenizer, setting: str, texts: Sequence[WrittenText], copies: Sequence[Copies]
+) -> Iterator[str]:
+    """A JSON line for each text of a setting: `setting`, `index` of its prompt, `new_ngrams` as of the whole setting,
+    and its own `longest` copied span."""
+    for text, own in zip(texts, copies, strict=True):
+        found = {"new_ngrams": shares_of(own.new_ngrams), "longest": longest_span(tokenizer, [text], [own])}
+        yield json.dumps({"setting": setting, "index": text.index, **found}, ensure_ascii=False) + "\n"
 
 
 def longest_span(tokenizer: Tokenizer, texts: Sequence[WrittenText], copies: Sequence[Copies]) -> dict | None:

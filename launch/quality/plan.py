@@ -11,6 +11,7 @@ from launch import VERSION
 from launch.inference.checkpoint import DescribedCheckpoint
 from launch.quality.grid import HUMAN, Setting
 from launch.quality.prompts import Place
+from model.decode.chain import parse_chain
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,16 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Plan:
-    """Settings, places, and how many new tokens each text has at most. `seed`: of places and texts. `others`: as many
-    other places with human text, to compare human text with itself; none where there is no room for them.
+    """Settings, the `default` sampler's chain among them, places, and how many new tokens each text has at most.
+    `seed`: of places and texts. `others`: as many other places with human text, to compare human text with itself; none
+    where there is no room for them. `helpers`: as `helper_digests` has them.
 
     Of prompt i all settings' texts are drawn with the seed `seed` + i: by the same random numbers, so that they differ
     by the setting alone, and those of one setting by other ones.
     """
 
     settings: tuple[Setting, ...]
+    default: str
     places: Sequence[Place]
     others: Sequence[Place]
     prompt_tokens: int
@@ -40,6 +43,7 @@ class Plan:
     seed: int
     source: str  # of the prompts, for a person
     conditions: dict  # what all texts depend on
+    helpers: dict[str, dict[str, str]]
 
     @property
     def texts(self) -> int:
@@ -52,6 +56,7 @@ class Plan:
             seed = self.seed + index
             values = {"prompt": place.prompt, "new_tokens": self.new_tokens, "setting": setting.chain}
             values |= {"human": place.human} if setting.chain == HUMAN else {"seed": seed, **self.conditions}
+            values |= self.helpers.get(setting.chain, {})
             yield Wanted(setting, index, seed, digest(values))
 
 
@@ -59,6 +64,16 @@ def text_conditions(run: DescribedCheckpoint) -> dict:
     """What the texts of a checkpoint depend on, beside prompt, chain and seed."""
     execution = {"cache": run.execution.cache, "quantize": run.execution.quantize}
     return {"version": VERSION, "checkpoint": run.digest, "weights": run.weights} | execution
+
+
+def helper_digests(settings: Sequence[Setting]) -> dict[str, dict[str, str]]:
+    """Of each setting that other runs help to write, as `contrast` has one, which checkpoints those are: by the run's
+    name, as a setting with the newest checkpoint of a run means another one once that has trained on. Raises
+    CheckpointError, SamplerError."""
+    runs = {setting.chain: [run for run in parse_chain(setting.chain).source.runs if run] for setting in settings}
+    return {
+        chain: {f"run {name}": DescribedCheckpoint(name).digest for name in own} for chain, own in runs.items() if own
+    }
 
 
 def digest(values: dict) -> str:

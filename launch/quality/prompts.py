@@ -59,10 +59,15 @@ def draw_places(
     for number in random.permutation(before[-1])[: count + spare].tolist():
         index = int(np.searchsorted(before, number, side="right")) - 1
         document, tokens = read_slot(texts[index].documents, slots[index], number - before[index], size)
-        begin = [tokenizer.start_id] if tokenizer.start_prompts and tokenizer.start_id is not None else []
+        begin = [tokenizer.start_id] * start_tokens(tokenizer)
         prompt, human = (*begin, *tokens[:prompt_tokens]), tuple(tokens[prompt_tokens:])
         places.append(Place(texts[index].name, document, prompt, human))
     return places
+
+
+def start_tokens(tokenizer: Tokenizer) -> int:
+    """How many tokens stand before those of a prompt: that which begins a text, if one does."""
+    return int(tokenizer.start_prompts and tokenizer.start_id is not None)
 
 
 def find_slots(documents: Documents, tokenizer: Tokenizer, size: int, random: np.random.Generator) -> Slots:

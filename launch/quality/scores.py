@@ -24,13 +24,13 @@ from launch.quality.plan import Plan
 from launch.quality.texts_file import Text, TextsFile
 from train.quality import diversity
 from train.quality.estimate import Estimate, ratio
+from train.quality.gate import SHORT
 from train.quality.intervals import interval
 from train.quality.mauve import mauve
 
 Texts = dict[str, list[WrittenText]]  # of each setting, human first
 Metrics = dict[str, dict[str, dict]]  # by setting, by measure: `value` and `interval`
-SHORT = 0.5  # of the tokens that are asked for: settings whose texts are shorter have no measure of diversity
-SHARE = 0.9  # of a setting's texts that are no shorter than that
+SHARE = 0.9  # of a setting's texts have SHORT of the tokens that are asked for: else it has no measure of diversity
 
 
 def read_texts(plan: Plan, file: TextsFile) -> Texts:
@@ -58,7 +58,10 @@ def per_token(nats_N: np.ndarray, tokens_N: np.ndarray) -> Estimate:
 def perplexity(nats: dict) -> dict:
     """The figure of nats a token as one of perplexity; its interval is that of the nats."""
     value, bounds = nats["value"], nats["interval"]
-    return {"value": math.exp(value), "interval": bounds and [math.exp(bound) for bound in bounds]}
+    return {
+        "value": None if value is None else math.exp(value),
+        "interval": bounds and [math.exp(bound) for bound in bounds],
+    }
 
 
 def short_settings(texts: Texts, new_tokens: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from launch.inference.provenance import open_training_index
 from launch.quality import results
 from launch.quality.grid import HUMAN
 from launch.quality.memorization import extraction
-from launch.quality.model_passes import PassCosts
-from launch.quality.novelty import novelty
+from launch.quality.model_passes import PassCosts, check_judge
+from launch.quality.novelty import new_ngrams, novelty, novelty_lines
 from launch.quality.plan import Plan
 from launch.quality.risk.crows_pairs import crows_pairs, encode_pairs
 from launch.quality.risk.toxicity import WORDS, audit, read_words, toxicity
@@ -32,6 +33,7 @@ from launch.quality.scores import (
 )
 from model.decode.chain import parse_chain
 from model.decode.links.truncation import Temperature
+from model.decode.prompts import PromptError
 from model.decode.strategies import Sample
 from train.fields import ConfigError
 from train.quality.diversity import LengthMatched
@@ -54,7 +56,7 @@ class ScoringOptions:
 class TextScorer:
     """Scores the texts of a plan; what it needs beside them is opened, and checked, before any is written.
 
-    Raises ConfigError, DataError, CheckpointError.
+    `novelty_lines`: of each text that was looked up (novelty.py). Raises ConfigError, DataError, CheckpointError.
     """
 
     def __init__(self, run: LoadedCheckpoint, plan: Plan, options: ScoringOptions, report: Callable[[str], None]):
@@ -66,10 +68,12 @@ class TextScorer:
         if run.config is None and options.memorization:
             raise ConfigError(f"--memorization: {run.name} was imported, and its training text is not known here")
         self.judge = LoadedCheckpoint(options.judge) if options.judge else None
+        if self.judge:
+            check_judge(self.judge, run, plan.places)
         self.pairs = encode_pairs(run, options.crows_pairs) if options.crows_pairs else None
         self.words = read_words(options.toxic_words or WORDS)
         self.costs = PassCosts()
-        self.index_seconds = 0.0
+        self.index_seconds, self.novelty_lines = 0.0, []
 
     def result(self, texts: Texts, energy: dict | None = None) -> dict:
         """The content of quality.json. `energy`: of writing the texts."""
@@ -84,7 +88,7 @@ class TextScorer:
         metrics = merge(texts, diversity_metrics(matched), by_models, by_texts, risk, self.crows_metrics(crows))
         entries = results.setting_entries(self.run, self.plan, texts, metrics, novelties)
         compared = self.compare_with_human(matched, metrics, texts)
-        axes = results.axes(self.judge is not None)
+        axes = results.axes(any("judge_bits_per_byte" in own for own in metrics.values()))
         front = results.frontier(entries, axes)
         by_models_seconds = sum(cost["seconds"] for cost in self.costs.values())
         seconds = time.monotonic() - started - by_models_seconds - self.index_seconds
@@ -96,7 +100,7 @@ class TextScorer:
             "frontier": front,
             "axes": axes,
             "recommended": compared["recommended"],
-            "default": self.run.sampler,
+            "default": self.plan.default,
             "gate": compared["gate"],
             "risk": {"crows_pairs": crows, "toxicity": self.described_list() | {"audit": audited}},
             "memorization": memorization,
@@ -111,13 +115,13 @@ class TextScorer:
         found = {"distances": {}, "recommended": None, "gate": None}
         try:
             found |= results.compare_with_human(matched, metrics)
-            found["gate"] = results.gate_of(texts, self.run.sampler)
+            found["gate"] = results.gate_of(texts, self.plan.default)
         except ValueError as error:
             self.report(f"no distance from human text: {error}")
         return found
 
     def described(self) -> dict:
-        """What was measured."""
+        """What was measured. `weights`: average or plain; null: the average where one was kept."""
         prompts = {
             "count": len(self.plan.places),
             "prompt_tokens": self.plan.prompt_tokens,
@@ -125,7 +129,13 @@ class TextScorer:
             "source": self.plan.source,
             "seed": self.plan.seed,
         }
-        return {"step": self.run.step, "checkpoint": self.run.digest, "prompts": prompts}
+        return {
+            "step": self.run.step,
+            "checkpoint": self.run.digest,
+            "weights": self.run.weights,
+            "quantize": self.run.execution.quantize,
+            "prompts": prompts,
+        }
 
     def described_list(self) -> dict:
         """The list of toxic words: its file, null for the one that ships, and how many words it has."""
@@ -135,8 +145,16 @@ class TextScorer:
         """What the model and the judge say of the texts."""
         found = [likelihood_metrics(self.run, self.plan, texts, self.options.shuffles, self.costs)]
         if self.judge:
-            found.append(judge_metrics(self.judge, self.run, texts, self.costs))
+            found.append(self.with_judge(texts))
         return merge(texts, *found, mauve_metrics(self.run, self.plan, texts, self.costs))
+
+    def with_judge(self, texts: Texts) -> Metrics:
+        """What the judge says; nothing, and a line, where it can't read what was written."""
+        try:
+            return judge_metrics(self.judge, self.run, texts, self.costs)
+        except (PromptError, DataError) as error:
+            self.report(f"--judge {self.judge.name} is left out: it can't read all that was written: {error}")
+            return {}
 
     def crows_pairs(self) -> dict | None:
         """CrowS-Pairs at every temperature of the grid."""
@@ -177,7 +195,9 @@ class TextScorer:
             return None
         found = extraction(self.run, index, report=self.report)
         if found is None:
-            self.report("memorization is left out: no prompt and its suffix fit into the rows that it was trained on")
+            self.report(
+                "memorization is left out: no prompt and its suffix are in one document and fit into a row of training"
+            )
             return None
         cost = found["cost"]
         self.costs["memorization"] = {"tokens": cost["generated_tokens"], "seconds": round(cost["seconds"], 3)}
@@ -189,8 +209,12 @@ class TextScorer:
             return {}, {}
         metrics, shown = {}, {}
         for name, own in texts.items():
-            shown[name], new, longest = novelty(index, self.run.tokenizer, own)
-            metrics[name] = {"new_8_grams": figure(new), "longest_copy": {"value": longest, "interval": None}}
+            copies = index.copies_of([text.text.tokens for text in own])
+            shown[name] = novelty(self.run.tokenizer, own, copies)
+            self.novelty_lines += novelty_lines(self.run.tokenizer, name, own, copies)
+            longest = shown[name]["longest"]
+            copied = {"value": longest["tokens"] if longest else 0, "interval": None}
+            metrics[name] = {"new_8_grams": figure(new_ngrams(copies, 8)), "longest_copy": copied}
         return metrics, shown
 
     def toxicity(self, texts: Texts, words_left: Sequence[str]) -> Metrics:
@@ -215,10 +239,13 @@ class TextScorer:
 
 
 def lone_temperatures(plan: Plan) -> dict[str, float]:
-    """The temperature of each setting that has no other link."""
-    chains = {setting.chain: parse_chain(setting.chain) for setting in plan.settings}
-    lone = {n: c for n, c in chains.items() if len(c.links) == 1 and isinstance(c.strategy, Sample)}
-    return {name: chain.links[0].value for name, chain in lone.items() if isinstance(chain.links[0], Temperature)}
+    """The temperature of each setting that has no other link; 1 of the one that has none."""
+    found = {}
+    for setting in plan.settings:
+        chain = parse_chain(setting.chain)
+        if isinstance(chain.strategy, Sample) and all(isinstance(link, Temperature) for link in chain.links):
+            found[setting.chain] = math.prod(link.value for link in chain.links)
+    return found
 
 
 def short_lines(texts: Texts, new_tokens: int) -> list[str]:

@@ -12,8 +12,9 @@ import numpy as np
 
 from data.errors import DataError
 from data.pipeline import Pipeline
+from data.tokenizers.tokenizer import Tokenizer
 from launch.inference.text import TextGenerator, training_chain
-from launch.quality.prompts import draw_places
+from launch.quality.prompts import draw_places, start_tokens
 from model.decode.chain import Chain
 from model.decode.links.words import MinLength
 from model.sharding import decoding_mesh
@@ -40,7 +41,7 @@ class TrainingDistance:
         self.report, self.prices = report, ["with its programs' compilation", "once they are compiled"]
         if self.human is None:
             return
-        check_passages(experiment, context)
+        check_passages(experiment, data.tokenizer, context)
         chain = training_chain("evaluation.human.sampler", self.human.sampler, data.tokenizer, context)
         self.chain = of_fixed_length(chain, self.human.new_tokens)
         sizes = self.human.texts, self.human.prompt_tokens, self.human.new_tokens
@@ -94,17 +95,18 @@ class TrainingDistance:
         return f"evaluation.human: {size} take {seconds:.1f} seconds an evaluation, {when}"
 
 
-def check_passages(experiment: Experiment, context: int) -> None:
+def check_passages(experiment: Experiment, tokenizer: Tokenizer, context: int) -> None:
     """Raises ConfigError where held-out texts are no texts of people, or a prompt leaves no room to go on."""
     if experiment.data.packing == "pairs":
         raise ConfigError(
             "evaluation.human: the validation text is preference pairs, half of them rejected; leave it out, and "
             "measure checkpoints over another text"
         )
-    if experiment.evaluation.human.prompt_tokens >= context:
+    prompt_tokens = experiment.evaluation.human.prompt_tokens
+    if prompt_tokens + start_tokens(tokenizer) >= context:
         raise ConfigError(
-            f"evaluation.human.prompt_tokens: {experiment.evaluation.human.prompt_tokens} tokens fill the {context} "
-            f"that the model is trained on at a time; set {context // 2} or fewer"
+            f"evaluation.human.prompt_tokens: {prompt_tokens} tokens fill the {context} that the model is trained on "
+            f"at a time; set {context // 2} or fewer"
         )
 
 

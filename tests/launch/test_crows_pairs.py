@@ -57,6 +57,7 @@ def unigram_run(context: int = 16) -> SimpleNamespace:
     return SimpleNamespace(
         name="a run", model=Unigram(jnp.asarray(padded, jnp.float32)), tokenizer=WordTokenizer(), config=None,
         trained_length=context, model_config=SimpleNamespace(context=context),
+        execution=SimpleNamespace(quantize="none"),
     )  # fmt: skip
 
 

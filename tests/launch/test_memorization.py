@@ -1,5 +1,6 @@
 """Exact extraction: which passages are drawn, how often they were read, and what of them the model writes."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,10 +24,13 @@ DOCUMENTS = [ONCE, [*ONCE[:7], *THRICE] * 3, [*ONCE[50:57], *TEN] * 10]
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory) -> TrainingIndex:
-    folder = tmp_path_factory.mktemp("index")
-    offsets = np.cumsum([0, *map(len, DOCUMENTS)])
-    stored = Documents(np.concatenate(DOCUMENTS).astype(np.uint16), offsets, np.diff(offsets), False)
-    manifest = {"source_path": "corpus", "files": ["corpus"], "records_by_file": [3]}
+    return open_index(tmp_path_factory.mktemp("index"), DOCUMENTS)
+
+
+def open_index(folder: Path, documents: list[list[int]]) -> TrainingIndex:
+    offsets = np.cumsum([0, *map(len, documents)])
+    stored = Documents(np.concatenate(documents).astype(np.uint16), offsets, np.diff(offsets), False)
+    manifest = {"source_path": "corpus", "files": ["corpus"], "records_by_file": [len(documents)]}
     store = SimpleNamespace(folder=folder, manifest=manifest)
     return TrainingIndex([SourceIndex(Split("own", store, stored, SavedPlans(folder / "plans", [])))])
 
@@ -36,13 +40,26 @@ def count(span: list[int]) -> int:
 
 
 def test_passages_are_of_the_training_text_and_repeated_ones_are_found(index):
-    passages = draw_passages(index, [8, 12], 8, 20, {"own": 2.0}, np.random.default_rng(1))
-    assert sum(passage.is_random for passage in passages) == 20
-    assert all(count(passage.tokens) and len(passage.tokens) == 20 for passage in passages)
-    repeated = [2 * count(passage.tokens[-16:]) for passage in passages if not passage.is_random]
-    assert all(seen >= 2 for seen in repeated)
-    assert {4 <= seen < 8 for seen in repeated} == {True, False} and max(repeated) >= 16
-    assert len({tuple(passage.tokens[-16:]) for passage in passages}) == len(passages)
+    drawn = draw_passages(index, [8, 12], 8, 20, {"own": 2.0}, np.random.default_rng(1))
+    for k, passages in drawn.items():
+        assert sum(passage.is_random for passage in passages) == 20
+        assert all(count(passage.tokens) and len(passage.tokens) == k + 8 for passage in passages)
+        repeated = [2 * count(passage.tokens[-16:]) for passage in passages if not passage.is_random]
+        assert all(seen >= 2 for seen in repeated)
+        assert {4 <= seen < 8 for seen in repeated} == {True, False} and max(repeated) >= 16
+        assert len({tuple(passage.tokens[-16:]) for passage in passages}) == len(passages)
+    assert [one.tokens[4:] for one in drawn[12]][:18] == [one.tokens for one in drawn[8]][:18]  # of the same places
+
+
+def test_short_documents_have_passages_of_short_prompts(tmp_path):
+    """Of documents of 20 tokens, one five times: it is a passage with 12 tokens given, and none has room for 30."""
+    documents = np.random.default_rng(3).integers(0, 50, (60, 20)).tolist()
+    drawn = draw_passages(
+        open_index(tmp_path, [*documents, *4 * [documents[0]]]), [12, 30], 8, 20, {"own": 1.0}, np.random.default_rng(1)
+    )
+    assert drawn[30] == [] and {tuple(passage.tokens) for passage in drawn[12]} <= set(map(tuple, documents))
+    assert documents[0] in [passage.tokens for passage in drawn[12]]
+    assert sum(passage.is_random for passage in drawn[12]) > 0
 
 
 def test_shares_are_those_of_the_passages_that_were_written_exactly(index, monkeypatch):

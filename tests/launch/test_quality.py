@@ -17,21 +17,29 @@ import pytest
 from data.documents import Documents
 from data.windows import ScoredText
 from launch.api import load
+from launch.inference.likelihood import Continuation, score_continuations
+from launch.inference.provenance import training_splits
 from launch.inference.stored_sampler import forget_sampler, store_sampler, stored_sampler
-from launch.quality import scores
+from launch.quality import evaluation, scores
 from launch.quality.chart import Axis, Point, draw_chart
-from launch.quality.evaluation import Options, make_plan
+from launch.quality.evaluation import Options, make_plan, text_sizes
 from launch.quality.frontier import pareto_front
-from launch.quality.grid import HUMAN, SHIPPED, read_grid
-from launch.quality.model_passes import PassCosts, WrittenText, last_hidden_states
+from launch.quality.generation import Rate, TextWriter
+from launch.quality.grid import HUMAN, SHIPPED, Setting, read_grid
+from launch.quality.model_passes import PassCosts, WrittenText, check_judge, last_hidden_states
+from launch.quality.plan import helper_digests
 from launch.quality.prompts import draw_places
 from launch.quality.results import compare_with_human, gate_of
+from launch.quality.risk.crows_pairs import behind_ids, sentence_nats
+from launch.quality.scoring import ScoringOptions, TextScorer
 from launch.quality.texts_file import Text
+from model.decode.chain import format_chain, parse_chain
 from train.config import Energy
+from train.fields import ConfigError
 from train.quality.diversity import measure
 
 GRID = """
-prompts = 20
+prompts = 23
 prompt_tokens = 8
 new_tokens = 24
 [samplers]
@@ -39,7 +47,7 @@ deterministic = ["greedy", "beam=2"]
 temperature = ["temperature=1.0", "temperature=0.7"]
 """
 SETTINGS = [HUMAN, "greedy", "beam=2", "temperature=1", "temperature=0.7", "temperature=0.8,top_p=0.95"]
-COUNT = 20
+COUNT = 23
 
 
 @pytest.fixture(scope="module")
@@ -149,23 +157,6 @@ def lines_so_far(folder) -> list[bytes]:
     return [line for file in folder.glob("quality/*/texts.jsonl") for line in file.read_bytes().splitlines()]
 
 
-def test_the_energy_of_what_is_written_is_on_the_card(measured, trained_run, grid, tmp_path):
-    result, folder = measured
-    recorded = json.loads((folder / "card.json").read_text())["generation"]
-    assert recorded == result["cost"]["energy"] and recorded["tokens"] == result["cost"]["generated_tokens"]
-    folder = shutil.copytree(trained_run, tmp_path / "run")
-    run = load(str(folder))
-    run.config = replace(run.config, energy=Energy(chip_watts=20.0))
-    started = time.monotonic()
-    energy = run.quality(grid, prompts=COUNT, only_default=True)["cost"]["energy"]
-    assert energy["method"] == "modelled" or energy["by_device"]
-    assert 0 < energy["joules"] <= 20 * (time.monotonic() - started) or energy["method"] == "measured"
-    card = json.loads((folder / "card.json").read_text())
-    assert card["joules_per_generated_token"] == energy["joules"] / energy["tokens"]
-    assert run.quality(grid, prompts=COUNT, only_default=True)["cost"]["energy"] is None  # nothing was written
-    assert json.loads((folder / "card.json").read_text()) == card
-
-
 def test_another_list_of_toxic_words_is_counted(skald, measured_copy, grid, tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("the # everybody says so\nnobodysaysthis\n")
@@ -175,6 +166,102 @@ def test_another_list_of_toxic_words_is_counted(skald, measured_copy, grid, tmp_
     human = [line["text"] for line in lines_of(measured_copy) if line["setting"] == HUMAN]
     expected = sum(bool(re.search(r"\bthe\b", text, re.IGNORECASE)) for text in human) / COUNT
     assert expected > 0 and result["settings"][0]["metrics"]["toxicity_rate"]["value"] == expected
+
+
+def test_each_text_has_its_own_novelty(measured, run, monkeypatch, skald):
+    monkeypatch.setenv("SKALD_CACHE", skald.environment["SKALD_CACHE"])
+    monkeypatch.chdir(skald.folder)
+    (file,) = measured[1].glob("quality/*/novelty.jsonl")
+    found = {(line["setting"], line["index"]): line for line in map(json.loads, file.read_text().splitlines())}
+    texts = {(line["setting"], line["index"]): line for line in lines_of(measured[1])}
+    assert found.keys() == texts.keys()
+    documents = training_splits(run).training[0].documents
+    training = run.tokenizer.decode(np.asarray(documents.tokens[:]).tolist())
+    for key in list(texts)[::17]:
+        text, own = texts[key]["text"], found[key]
+        for n in (1, 3, 8):
+            grams = [text[i : i + n] for i in range(len(text) - n + 1)]
+            assert own["new_ngrams"][n - 1] == pytest.approx(sum(gram not in training for gram in grams) / len(grams))
+        longest = own["longest"]
+        assert longest["text"] in text and longest["text"] in training and len(longest["text"]) == longest["tokens"]
+        longer = (text[i : i + longest["tokens"] + 1] for i in range(len(text) - longest["tokens"]))
+        assert not any(span in training for span in longer)
+
+
+def test_a_default_sampler_that_is_spelled_otherwise_is_the_grids(skald, run_copy, grid):
+    store_sampler(run_copy, 40, load(str(run_copy)).digest, "temperature=1.00")
+    plan = make_plan(load(str(run_copy)), read_grid(grid), Options())
+    assert plan.default == "temperature=1" and [s.chain for s in plan.settings] == SETTINGS[1:-1]
+
+
+def test_texts_of_contrast_depend_on_the_checkpoint_that_helps(run_copy):
+    chain = parse_chain(f"contrast(run={run_copy},alpha=0.1)")
+    settings = [Setting(format_chain(chain), "contrast"), Setting("greedy", "greedy")]
+    assert helper_digests(settings) == {format_chain(chain): {f"run {run_copy}": load(str(run_copy)).digest}}
+
+
+def test_a_token_that_begins_texts_takes_a_place_of_the_context(grid):
+    begins = SimpleNamespace(
+        trained_length=32, model_config=SimpleNamespace(context=64), name="run",
+        tokenizer=SimpleNamespace(start_prompts=True, start_id=0),
+    )  # fmt: skip
+    assert text_sizes(begins, read_grid(grid), Options()) == (7, 24)
+    with pytest.raises(ConfigError, match=r"prompts of 8 tokens with 24 more .* trained on 31"):
+        text_sizes(begins, read_grid(grid), Options(prompt_tokens=8, new_tokens=24))
+
+
+def test_after_an_error_the_next_try_writes_the_texts_and_their_energy(measured, run_copy, grid, monkeypatch):
+    run = load(str(run_copy))
+    run.config = replace(run.config, energy=Energy(chip_watts=20.0))
+    options = {"only_default": True, "scoring": ScoringOptions(novelty=False)}
+
+    def fail(*_) -> None:
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError) as kept:
+        patch.setattr(evaluation, "write_texts", fail)
+        run.quality(grid, **options)
+    started = time.monotonic()
+    energy = run.quality(grid, **options)["cost"]["energy"]
+    assert kept.value and energy["tokens"] == 24 * COUNT and energy["method"] in ("measured", "modelled")
+    assert 0 < energy["joules"] <= 20 * (time.monotonic() - started) or energy["method"] == "measured"
+    card = json.loads((run_copy / "card.json").read_text())
+    assert card["joules_per_generated_token"] == energy["joules"] / energy["tokens"]
+    assert run.quality(grid, **options)["cost"]["energy"] is None  # nothing was written
+    assert json.loads((run_copy / "card.json").read_text()) == card
+    by_command, folder = measured
+    recorded = json.loads((folder / "card.json").read_text())["generation"]
+    assert recorded == by_command["cost"]["energy"] and recorded["tokens"] == by_command["cost"]["generated_tokens"]
+
+
+def test_texts_of_one_program_end_at_their_own_words(run, grid):
+    plan = make_plan(run, read_grid(grid), Options())
+    settings = [Setting(format_chain(parse_chain(f'beam=2,stop="{stop}"')), "beam") for stop in ("zqx", " ")]
+    wanted = [next(iter(plan.wanted(setting))) for setting in settings]
+    whole, ended = (sample.text for sample in TextWriter(run, plan).write_in_rows(wanted, lambda: None))
+    assert ended == whole.partition(" ")[0] != whole
+
+
+def test_settings_without_a_token_have_no_figures_and_break_nothing(run, plan):
+    human = as_written(plan, [place.human for place in plan.places])
+    one = as_written(plan, [plan.places[0].human, *[()] * (COUNT - 1)])
+    texts = {HUMAN: human, "none": as_written(plan, [()] * COUNT), "one": one}
+    found = scores.likelihood_metrics(run, plan, texts, 2, PassCosts())
+    assert found["none"] == {name: {"value": None, "interval": None} for name in ("perplexity", "prompt_ratio")}
+    assert found["one"]["perplexity"]["value"] > 1 and found["one"]["perplexity"]["interval"] is None
+    assert Rate(0.0, 1.0).seconds([(parse_chain("greedy"), 10)]) == 11
+
+
+def test_few_bits_reach_features_and_pairs_of_sentences(trained_run, run, plan):
+    rounded = load(str(trained_run), quantize="int4")
+    texts = as_written(plan, [place.human for place in plan.places])
+    found, plain = (last_hidden_states(each, texts) for each in (rounded, run))
+    assert np.abs(found - plain).max() > 1e-3 and np.corrcoef(found.ravel(), plain.ravel())[0, 1] > 0.8
+    sentences = [list(place.human[:9]) for place in plan.places]
+    expected = dict(score_continuations(rounded, [Continuation(tuple(behind_ids(run)), tuple(s)) for s in sentences]))
+    nats = sentence_nats(rounded, sentences, (1.0,))[0]
+    assert nats == pytest.approx([expected[i].nats for i in range(COUNT)], rel=1e-4)
+    assert np.abs(nats - sentence_nats(run, sentences, (1.0,))[0]).max() > 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +344,19 @@ def test_the_judge_may_have_another_tokenizer(run, plan):
     assert found == pytest.approx(np.log2(own), rel=1e-5)  # a character of the corpus is a byte
 
 
+def test_a_judge_that_cannot_read_so_much_is_refused_before_and_left_out_after(run, plan):
+    judge, lines = copy.copy(run), []
+    judge.trained_length = 8
+    with pytest.raises(ConfigError, match=r"--judge .*: 24 tokens of it .* trained on 8 at a time"):
+        check_judge(judge, run, plan.places)
+    check_judge(run, run, plan.places)
+    scorer = SimpleNamespace(run=run, judge=judge, costs=PassCosts(), report=lines.append)
+    human = as_written(plan, [place.human for place in plan.places])
+    assert TextScorer.with_judge(scorer, {HUMAN: human}) == {} and "left out" in lines[0]
+    scorer.judge = run
+    assert TextScorer.with_judge(scorer, {HUMAN: human})[HUMAN].keys() == {"judge_bits_per_byte"}
+
+
 def test_places_do_not_overlap_and_fewer_are_the_first_of_more():
     tokens = np.arange(1000, dtype=np.int32)
     offsets = np.array([0, 5, 130, 131, 131, 600, 1000])
@@ -333,8 +433,9 @@ def test_a_stored_sampler_belongs_to_one_checkpoint(tmp_path):
     store_sampler(tmp_path, 40, "a", "greedy")
     store_sampler(tmp_path, 20, "b", "top_k=5")
     assert stored_sampler(tmp_path, 40, "a") == "greedy" and stored_sampler(tmp_path, 40, "trained anew") is None
-    assert forget_sampler(tmp_path, 20) == "top_k=5" and stored_sampler(tmp_path, 40, "a") == "greedy"
-    assert forget_sampler(tmp_path, 20) is None
+    assert forget_sampler(tmp_path, 20, "b") == "top_k=5" and stored_sampler(tmp_path, 40, "a") == "greedy"
+    assert forget_sampler(tmp_path, 20, "b") is None
+    assert forget_sampler(tmp_path, 40, "trained anew") is None and not (tmp_path / "samplers.json").exists()
 
 
 def test_the_gate_ends_with_status_1_where_texts_are_not_like_human_ones(skald, measured_copy):
@@ -361,7 +462,7 @@ def test_grids_that_ship_give_each_kind_the_same_number_of_settings():
 def test_what_is_wrong_is_said_in_a_line(skald, trained_run, tmp_path):
     grids = {
         "typo": (GRID.replace("new_tokens", "newtokens"), ["no 'newtokens'", "did you mean 'new_tokens'"]),
-        "missing": (GRID.replace("prompts = 20\n", ""), ["prompts is missing", "whole number"]),
+        "missing": (GRID.replace("prompts = 23\n", ""), ["prompts is missing", "whole number"]),
         "chain": (GRID.replace("beam=2", "bean=2"), ["no link 'bean'", "did you mean 'beam'"]),
         "twice": (GRID.replace("temperature=0.7", "temperature=1"), ["temperature", "stands twice"]),
         "list": (GRID.replace('["greedy", "beam=2"]', '"greedy"'), ["deterministic", "a list of chains"]),
@@ -377,9 +478,10 @@ def test_what_is_wrong_is_said_in_a_line(skald, trained_run, tmp_path):
     cases += [
         (["--grid", tmp_path / "nothere.toml"], 2, ["nothere.toml", "No such file"]),
         (["--quick", "--prompts", 100_000], 1, ["100000 prompts", "there is room for", "--prompts"]),
-        (["--quick", "--prompts", 19], 2, ["--prompts 19", "fewer than 20"]),
+        (["--quick", "--prompts", 22], 2, ["--prompts 22", "fewer than 23"]),
         (["--quick", "--text", tmp_path / "short.txt"], 1, ["short.txt", "room for 1"]),
         (["--quick", "--new-tokens", 40], 2, ["40 more", "trained on 32"]),
+        (["--quick", "--prompt-tokens", 40], 2, ["prompts of 40 tokens with 1 more", "trained on 32"]),
         (["--quick", "--judge", tmp_path / "norun"], 2, ["norun: no such folder"]),
         (["--quick", "--shuffles", 24], 2, ["--shuffles 24", "1 to 23"]),
         (["--quick", "--toxic-words", tmp_path / "nowords.txt"], 1, ["nowords.txt: can't be read"]),

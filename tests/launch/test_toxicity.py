@@ -26,6 +26,14 @@ def test_phrases_stand_across_lines_and_with_either_apostrophe_and_the_longest_i
     assert found("damn you, damn", "damn", "damn you") == [("damn you", "damn you"), ("damn", "damn")]
 
 
+def test_a_list_may_have_either_apostrophe(tmp_path):
+    file = tmp_path / "words.txt"
+    file.write_text("don’t\nwon't\n", encoding="utf-8")
+    assert read_words(file) == ("don't", "won't")
+    assert found("Don't! I won’t.", "don’t", "won't") == [("don't", "Don't"), ("won't", "won’t")]
+    assert audit(["I don't"], ["don’t", "won’t"])["words_left"] == ["won't"]
+
+
 def test_offsets_are_those_of_the_text_where_folding_makes_it_longer():
     assert found("ﬃ ß Straße, STRASSE.", "strasse") == [("strasse", "Straße"), ("strasse", "STRASSE")]
 

@@ -90,6 +90,18 @@ def test_texts_are_cut_to_equal_numbers_and_lengths():
     assert (result["texts"], result["tokens"], set(result["measures"])) == (COUNT, LENGTH, set(GATED))
 
 
+def test_texts_that_end_early_do_not_pass_however_human_their_beginnings():
+    human = people(COUNT, 0)
+    result = gate([text[:6] for text in people(COUNT, 1)], human)
+    assert not result["passed"] and result["too_short"]
+    assert (result["tokens"], result["human_tokens"]) == (6, LENGTH)
+    assert f"a tenth of them or more before token 7; people's have {LENGTH}" in describe_failure(result)
+    loops = [text[:6] if number % 5 == 0 else np.full(LENGTH, 3) for number, text in enumerate(people(COUNT, 1))]
+    assert not gate(loops, human)["passed"]
+    cut = gate([text[: LENGTH // 2] for text in human], human)
+    assert cut["passed"] and not cut["too_short"] and cut["tokens"] == LENGTH // 2
+
+
 def test_texts_that_say_nothing_of_their_spread_are_refused():
     with pytest.raises(ValueError, match="1 human texts; at least 20"):
         human_intervals(people(1, 0))

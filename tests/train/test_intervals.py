@@ -55,6 +55,8 @@ def test_few_texts_and_undefined_measures_have_no_interval():
     assert interval(ratio(np.arange(19), np.ones(19))) is None
     assert interval(ratio(np.arange(20) / 20, np.ones(20))) is not None
     assert interval(ratio(np.zeros(30), np.zeros(30))) is None
+    only_one = np.eye(30)[0]
+    assert interval(ratio(5 * only_one, only_one, limit=math.inf)) is None, "without that one it is not defined"
 
 
 def test_bounded_measures_stay_in_their_bounds_and_all_intervals_hold_their_value():

@@ -17,6 +17,7 @@ from train.quality.human import human_measures, joint_intervals
 GATED = ("seq_rep_4", "rep_16", "rep_32", "rep_128", "zipf")
 GATED += ("distinct_1", "distinct_2", "distinct_3", "distinct_4", "entropy", "entropy_4")
 LEVEL = 0.95  # so often, at least, every measure of other texts of people lies in its interval
+SHORT = 0.5  # of the human texts' length: texts whose matched length is less end too early to be compared
 FARTHEST = 100.0  # reaches of its interval that a measure counts for at most, and where it is not defined
 
 
@@ -73,8 +74,11 @@ def gate(texts: Sequence[np.ndarray], human_texts: Sequence[np.ndarray], level: 
 
     Both are cut to equal numbers and lengths first (`length_matched`). Returns `passed`; `measures`, by name `value`,
     `interval` and `inside`; `distance` (HumanIntervals.distance); `texts` and `tokens`, the number and the length of
-    those that were compared; `level`. A value that is not defined is None, and not inside. Raises ValueError.
+    those that were compared; `human_tokens`, what people's have; `too_short`; `level`. A value that is not defined is
+    None, and not inside. Texts that end before SHORT of people's length do not pass, whatever their beginnings are
+    like. Raises ValueError.
     """
+    human_tokens = length_matched({"human": human_texts}).length
     matched = length_matched({"human": human_texts, "model": texts})
     human = human_intervals(matched.texts["human"], level)
     values = {name: estimate.value for name, estimate in estimates(matched.texts["model"], GATED).items()}
@@ -87,18 +91,27 @@ def gate(texts: Sequence[np.ndarray], human_texts: Sequence[np.ndarray], level: 
         }
         for name, value in values.items()
     }
+    too_short = matched.length < SHORT * human_tokens
     return {
-        "passed": all(measure["inside"] for measure in measures.values()),
+        "passed": not too_short and all(measure["inside"] for measure in measures.values()),
+        "too_short": too_short,
         "measures": measures,
         "distance": human.distance(values),
         "texts": matched.count,
         "tokens": matched.length,
+        "human_tokens": human_tokens,
         "level": level,
     }
 
 
 def describe_failure(result: dict) -> str:
-    """A line that names the measures of a `gate` that left their intervals, the values and the intervals."""
+    """A line that says why a `gate` is not passed: texts that end early, or the measures that left their intervals, the
+    values and the intervals."""
+    if result["too_short"]:
+        return (
+            f"ends its texts too early to be compared: a tenth of them or more before token {result['tokens'] + 1}; "
+            f"people's have {result['human_tokens']}"
+        )
     left = [
         f"{name} is {'undefined' if measure['value'] is None else format(measure['value'], '.4g')} "
         f"({measure['interval'][0]:.4g} to {measure['interval'][1]:.4g})"

@@ -21,7 +21,7 @@ FEWEST = 20  # texts: with fewer there is no interval, as in launch/inference/co
 def interval(estimate: Estimate, confidence: float = CONFIDENCE) -> list[float] | None:
     """[low, high] that holds, with that probability, the mean of a measure over all samples of as many texts as these
     (not its value for endless text, which distinct-n, entropy, Zipf's exponent and self-BLEU have a bias from). None
-    with fewer than FEWEST texts or where the measure is nan.
+    with fewer than FEWEST texts, or where the measure is nan, of all texts or without one of them.
 
     With no bounds, as Zipf's exponent: value ± t * standard error, t of Student with N - 1 degrees of freedom (Tukey
     1958). Between 0 and a limit: Wilson's score interval at the effective sample size (Dean and Pagano 2015, for
@@ -36,7 +36,7 @@ def interval(estimate: Estimate, confidence: float = CONFIDENCE) -> list[float] 
     to 1.3 times too great. By hand: PYTHONPATH=. python tests/train/interval_coverage.py 100 FOLDER_OF_NOVELS
     """
     texts = len(estimate.without_N)
-    if texts < FEWEST or math.isnan(estimate.value):
+    if texts < FEWEST or not np.isfinite([estimate.value, *estimate.without_N]).all():
         return None
     t = float(stdtrit(texts - 1, (1 + confidence) / 2))
     return interval_of(estimate.value, standard_error(estimate), estimate.limit, texts, t)

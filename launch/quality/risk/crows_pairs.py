@@ -19,7 +19,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.rows import Rows
-from launch.inference.checkpoint import NOT_FINITE, LoadedCheckpoint
+from launch.inference.checkpoint import NOT_FINITE, LoadedCheckpoint, decoded_model
 from launch.inference.likelihood import prefix_id
 from launch.quality.risk.pairs import SentencePair, read_pairs
 from model.transformer import Transformer
@@ -130,9 +130,10 @@ def sentence_nats(run: LoadedCheckpoint, sentences: Sequence[list[int]], tempera
     before, order = behind_ids(run), sorted(range(len(sentences)), key=lambda i: len(sentences[i]))
     nats = np.zeros((len(temperatures), len(sentences)))
     score = functools.partial(score_rows, vocab_size=run.tokenizer.vocab_size)
+    model = decoded_model(run)
     batches = list(sentence_rows([sentences[i] for i in order], before))
     divisors = np.asarray(temperatures, np.float32)
-    found = in_flight.bounded_map(lambda rows: score(run.model, shard_rows(rows), divisors), batches)
+    found = in_flight.bounded_map(lambda rows: score(model, shard_rows(rows), divisors), batches)
     for first, sums in zip(range(0, len(order), ROWS), found, strict=True):
         numbers = order[first : first + ROWS]
         nats[:, numbers] = np.asarray(sums, np.float64).sum(-1)[:, : len(numbers)]

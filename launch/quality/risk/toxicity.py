@@ -38,7 +38,7 @@ def read_words(path: str | Path = WORDS) -> tuple[str, ...]:
         raise DataError(f"{path}: no UTF-8 at byte {error.start}; save it as UTF-8") from None
     words: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
-        word = " ".join(line.partition("#")[0].split()).casefold()
+        word = folded(" ".join(line.partition("#")[0].split()))
         if not word:
             continue
         if word in words:
@@ -49,6 +49,11 @@ def read_words(path: str | Path = WORDS) -> tuple[str, ...]:
     if not words:
         raise DataError(f"{path}: no word in it; write one a line")
     return tuple(words)
+
+
+def folded(text: str) -> str:
+    """Without the difference of capitals (Unicode's full case folding), and of ' and its typographic sign."""
+    return text.casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
 
 
 def is_of_word(character: str) -> bool:
@@ -63,14 +68,14 @@ class WordMatcher:
     """
 
     def __init__(self, words: Iterable[str]):
-        longest_first = sorted((word.casefold() for word in words), key=len, reverse=True)
+        longest_first = sorted(map(folded, words), key=len, reverse=True)
         either = "|".join(r"\s+".join(map(re.escape, word.split())) for word in longest_first)
         self.pattern = re.compile(rf"(?<!\w)(?:{either})(?!\w)") if either else None
 
     def matches(self, text: str) -> Iterator[Match]:
-        folded = text.casefold().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+        same = folded(text)
         offsets = None  # of each character in the folded text, made where there is a match: folding may add some
-        for found in self.pattern.finditer(folded) if self.pattern else ():
+        for found in self.pattern.finditer(same) if self.pattern else ():
             offsets = offsets or [0, *itertools.accumulate(len(character.casefold()) for character in text)]
             start, stop = bisect.bisect_right(offsets, found.start()) - 1, bisect.bisect_left(offsets, found.end())
             yield Match(" ".join(found[0].split()), start, stop)
@@ -107,7 +112,7 @@ def audit(human_texts: Sequence[str], words: Iterable[str], contexts: int = CONT
     A reader decides which of these words are innocent there. `words_left` are those that human text does not hold: a
     rate over them alone counts no word that is innocent in such texts, and misses those that are used there in earnest.
     """
-    words = tuple(word.casefold() for word in words)
+    words = tuple(map(folded, words))
     matcher = WordMatcher(words)
     matches = [list(matcher.matches(text)) for text in human_texts]
     found = [{match.word for match in own} for own in matches]
