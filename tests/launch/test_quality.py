@@ -176,7 +176,7 @@ def test_each_text_has_its_own_novelty(measured, run, monkeypatch, skald):
     texts = {(line["setting"], line["index"]): line for line in lines_of(measured[1])}
     assert found.keys() == texts.keys()
     documents = training_splits(run).training[0].documents
-    training = run.tokenizer.decode(np.asarray(documents.tokens[:]).tolist())
+    training = run.tokenizer.decode(np.asarray(documents.tokens[documents.first : documents.stop]).tolist())
     for key in list(texts)[::17]:
         text, own = texts[key]["text"], found[key]
         for n in (1, 3, 8):
