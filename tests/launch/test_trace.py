@@ -4,6 +4,7 @@ line."""
 import html.parser
 import json
 import re
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,6 +94,17 @@ def test_human_pieces_are_spread_over_all_documents(tokens, pairs):
     found = human_texts(SimpleNamespace(validation=[SimpleNamespace(documents=each) for each in splits]), tokens)
     count = min(len(expected), HUMAN_TEXTS, max(1, HUMAN_TOKENS // tokens))
     assert [piece.tolist() for piece in found] == [expected[n * len(expected) // count] for n in range(count)]
+
+
+def test_choosing_human_pieces_takes_no_memory_for_each_of_them():
+    offsets = np.array([0, 300_000, 300_001])
+    documents = Documents(np.zeros(offsets[-1], np.uint16), offsets, np.diff(offsets), False)
+    tracemalloc.start()
+    try:
+        assert len(human_texts(SimpleNamespace(validation=[SimpleNamespace(documents=documents)]), 1)) == HUMAN_TEXTS
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_yardstick_of_shorter_texts_is_said_to_be_so():
