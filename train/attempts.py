@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from train.config import Experiment
 from train.goodput import KINDS
 from train.listeners.metrics import read_metrics
 from train.run import RunError
@@ -17,13 +18,19 @@ from train.run import RunError
 VERSION = 1
 FILE = "card.json"
 RUNNING, FAILED = "running", "failed"  # how an attempt ended: not yet, or by a kill that is not settled; by an error
+KILLED = "killed"  # settled
+BEAT = 60.0  # seconds between signs of life, by which a killed attempt's time is known
 LOSABLE = ("step", "data", "compile")  # where the seconds of a step were counted that turns out to be lost
 
 
 @dataclass
 class Attempt:
     """What one attempt spent. `seconds` by kind and `wall_seconds` are those up to `step`, the newest one that is saved
-    or, of an attempt that has ended, the last one; `seen_seconds`: how long it is known to have run."""
+    or, of an attempt that has ended, the last one; `seen_seconds`: how long it is known to have run.
+
+    `reading` is that of the counters of energy from `counted_from` to `counted_to`, in seconds of this attempt; None:
+    the card is of an older Skald, which did not say. `stated`: what the config states as the attempt begins
+    (`stated_figures`); None on older cards."""
 
     number: int
     began: float  # seconds since 1970
@@ -37,10 +44,25 @@ class Attempt:
     reading: dict = field(default_factory=lambda: {"by_device": [], "complete": False})
     ended: str = RUNNING
     program_flops: float | None = None  # of a step, by the traced program; None: not counted
+    counted_from: float | None = None
+    counted_to: float | None = None
+    stated: dict | None = None
 
     @property
     def wall(self) -> float:
         return max(self.wall_seconds, self.seen_seconds)
+
+    def figures(self, e: Experiment) -> dict:
+        """What the config stated as the attempt began; where an older card does not say it, what `e` states."""
+        return self.stated or stated_figures(e)
+
+    @property
+    def unread(self) -> float:
+        """Seconds at the end in which its counters of energy were not read; all, where a card does not say so of an
+        attempt that did not end by itself."""
+        if self.counted_to is None:
+            return self.wall if self.ended in (RUNNING, FAILED, KILLED) else 0.0
+        return max(0.0, self.wall - self.counted_to)
 
     @property
     def busy(self) -> float:
@@ -65,6 +87,12 @@ class Attempt:
             seconds -= moved
 
 
+def stated_figures(e: Experiment) -> dict:
+    """What a config states of a chip's power and price, which may be another on resuming."""
+    watts = {"chip_watts": e.energy.chip_watts, "chip_idle_watts": e.energy.chip_idle_watts}
+    return {**watts, "chip_hour": e.chip_hour}
+
+
 def settle(attempts: list[Attempt], lines: Iterable[dict], restored: int, tokens: int) -> None:
     """Brings attempts up to date as the run goes on from step `restored`: what they did behind it is lost.
 
@@ -84,7 +112,7 @@ def settle(attempts: list[Attempt], lines: Iterable[dict], restored: int, tokens
         unsaved = max(attempt.wall_seconds + behind, attempt.seen_seconds) - attempt.wall_seconds  # 0 after a good end
         attempt.seconds["lost"] += unsaved
         attempt.wall_seconds += unsaved
-        attempt.ended = "killed" if attempt.ended == RUNNING else attempt.ended
+        attempt.ended = KILLED if attempt.ended == RUNNING else attempt.ended
         attempt.lost_steps += sum(line["step"] > restored for line in own)
         attempt.step = max(attempt.first_step, restored) if last else min(counted, max(attempt.first_step, restored))
 

@@ -6,16 +6,23 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from train import energy
-from train.attempts import FILE, RUNNING, VERSION, Attempt
+from train.attempts import BEAT, FILE, VERSION, Attempt
 from train.config import Experiment
 from train.energy import Chips
 from train.goodput import KINDS
+from train.unknown import (
+    GENERATED,
+    unknown_energy,
+    unknown_generation,
+    unknown_money,
+    unknown_past,
+    unknown_utilization,
+)
 
-GENERATED = "joules_per_generated_token"
 FLOPS_ABOUT = (
     "formula: 6ND (Hoffmann et al. 2022), N all parameters that a token meets; counted: products of the forward pass, "
     "causal attention among them, and of the backward pass; compiled: all products of the traced program, its loops as "
@@ -42,8 +49,8 @@ def card(facts: Facts, attempts: list[Attempt], generation: dict | None = None) 
     e, last = facts.experiment, attempts[-1]
     tokens = e.batch_size * e.data.length
     wall = sum(attempt.wall for attempt in attempts)
-    uses = [energy_of(attempt, e) for attempt in attempts]
-    use = energy.total(uses)
+    use = energy_of_all(attempts, e)
+    utilized, paid = utilization(facts, attempts, tokens), money(attempts, e)
     return {
         "version": VERSION,
         "run": facts.run,
@@ -56,7 +63,7 @@ def card(facts: Facts, attempts: list[Attempt], generation: dict | None = None) 
         "wall_seconds": wall,
         "device": device_hours(attempts),
         "flops": flops(facts, attempts, tokens),
-        "model_flops_utilization": utilization(facts, attempts, tokens),
+        "model_flops_utilization": utilized,
         "goodput": goodput(attempts, wall),
         "lost_steps": sum(attempt.lost_steps for attempt in attempts),
         "energy": use._asdict(),
@@ -65,17 +72,38 @@ def card(facts: Facts, attempts: list[Attempt], generation: dict | None = None) 
         "co2e_grams": energy.emissions(use.joules, e.energy),
         GENERATED: generation and generation["joules_per_token"],
         "generation": generation,
-        "money": money(attempts, e.chip_hour),
+        "money": paid,
         "data": facts.data,
-        "unknown": unknown(attempts, generation, e, use.method),
+        "unknown": [
+            *unknown_past(attempts),
+            *unknown_energy(attempts, e, use.method),
+            *(unknown_utilization(attempts) if utilized is None else []),
+            *(unknown_money(attempts, e) if paid is None else []),
+            *unknown_generation(generation),
+        ],
         "attempts": [asdict(attempt) for attempt in attempts],
     }
 
 
+def energy_of_all(attempts: list[Attempt], e: Experiment) -> energy.EnergyUse:
+    """The energy of all attempts; `about` says which of their seconds are in no counter."""
+    use = energy.total([energy_of(attempt, e) for attempt in attempts])
+    if use.joules is None or all(device["method"] != "measured" for device in use.by_device):
+        return use
+    before = sum(attempt.counted_from or 0.0 for attempt in attempts)
+    about = f"{use.about}; the counters began {before:.1f} s after the attempts, which are in none"
+    if older := [attempt.number for attempt in attempts if attempt.counted_from is None]:
+        about += f", of attempts {older} nobody knows how long"
+    return use._replace(about=about)
+
+
 def energy_of(attempt: Attempt, e: Experiment) -> energy.EnergyUse:
-    device = attempt.device
+    """The energy of an attempt. Counters that were last read more than a beat before its end do not tell of all."""
+    device, figures = attempt.device, attempt.figures(e)
     chips = Chips(device["platform"], device["chips"], device["rated_watts"])
-    return energy.energy_use(attempt.reading, chips, e.energy, attempt.wall, attempt.busy)
+    complete = attempt.reading["complete"] and attempt.unread <= BEAT
+    settings = replace(e.energy, **{name: figures[name] for name in ("chip_watts", "chip_idle_watts")})
+    return energy.energy_use(attempt.reading | {"complete": complete}, chips, settings, attempt.wall, attempt.busy)
 
 
 def device_hours(attempts: list[Attempt]) -> dict:
@@ -127,41 +155,15 @@ def grid_json(e: Experiment) -> dict:
     return {"g_per_kwh": [grid.low, grid.high], "year": grid.year, "source": grid.source}
 
 
-def money(attempts: list[Attempt], chip_hour: float) -> dict | None:
-    """The price of all attempts, in the currency of the config's chip_hour; None where that is not stated."""
-    if not chip_hour:
+def money(attempts: list[Attempt], e: Experiment) -> dict | None:
+    """The price of all attempts, in the currency of the config's chip_hour; None where one of them states none.
+    `chip_hour` is None where they state several."""
+    prices = [attempt.figures(e)["chip_hour"] for attempt in attempts]
+    if not all(prices):
         return None
-    hours = sum(attempt.wall * attempt.device["chips"] for attempt in attempts) / 3600
-    return {"amount": hours * chip_hour, "chip_hour": chip_hour}
-
-
-def unknown(attempts: list[Attempt], generation: dict | None, e: Experiment, method: str) -> list[str]:
-    """What the card can't know, a sentence each."""
-    lines = []
-    if attempts[0].first_step:
-        lines.append(f"what steps 1 to {attempts[0].first_step} took: they were trained before this card was kept")
-    killed = [attempt.number for attempt in attempts if attempt.ended == "killed"]
-    if killed:
-        lines.append(
-            f"what attempts {killed} did between their last line in metrics.jsonl and the kill, but for the time until "
-            "the last sign of life, which counts as lost; counters of energy were read last then"
-        )
-    if attempts[-1].ended == RUNNING:
-        lines.append(
-            f"how attempt {attempts[-1].number} goes on behind step {attempts[-1].step}: the card is its last save's"
-        )
-    if method == "unmeasured" or not (e.energy.pue and e.energy.grid):
-        missing = ["energy"] * (method == "unmeasured")
-        missing += [f"energy.{name}" for name in ("pue", "grid") if getattr(e.energy, name) is None]
-        lines.append(f"co2e_grams: {', '.join(missing)} not known")
-    return lines + unknown_generation(generation)
-
-
-def unknown_generation(generation: dict | None) -> list[str]:
-    """Why the energy of a generated token is not known, if it is not."""
-    if generation is None:
-        return [f"{GENERATED}: nothing was generated under measurement (skald quality)"]
-    return [f"{GENERATED}: {generation['about']}"] if generation["joules_per_token"] is None else []
+    hours = [attempt.wall * attempt.device["chips"] / 3600 for attempt in attempts]
+    amount = sum(own * price for own, price in zip(hours, prices, strict=True))
+    return {"amount": amount, "chip_hour": prices[0] if len(set(prices)) == 1 else None}
 
 
 def write_card(file: Path, content: dict) -> None:
@@ -198,5 +200,7 @@ def summary(content: dict, format_duration: Callable[[float], str]) -> str:
         "energy unmeasured" if joules is None else f"{joules / energy.KWH:.3g} kWh {content['energy']['method']}",
     ]
     parts += [f"{emitted[0]:.3g} to {emitted[1]:.3g} gCO2e"] if emitted else []
-    parts += [f"{paid['amount']:.3g} at {paid['chip_hour']:g} a chip-hour"] if paid else []
+    if paid:
+        price = paid["chip_hour"]
+        parts.append(f"{paid['amount']:.3g} " + ("for chip-hours" if price is None else f"at {price:g} a chip-hour"))
     return ", ".join(parts)

@@ -50,7 +50,8 @@ def energy_use(reading: dict, chips: Chips, settings: Energy, seconds: float, bu
         return EnergyUse(sum(device["joules"] for device in measured), "measured", about, measured)
     watts = settings.chip_watts or chips.rated_watts
     if watts is None:
-        about = "no counter of energy could be read, and the config states no energy.chip_watts"
+        counters = "counters of energy do not tell of all chips to the end" if measured else "no counter could be read"
+        about = f"{counters}, and the config states no energy.chip_watts"
         return EnergyUse(None, "unmeasured", about, measured)
     idle = settings.chip_idle_watts if settings.chip_watts else None
     source = "energy.chip_watts of the config" if settings.chip_watts else "the maker's rated power"
@@ -67,14 +68,25 @@ def energy_use(reading: dict, chips: Chips, settings: Energy, seconds: float, bu
 
 
 def total(uses: list[EnergyUse]) -> EnergyUse:
-    """The energy of several attempts: known only where that of each is."""
-    by_device = [device for use in uses for device in use.by_device]
+    """The energy of several attempts: known only where that of each is. `by_device` has a device once for each way in
+    which its energy is known."""
+    by_device = add_devices([device for use in uses for device in use.by_device])
     about = "; ".join(dict.fromkeys(use.about for use in uses))
     methods = {use.method for use in uses}
     if "unmeasured" in methods or not uses:
         return EnergyUse(None, "unmeasured", about, by_device)
     method = "modelled" if "modelled" in methods else "measured"
     return EnergyUse(sum(use.joules for use in uses), method, about, by_device)
+
+
+def add_devices(devices: list[dict]) -> list[dict]:
+    """Each device of a host, by method and source, once, with the joules of all its entries."""
+    added: dict[tuple, dict] = {}
+    for device in devices:
+        key = tuple(device.get(name) for name in ("host", "device", "method", "source"))
+        joules = added[key]["joules"] if key in added else 0.0
+        added[key] = device | {"joules": joules + device["joules"]}
+    return list(added.values())
 
 
 def emissions(joules: float | None, settings: Energy) -> list[float] | None:

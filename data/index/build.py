@@ -72,6 +72,8 @@ def build_index(split: Split, folder: Path, report: Report, part_tokens: int = P
         report(f"{split.store.manifest['source_path']}: {tokens:,} tokens of training indexed in {seconds:.1f} s")
     described = {"tokens": sum(part["tokens"] for part in parts), "seconds": time.monotonic() - started}
     write_json(unfinished / "manifest.json", {"format": FORMAT, **described, "parts": parts})
+    if folder.exists():  # without a manifest: nobody reads it
+        shutil.rmtree(folder)
     unfinished.rename(folder)
 
 
@@ -127,10 +129,16 @@ def text_type(documents: Documents) -> np.dtype:
 
 def spans(documents: Documents) -> Iterator[tuple[int, int]]:
     """Where each document starts and stops; of preference pairs each half."""
+    for starts, stops in chunks_of_spans(documents):
+        yield from zip(starts.tolist(), stops.tolist(), strict=True)
+
+
+def chunks_of_spans(documents: Documents) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The same in arrays, int64, a bounded part at a time."""
     if documents.halves is not None and documents.half is None:
         for half in (0, 1):
-            yield from spans(replace(documents, half=half))
+            yield from chunks_of_spans(replace(documents, half=half))
         return
     for numbers in documents.chunks():
         starts, stops, _ = documents.bounds(numbers)
-        yield from zip(starts.tolist(), stops.tolist(), strict=True)
+        yield starts, stops

@@ -17,6 +17,7 @@ from data.index.suffix_array import BORDER
 
 ARRAYS = ("text", "suffixes", "buckets", "starts", "places")
 WINDOW, LONGEST_WINDOW = 8, 256  # tokens of each suffix that are compared at a time: at first, and at most
+CHECKED = 64  # suffixes of a part whose first token is compared as it is opened
 BATCH = 1 << 13  # suffixes that are looked for at a time: what is in memory does not grow with the texts
 
 
@@ -40,6 +41,19 @@ class Part:
     def __init__(self, folder: Path, number: int):
         arrays = [np.asarray(np.load(part_file(folder, name, number), mmap_mode="r")) for name in ARRAYS]
         self.text, self.suffixes, self.buckets, self.starts, self.places = arrays
+
+    def check(self, described: dict) -> None:
+        """Raises ValueError where the arrays are not of one part, or not of that which the manifest describes. Of the
+        suffixes CHECKED are looked at, evenly over all."""
+        sizes = {"tokens": len(self.suffixes), "documents": len(self.starts)}
+        if described != sizes or len(self.places) != len(self.starts) or self.buckets[-1] != len(self.suffixes):
+            raise ValueError(f"a part is of other sizes than the manifest says: {sizes}, {described}")
+        entries = np.arange(0, len(self.suffixes), max(len(self.suffixes) // CHECKED, 1))
+        first = np.searchsorted(self.buckets, entries, side="right") - 1
+        if (self.suffixes[entries].max(initial=0) >= len(self.text)) or (
+            self.text[self.suffixes[entries]] != first
+        ).any():
+            raise ValueError("arrays of different parts or builds lie together")
 
     def interval(self, tokens: Sequence[int]) -> tuple[int, int]:
         """The entries of the suffix array whose suffixes begin with these tokens: from the first to behind the last."""

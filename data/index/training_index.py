@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.errors import DataError
-from data.index.build import PART_TOKENS, open_index_folder
+from data.index.build import FORMAT, PART_TOKENS, open_index_folder
 from data.index.part import Part
 from data.splits import Split
 
@@ -48,9 +48,20 @@ class SourceIndex:
         self.folder = open_index_folder(split, report, part_tokens)
         try:
             self.manifest = json.loads((self.folder / "manifest.json").read_text())
-            self.parts = [Part(self.folder, number) for number in range(len(self.manifest["parts"]))]
-        except (OSError, ValueError, KeyError, EOFError) as error:
+            self.parts = self.open_parts()
+        except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError) as error:
             raise DataError(f"{self.folder}: a damaged index ({error}); remove it, and it is made again") from None
+
+    def open_parts(self) -> list[Part]:
+        """The parts that the manifest names. Raises what reading them raises, ValueError where they do not belong
+        together."""
+        described = self.manifest["parts"]
+        if self.manifest["format"] != FORMAT or self.manifest["tokens"] != sum(part["tokens"] for part in described):
+            raise ValueError("manifest.json does not agree with itself")
+        parts = [Part(self.folder, number) for number in range(len(described))]
+        for part, sizes in zip(parts, described, strict=True):
+            part.check(sizes)
+        return parts
 
     def title(self, document: int) -> str:
         """The file of a document of the store, and its record, from 0, where the file has several."""

@@ -111,7 +111,7 @@ def summary(traced: Trace) -> list[str]:
     """How new the text is, beside human text that was held out."""
     own, human = traced.novelty, traced.human
     rows = [("n-grams that are new, n =", [str(n) for n in SHOWN_NGRAMS])]
-    name = f"{count(human.texts, 'held-out human text')}, {count(human.tokens, 'token')}"
+    name = f"{count(human.texts, 'held-out human text')} of {count(traced.human_length, 'token')} (median)"
     for title, shares in ((f"this text, {count(own.tokens, 'token')}", own.new_ngrams), (name, human.new_ngrams)):
         rows.append((title, ["-" if shares[n - 1] is None else f"{shares[n - 1]:.1%}" for n in SHOWN_NGRAMS]))
     width = max(len(title) for title, _ in rows)
@@ -122,4 +122,5 @@ def summary(traced: Trace) -> list[str]:
         f"longest copied span: {count(own.longest[0], 'token')}; human text: {median} (median), {most} (most)",
         f"in spans of {traced.least} tokens and more: {traced.marked:.1%} of the tokens; "
         f"human text: {traced.human_marked:.1%}",
+        *([traced.untraced] if traced.untraced else []),
     ]

@@ -96,10 +96,12 @@ def table(traced: Trace) -> str:
         for title, shares in (("this text", own.new_ngrams), ("held-out human text", human.new_ngrams))
     ]
     longest = sorted(human.longest)
+    lengths = f"of {traced.human_length:,} tokens (median; this text has {own.tokens:,})"
+    untraced = f"\n<p>{escape(traced.untraced)}.</p>" if traced.untraced else ""
     return f"""<div class="table"><table>
 <tr><th>n-grams that are new, n =</th>{head}</tr>
 {"".join(rows)}
 </table></div>
 <p>The longest copied span has {own.longest[0]} tokens, and {traced.marked:.1%} of the tokens are marked. In
-{human.texts} held-out human texts as long ({human.tokens:,} tokens) the longest has {longest[len(longest) // 2]}
-(median) and {longest[-1]} (most), and {traced.human_marked:.1%} would be marked.</p>"""
+{human.texts} held-out human texts, {lengths}, the longest has {longest[len(longest) // 2]} (median) and {longest[-1]}
+(most), and {traced.human_marked:.1%} would be marked.</p>{untraced}"""

@@ -22,6 +22,7 @@ from launch.inference.tasks.training import TrainingTasks
 from launch.inference.text import check_samples, training_samples
 from launch.machine import auto, chips
 from launch.machine.detection import cache_folder, process_seconds
+from launch.machine.energy import EnergyMeter
 from launch.quality.training import TrainingDistance
 from model.config import Model
 from model.kernels.proof import prove
@@ -117,6 +118,7 @@ def open_run(
         tokenizer = tokenizer or build_tokenizer(experiment.data.tokenizer, training_sources(experiment), report)
         experiment = replace(experiment, model=replace(experiment.model, vocab_size=tokenizer.vocab_size))
     processes.broadcast_from_first(lambda: check_same_run(experiment, folder))
+    meter = EnergyMeter(jax.local_devices(), experiment.energy)
     inputs = (experiment.data, experiment.batch_size, experiment.seed, cache_folder(), tokenizer, report)
     with account.spending("data"):
         data = processes.first_then_others(lambda: open_pipeline(*inputs))
@@ -153,7 +155,7 @@ def open_run(
         "started_from": started_from,
         "huggingface": before["huggingface"] if before else None,
     }
-    card = card_listener(run, metadata, account, compiler, report)
+    card = card_listener(run, metadata, account, compiler, meter, report)
     run.listeners = listeners(run, checkpoints, metadata, (tasks.scores, distance.scores), card)
     return run, checkpoints
 

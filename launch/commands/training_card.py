@@ -21,9 +21,15 @@ from train.run import Run, count_parameters
 
 
 def card_listener(
-    run: Run, metadata: dict, account: Account, compiler: CompileTimer, report: Callable[[str], None]
+    run: Run,
+    metadata: dict,
+    account: Account,
+    compiler: CompileTimer,
+    meter: EnergyMeter,
+    report: Callable[[str], None],
 ) -> CardFile:
-    """The card of a run that stands at `run.step`. `metadata`: what its checkpoints store of it.
+    """The card of a run that stands at `run.step`. `metadata`: what its checkpoints store of it. `meter`: of this
+    process's devices, from the moment they were known.
 
     Raises RunError where the folder holds another file of this name.
     """
@@ -40,8 +46,8 @@ def card_listener(
     attempts = []
     if processes.index() == 0:
         attempts = settled_attempts(run.folder, run.step, e.batch_size * e.data.length)
-        attempts.append(new_attempt(run.lease.attempt, run.step, describe_devices(run), account))
-    meter = EnergyMeter(jax.local_devices(), e.energy)
+        counted_from = meter.started - account.opened
+        attempts.append(new_attempt(run.lease.attempt, run.step, describe_devices(run), account, counted_from))
 
     def close() -> None:
         meter.close()

@@ -8,13 +8,15 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data.config import Source
+from data.documents import Documents
 from data.errors import DataError
-from data.index.build import spans
+from data.index.build import chunks_of_spans
 from data.index.training_index import Copies, SourceIndex, TrainingIndex
 from data.pipeline import pipeline_of
 from data.sources import source as sources
@@ -49,6 +51,16 @@ def open_training_index(run: DescribedCheckpoint, report: Report = lambda _: Non
     Raises ConfigError for an imported checkpoint, DataError where a text is not that of training any more.
     """
     return TrainingIndex([SourceIndex(split, report) for split in training_splits(run, report).training])
+
+
+def untraced(run: DescribedCheckpoint) -> str | None:
+    """Which text that a run's weights were trained on its index does not hold, a sentence; None where it holds all."""
+    if run.config is None:
+        return f"The index does not hold what {run.name} was trained on: it was imported"
+    if base := run.metadata.get("started_from"):
+        folder, step = Path(base).parents[1], Path(base).name
+        return f"The index does not hold the text that {folder} was trained on, from whose step {step} the run started"
+    return None
 
 
 def index_opener(run: DescribedCheckpoint) -> Callable[[], TrainingIndex]:
@@ -99,16 +111,36 @@ def novelty(copies: Sequence[Copies]) -> Novelty:
 def human_texts(splits: Splits, tokens: int) -> list[np.ndarray]:
     """Pieces of so many tokens of the validation splits, spread over all of them: the yardstick of a text as long. Of a
     document that is shorter, all; end tokens are left out."""
-    pieces = []
-    for split in splits.validation:
-        documents = split.documents
-        for start, stop in spans(documents):
-            stop -= documents.ended
-            starts = range(start, max(stop - tokens, start) + 1, tokens)
-            pieces += [(documents.tokens, begin, min(begin + tokens, stop)) for begin in starts if begin < stop]
-    count = min(len(pieces), HUMAN_TEXTS, max(1, HUMAN_TOKENS // tokens))
-    chosen = [pieces[number * len(pieces) // count] for number in range(count)]
-    return [np.asarray(stored[start:stop]) for stored, start, stop in chosen]
+    pieces = [HumanPieces(split.documents, tokens) for split in splits.validation]
+    borders = np.cumsum([0, *(each.count for each in pieces)])
+    total = int(borders[-1])
+    count = min(total, HUMAN_TEXTS, max(1, HUMAN_TOKENS // tokens))
+    chosen = [number * total // count for number in range(count)]
+    splits_of_chosen = np.searchsorted(borders, chosen, side="right") - 1
+    return [pieces[split][number - int(borders[split])] for split, number in zip(splits_of_chosen, chosen, strict=True)]
+
+
+class HumanPieces:
+    """Documents cut into pieces of so many tokens, without end tokens and without rests; a document that is shorter is
+    one piece. What is in memory are the borders of documents, 24 bytes each."""
+
+    def __init__(self, documents: Documents, tokens: int):
+        chunks = list(chunks_of_spans(documents)) or [(np.zeros(0, np.int64),) * 2]
+        starts, stops = (np.concatenate(each) for each in zip(*chunks, strict=True))
+        self.documents, self.tokens, self.starts, self.stops = documents, tokens, starts, stops - documents.ended
+        lengths = self.stops - starts
+        self.ends = np.cumsum(np.where(lengths > 0, np.maximum(lengths // tokens, 1), 0))
+
+    @property
+    def count(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        """The piece of this number, from 0."""
+        document = int(np.searchsorted(self.ends, number, side="right"))
+        before = int(self.ends[document - 1]) if document else 0
+        start = int(self.starts[document]) + (number - before) * self.tokens
+        return np.asarray(self.documents.tokens[start : min(start + self.tokens, int(self.stops[document]))])
 
 
 def say(line: str) -> None:

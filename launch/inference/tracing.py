@@ -19,6 +19,7 @@ from launch.inference.provenance import (
     novelty,
     open_training_index,
     training_splits,
+    untraced,
 )
 
 AROUND = 24  # tokens that are shown on each side of a passage
@@ -63,8 +64,9 @@ class Segment(NamedTuple):
 class Trace:
     """A text, and what of it is copied. `pieces`: the text of each token; of a character of several tokens the last has
     it. `least`: the tokens of the shortest span in `spans`; `lengths` int32 [T]: of each token, the longest of these
-    spans that it is in, 0 outside of them. `human`: the novelty of held-out texts as long, `human_marked` the share of
-    their tokens in such spans."""
+    spans that it is in, 0 outside of them. `human`: the novelty of held-out texts, as long or, where documents are
+    shorter, shorter, `human_length` the median of their tokens, `human_marked` the share of their tokens in such spans.
+    `untraced`: which text of training was not looked up, a sentence; None where all was."""
 
     pieces: list[str]
     spans: list[TracedSpan]
@@ -72,7 +74,9 @@ class Trace:
     least: int
     novelty: Novelty
     human: Novelty
+    human_length: int
     human_marked: float
+    untraced: str | None
 
     @property
     def marked(self) -> float:
@@ -97,10 +101,11 @@ class Trace:
         own = {"tokens": self.novelty.tokens, "new_ngrams": self.novelty.new_ngrams}
         own |= {"longest_tokens": self.novelty.longest[0], "longest": longest, "marked": self.marked}
         lengths = np.array(self.human.longest)
-        human = {"texts": self.human.texts, "tokens": self.human.tokens, "new_ngrams": self.human.new_ngrams,
+        human = {"texts": self.human.texts, "tokens": self.human.tokens, "median_tokens": self.human_length,
+                 "new_ngrams": self.human.new_ngrams,
                  "longest_tokens": {"median": float(np.median(lengths)), "most": int(lengths.max())},
                  "marked": self.human_marked}  # fmt: skip
-        return own | {"least": self.least, "spans": spans, "human": human}
+        return own | {"least": self.least, "spans": spans, "human": human, "untraced": self.untraced}
 
 
 def trace(run: DescribedCheckpoint, tokens: np.ndarray, least: int | None, report: Report) -> Trace:
@@ -111,13 +116,24 @@ def trace(run: DescribedCheckpoint, tokens: np.ndarray, least: int | None, repor
     """
     index = open_training_index(run, report)
     copies = index.copies(tokens)
-    human = index.copies_of(human_texts(training_splits(run), len(tokens)))
+    texts = human_texts(training_splits(run), len(tokens))
+    human = index.copies_of(texts)
     human_lengths = np.concatenate([copy.covered(1) for copy in human])
     least = least or least_span(human_lengths)
     spans = [traced_span(index, span, tokens, run.tokenizer) for span in copies.spans(least)]
     pieces = token_texts(run.tokenizer, tokens.tolist())
     marked = float((human_lengths >= least).mean())
-    return Trace(pieces, spans, copies.covered(least), least, novelty([copies]), novelty(human), marked)
+    return Trace(
+        pieces=pieces,
+        spans=spans,
+        lengths=copies.covered(least),
+        least=least,
+        novelty=novelty([copies]),
+        human=novelty(human),
+        human_length=int(np.median([len(text) for text in texts])),
+        human_marked=marked,
+        untraced=untraced(run),
+    )
 
 
 def least_span(lengths: np.ndarray) -> int:

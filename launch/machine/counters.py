@@ -5,6 +5,7 @@ launch/machine/energy.py reads them. What can't be read gives no counter, and ne
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import time
@@ -53,21 +54,28 @@ class RaplZone:
 
 def rapl_zones(root: Path = POWERCAP) -> list[RaplZone]:
     """The zones that add up to processors and their memory: packages, and `dram` within them, which they leave out.
+    All packages or none: some of them would pass for the whole machine. Memory that can't be read is left out.
 
     Left out are zones within a package (core, uncore), `psys`, which holds the packages, and intel-rapl-mmio, which
     shows the same packages once more.
     """
     zones = []
-    for package in sorted(root.glob("intel-rapl:[0-9]*")):
-        try:
-            name = (package / "name").read_text().strip()
-            if package.name.count(":") > 1 or not name.startswith("package"):
-                continue
-            zones.append(RaplZone(package, name))
-            parts = {part: (part / "name").read_text().strip() for part in sorted(root.glob(f"{package.name}:*"))}
-            zones += [RaplZone(part, f"{name} dram") for part, kind in parts.items() if kind == "dram"]
-        except (OSError, ValueError):
-            continue
+    try:
+        for package in sorted(root.glob("intel-rapl:[0-9]*")):
+            if package.name.count(":") == 1 and (name := (package / "name").read_text().strip()).startswith("package"):
+                zones += [RaplZone(package, name), *dram_zones(package, f"{name} dram")]
+    except (OSError, ValueError):
+        return []
+    return zones
+
+
+def dram_zones(package: Path, device: str) -> list[RaplZone]:
+    """The memory's zones within a package that can be read."""
+    zones = []
+    for part in sorted(package.parent.glob(f"{package.name}:*")):
+        with contextlib.suppress(OSError, ValueError):
+            if (part / "name").read_text().strip() == "dram":
+                zones.append(RaplZone(part, device))
     return zones
 
 

@@ -42,7 +42,7 @@ def line_chart(
 ) -> Markup | None:
     """A figure with all curves that have values; None where none has. `units`: names of thousands on the y axis.
 
-    `clips`: a few values that lie far outside all others do not set the scale; an arrow says where and how large.
+    `clips`: a few values that lie far above all others do not set the scale; an arrow says where and how large.
     """
     curves = [curve for curve in curves if any(map(math.isfinite, curve.ys))]
     if not curves:
@@ -128,11 +128,11 @@ def bad_marks(curves, bins, x: Scale, height: float) -> list[Markup]:
 
 
 def usual_values(ends: list[float]) -> list[float]:
-    """Those that set the scale: without what lies farther beyond the middle nine tenths than these span."""
+    """Those that set the scale: without what lies farther above the middle nine tenths than these span."""
     order = sorted(ends)
     cut = len(order) // 20
     low, high = order[cut], order[-1 - cut]
-    return [end for end in order if 2 * low - high <= end <= 2 * high - low] if high > low else order
+    return [end for end in order if end <= 2 * high - low] if high > low else order
 
 
 def clip(bins: Sequence[Sequence[Bin]], y: Scale) -> tuple[list[Bin], list[list[Bin]]]:

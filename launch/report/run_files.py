@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import DataError
 from launch import VERSION
 from launch.report.json_files import Part, read_json, read_lines
 from launch.report.quality import Quality, read_quality
@@ -39,15 +38,17 @@ class TaskResults:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run. `name`: what the page calls it, no other the same. `experiment`: None where Skald did not train it.
+    """A run. `name`: what the page calls it, no other the same. `step`: the one that was named, or None. `experiment`:
+    None where Skald did not train it.
 
-    `metrics`: lines of metrics.jsonl. `checkpoint`: metadata of the newest checkpoint, or of the one that was named.
-    `quality`: of the newest step that has it, or of the one that was named; `quality_steps`: all. `gate`: the file
-    with the gate's result.
+    `metrics`: lines of metrics.jsonl, and `samples`: up to the step that was named; `card`: of the whole run.
+    `checkpoint`: metadata of the newest checkpoint, or of the one that was named. `quality`: of the newest step that
+    has it, or of the one that was named; `quality_steps`: all. `gate`: the file with the gate's result.
     """
 
     name: str
     folder: Path
+    step: int | None
     experiment: Experiment | None
     version: str | None
     metrics: Sequence[Part]
@@ -115,23 +116,25 @@ def read_run(name: str, folder: Path, step: int | None) -> RunFiles:
     checkpoint = read_metadata(folder, at) if at is not None else None
     stored = config["experiment"].value if config else checkpoint and checkpoint["config"]
     card = read_json(folder / "card.json")
-    quality_steps = sorted(int(file.parent.name) for file in folder.glob("quality/[0-9]*/quality.json"))
-    shown = step if step is not None else quality_steps[-1] if quality_steps else None
-    measured = read_json(folder / "quality" / str(shown) / "quality.json")
+    qualities = files_by_step(folder / "quality", "quality.json")
+    shown = step if step is not None else max(qualities, default=None)
+    measured = read_json(qualities[shown]) if shown in qualities else None
+    last = math.inf if step is None else step
     version = config and config.get("version")
     version = version.text() if version else (checkpoint or {}).get("version")
     experiment = read_experiment(stored, config.file if config else str(folder), version) if stored else None
     return RunFiles(
         name=name,
         folder=folder,
+        step=step,
         experiment=experiment,
         version=version,
-        metrics=read_metrics(folder / "metrics.jsonl"),
-        samples=read_samples(folder / "samples"),
+        metrics=[line for line in read_metrics(folder / "metrics.jsonl") if line["step"].whole() <= last],
+        samples=[sample for sample in read_samples(folder / "samples") if sample.step <= last],
         checkpoint=checkpoint,
         parameters=count_parameters(folder, at, card, experiment),
         quality=read_quality(measured) if measured else None,
-        quality_steps=quality_steps,
+        quality_steps=sorted(qualities),
         gate=read_gate(folder, measured, step),
         card=card,
         evaluations=read_lines(folder / "evaluations.jsonl"),
@@ -140,12 +143,24 @@ def read_run(name: str, folder: Path, step: int | None) -> RunFiles:
 
 
 def read_gate(folder: Path, measured: Part | None, step: int | None) -> Part | None:
-    """The file that has the gate's result: that of quality, else the newest of `skald quality --gate` alone."""
+    """The file that has the gate's result: that of quality or, where it is newer, of `skald quality --gate` alone at
+    the same step; where quality has none, that of the newest step, or of the one that was named."""
+    files = files_by_step(folder / "quality", "gate.json")
     if measured and measured.get("gate"):
-        return measured
-    files = sorted(folder.glob("quality/[0-9]*/gate.json"), key=lambda file: int(file.parent.name))
-    own = [file for file in files if step is None or file.parent.name == str(step)]
-    return read_json(own[-1]) if own else None
+        own = Path(measured.file)
+        alone = files.get(int(own.parent.name))
+        return read_json(alone) if alone and alone.stat().st_mtime_ns > own.stat().st_mtime_ns else measured
+    shown = step if step is not None else max(files, default=None)
+    return read_json(files[shown]) if shown in files else None
+
+
+def files_by_step(folder: Path, name: str) -> dict[int, Path]:
+    """The files of this name in the folders that are named by a step; a person may have put others beside them."""
+    return {int(file.parent.name): file for file in folder.glob(f"*/{name}") if is_step(file.parent.name)}
+
+
+def is_step(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
 
 
 def read_experiment(stored: dict, file: str, version: str | None) -> Experiment:
@@ -164,16 +179,14 @@ def read_metrics(file: Path) -> list[Part]:
 
 
 def read_samples(folder: Path) -> list[Sample]:
-    files = {int(file.stem): file for file in folder.glob("*.txt") if file.stem.isdigit()}
+    files = {int(file.stem): file for file in folder.glob("*.txt") if is_step(file.stem)}
     return [Sample(step, files[step].read_text(encoding="utf-8", errors="replace")) for step in sorted(files)]
 
 
 def read_tasks(folder: Path) -> list[TaskResults]:
     found = []
-    for file in sorted(folder.glob("[0-9]*/*.jsonl")):
-        if not file.parent.name.isdigit():
-            raise DataError(f"{file.parent}: not named by a step")
-        if results := read_lines(file):
+    for file in sorted(folder.glob("*/*.jsonl")):
+        if is_step(file.parent.name) and (results := read_lines(file)):
             found.append(TaskResults(int(file.parent.name), results[0]["task"].text(), str(file), results))
     return sorted(found, key=lambda task: (task.name, task.step))
 

@@ -239,6 +239,39 @@ def test_what_a_killed_process_left_is_made_anew_and_counted_as_left_over(tmp_pa
     assert not unfinished.exists()
 
 
+def test_a_folder_without_its_manifest_is_made_anew(tmp_path):
+    config = Data(write_lines(tmp_path / "a.jsonl", [f"text {n}" for n in range(30)]), Tokenizer("bytes"), 8)
+    split = open_splits(config, Bytes(), tmp_path / "cache", lambda _: None).training[0]
+    (SourceIndex(split).folder / "manifest.json").unlink()
+    assert TrainingIndex([SourceIndex(split)]).count(ids("text 1")) > 0
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"parts": []}', '{"format": 2, "tokens": 0, "parts": 1}', "7"])
+def test_a_damaged_manifest_is_refused_in_a_line(tmp_path, manifest):
+    corpus = Corpus(tmp_path, [[1, 2, 3], [4, 5]])
+    (source,) = corpus.index().sources
+    (source.folder / "manifest.json").write_text(manifest)
+    with pytest.raises(DataError, match=r"a damaged index \([^\n]*\); remove it, and it is made again"):
+        SourceIndex(Split("own", corpus, corpus.documents, corpus.plans))
+
+
+@pytest.mark.parametrize("name", part.ARRAYS)
+@pytest.mark.parametrize("other", [[[1, 2, 3, 4, 5, 6, 7]], [[6, 5, 4], [3, 2, 1]]])
+def test_arrays_of_another_build_are_refused_in_a_line(tmp_path, name, other):
+    """One of other sizes, and one of the same sizes with other tokens, whose starts and places are the same."""
+    corpus = Corpus(tmp_path / "own", [[1, 1, 2], [3, 2, 1]])
+    (source,) = corpus.index().sources
+    (theirs,) = Corpus(tmp_path / "other", other).index().sources
+    file = part.part_file(source.folder, name, 0)
+    shutil.copy(part.part_file(theirs.folder, name, 0), file)
+    split = Split("own", corpus, corpus.documents, corpus.plans)
+    if len(other) == 2 and name in ("starts", "places"):
+        assert SourceIndex(split).parts
+    else:
+        with pytest.raises(DataError, match=r"a damaged index \([^\n]*\); remove it, and it is made again"):
+            SourceIndex(split)
+
+
 def test_a_damaged_index_is_named_and_a_full_disk_too(tmp_path, monkeypatch):
     config = Data(write_lines(tmp_path / "a.jsonl", [f"text {n}" for n in range(30)]), Tokenizer("bytes"), 8)
     split = open_splits(config, Bytes(), tmp_path / "cache", lambda _: None).training[0]

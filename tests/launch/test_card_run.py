@@ -51,6 +51,15 @@ def test_the_card_of_a_run_is_what_a_watch_and_its_metrics_say(trained_run):
     assert card["config"] == "tiny" and card["data"]["training"]
 
 
+def test_counters_of_energy_begin_before_the_folder_is_written(trained_run):
+    """Tokenizing, proving kernels and restoring are in them; what was before is on the card."""
+    (attempt,) = read(trained_run)["attempts"]
+    opened = (trained_run / "config.json").stat().st_mtime
+    assert attempt["counted_from"] >= 0 and attempt["began"] + attempt["counted_from"] < opened
+    assert attempt["counted_to"] == pytest.approx(attempt["wall_seconds"], abs=1)
+    assert attempt["stated"] == {"chip_watts": None, "chip_idle_watts": None, "chip_hour": 0.0}
+
+
 def wait_for_line(process, folder, lines: int) -> None:
     file, deadline = folder / "metrics.jsonl", time.monotonic() + 200
     while not file.is_file() or len(file.read_text().splitlines()) <= lines:

@@ -58,6 +58,15 @@ def test_what_is_roots_alone_or_no_counter_is_left_out(powercap, monkeypatch):
     assert rapl_zones(powercap) == [] and rapl_zones(powercap / "nowhere") == []
 
 
+@pytest.mark.parametrize("file", ["energy_uj", "max_energy_range_uj", "name"])
+def test_of_several_packages_all_are_counted_or_none(powercap, file):
+    """Memory that can't be read is left out alone."""
+    (powercap / "intel-rapl:0:1" / "max_energy_range_uj").write_text("none")
+    assert [zone.device for zone in rapl_zones(powercap)] == ["package-0", "package-1"]
+    (powercap / "intel-rapl:1" / file).unlink()
+    assert rapl_zones(powercap) == []
+
+
 class Library:
     """libnvidia-ml with two GPUs, by the signatures of NVML's API reference. `missing`: functions that answer with
     NVML_ERROR_NOT_SUPPORTED."""

@@ -18,6 +18,7 @@ from launch.report.html import SVG_VOID, VOID
 from launch.report.page import page
 from launch.report.run_files import read_runs
 from train import fields
+from train.checkpoint_folder import checkpoint_digest
 from train.config import Muon
 
 ROOT = Path(__file__).parents[2]
@@ -493,11 +494,84 @@ def test_wrong_files_are_refused_in_a_line_with_the_file_and_the_place(full_run)
     assert f"{evaluations}:1: no 'step' there" in refusal(evaluations, "{}\n")
 
 
-def test_a_measured_step_can_be_named(full_run):
-    earlier = full_run / "checkpoints" / "2"
+def write_earlier_checkpoint(run: Path) -> None:
+    """A checkpoint of step 2 beside that of step 4."""
+    earlier = run / "checkpoints" / "2"
     (earlier / "about").mkdir(parents=True)
     (earlier / "model").mkdir()
-    (earlier / "about" / "metadata").write_text((full_run / "checkpoints" / "4" / "about" / "metadata").read_text())
+    (earlier / "about" / "metadata").write_text((run / "checkpoints" / "4" / "about" / "metadata").read_text())
+
+
+def test_a_step_that_is_named_shows_what_was_known_by_then(full_run):
+    write_earlier_checkpoint(full_run)
+    lines = [json.loads(line) for line in (full_run / "metrics.jsonl").read_text().split("\n")[:-1]]
+    lines[1] |= {"eval/loss": 3.3, "eval/bits_per_byte": 4.75}
+    (full_run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = shown(f"{full_run}@2")
+    names, values = ([text for _, text in read.all(tag)] for tag in ("dt", "dd"))
+    facts = dict(zip(names, values, strict=True))
+    assert facts["tokens"] == "1.54 k" and facts["steps"] == "2 of 130" and facts["bits a byte"] == "4.750"
+    assert facts["validation loss"] == "3.300 nats a token" and facts["wall time"] == "1 h 2 min (of the whole run)"
+    assert len(curve_values(read, "Loss", "training")) == 2
+    assert "step 2" in read.text("samples") and "step 4" not in read.text("samples")
+    assert "first@2: what the whole run cost, not only up to step 2." in read.text("cost")
+    whole = shown(full_run)
+    assert "whole run" not in whole.text("cost") and "step 4" in whole.text("samples")
+
+
+def test_figures_of_other_weights_are_said_to_be_so(full_run):
+    file = full_run / "quality" / "4" / "quality.json"
+    own = checkpoint_digest(full_run / "checkpoints" / "4")
+    write_json(file, measured() | {"checkpoint": own, "weights": None, "quantize": "none"})
+    assert not any("Measured with" in shown(full_run).text(name) for name in ("frontier", "gate"))
+    write_json(file, measured() | {"checkpoint": own, "weights": "plain", "quantize": "int8"})
+    told = "Measured with the weights as they are, not their average, weights in int8."
+    for name in ("frontier", "gate"):
+        assert told in shown(full_run).text(name) and "earlier checkpoint" not in shown(full_run).text(name)
+    write_json(file, measured() | {"checkpoint": "of another", "weights": "average"})
+    text = shown(full_run).text("frontier")
+    assert "Measured with the average of the weights. These figures are of an earlier checkpoint at step 4" in text
+    for part in (full_run / "checkpoints" / "4").rglob("metadata"):
+        part.unlink()
+    assert "earlier checkpoint" not in shown(full_run).text("frontier")
+
+
+def test_the_newer_gate_of_a_step_is_shown(full_run):
+    alone, together = (full_run / "quality" / "4" / name for name in ("gate.json", "quality.json"))
+    result = {"passed": True, "measures": {}, "tokens": 96, "too_short": True, "human_tokens": 128}
+    write_json(alone, measured() | {"gate": result})
+    for newer, older, verdict in ((alone, together, "Passed"), (together, alone, "Failed")):
+        os.utime(older, (1e9, 1e9))
+        os.utime(newer, (2e9, 2e9))
+        text = shown(full_run).text("gate")
+        assert verdict in text
+        told = "A tenth of the texts or more end before token 96; people's have 128."
+        assert (told in text) == (newer == alone)
+    os.utime(alone, (3e9, 3e9))
+    write_json(alone, measured() | {"gate": result | {"too_short": False}})
+    assert "A tenth" not in shown(full_run).text("gate")
+
+
+def test_folders_that_no_step_names_are_left_alone(full_run):
+    for name in ("4-old", "old", "²"):
+        for file in ("quality/4/quality.json", "tasks/4/sentiment-d.jsonl"):
+            copy = full_run / file.replace("4/", f"{name}/")
+            copy.parent.mkdir(parents=True)
+            copy.write_text((full_run / file).read_text())
+        write_json(full_run / "quality" / name / "gate.json", measured())
+        (full_run / "samples" / f"{name}.txt").write_text("kept")
+    (read,) = read_runs([str(full_run)])
+    assert read.quality_steps == [4] and len(read.tasks) == 1 and [each.step for each in read.samples] == [2, 4]
+    page([read])
+
+
+def test_steps_that_were_lost_are_called_so(full_run):
+    write_json(full_run / "card.json", CARD | {"lost_steps": 7})
+    assert "steps that were lost7" in "".join(text for _, text in shown(full_run).all("tr"))
+
+
+def test_a_measured_step_can_be_named(full_run):
+    write_earlier_checkpoint(full_run)
     write_json(full_run / "quality" / "2" / "quality.json", measured(2) | {"frontier": []})
     assert "also at 2" in shown(full_run).text("frontier")
     named = read_runs([f"{full_run}@2"])[0]

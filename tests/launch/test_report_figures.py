@@ -87,6 +87,15 @@ def test_a_long_curve_shows_its_spike_and_its_gaps():
     assert "↑" not in chart
 
 
+def test_a_value_far_below_all_others_is_on_the_scale():
+    xs, ys = [float(n) for n in range(200)], [2.0 + 0.1 * math.sin(n) for n in range(200)]
+    ys[100] = -5.0
+    low, high = map(
+        float, line_chart("Loss", "", [Curve("a", xs, ys, "c0")], clips=True).split('data-y="')[1].split('"')[0].split()
+    )
+    assert low <= -5 and high <= 4
+
+
 def test_curves_without_a_finite_value_are_left_out():
     assert line_chart("Loss", "", [Curve("a", [], [], "c0"), Curve("b", [1.0], [math.nan], "c0")]) is None
     alone = line_chart("Loss", "", [Curve("a", [5.0], [3.0], "c0")])

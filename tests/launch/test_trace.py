@@ -4,10 +4,20 @@ line."""
 import html.parser
 import json
 import re
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from test_bad_input import assert_error_line
+
+from data.documents import Documents
+from data.index.build import spans
+from launch.commands.trace import summary
+from launch.commands.trace_page import html_page
+from launch.inference.provenance import HUMAN_TEXTS, HUMAN_TOKENS, Novelty, human_texts
+from launch.inference.tracing import Trace
 
 SHAKESPEARE = (Path(__file__).parents[2] / "data/corpora/tinyshakespeare.txt").read_text()
 TRAIN = SHAKESPEARE[: round(len(SHAKESPEARE) * 0.09)]
@@ -51,11 +61,69 @@ def test_human_text_is_the_yardstick(skald, trained_run, text_file, traced):
     """Pieces as long as the text, of the validation split; where no length is named, a hundredth of it is marked."""
     human = traced["human"]
     assert human["tokens"] == human["texts"] * len(TEXT) and human["longest_tokens"]["most"] < 60
+    assert human["median_tokens"] == len(TEXT) and traced["untraced"] is None
     assert all(a <= b for a, b in zip(human["new_ngrams"], human["new_ngrams"][1:], strict=False))
     chosen = skald.json("trace", trained_run, "--text", text_file)
     assert 0 < chosen["human"]["marked"] <= 0.01 and 8 < chosen["least"] < 40
     less = skald.json("trace", trained_run, "--text", text_file, "--least", chosen["least"] - 1)
     assert less["human"]["marked"] > 0.01
+
+
+def all_pieces(documents: Documents, tokens: int) -> list[list[int]]:
+    """Of every document its pieces of so many tokens, one after another, or all of a shorter one."""
+    pieces = []
+    for start, stop in spans(documents):
+        stop -= documents.ended
+        starts = range(start, max(stop - tokens, start) + 1, tokens)
+        pieces += [documents.tokens[begin : min(begin + tokens, stop)].tolist() for begin in starts if begin < stop]
+    return pieces
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 7, 40, 600])
+@pytest.mark.parametrize("pairs", [False, True])
+def test_human_pieces_are_spread_over_all_documents(tokens, pairs):
+    """Of 0 to 90 tokens, those of one split with end tokens, of preference pairs both halves, and an empty split."""
+    random = np.random.default_rng(tokens)
+    splits = []
+    for count, ended in ((400, False), (0, False), (300, True)):
+        sizes = random.integers(0, 90, count) * random.integers(0, 2, count) + ended * (1 + pairs)
+        offsets = np.cumsum([0, *sizes])
+        halves = offsets[:-1] + sizes // 2 if pairs else None
+        splits.append(Documents(np.arange(offsets[-1]), offsets, sizes, ended, halves=halves))
+    expected = [piece for documents in splits for piece in all_pieces(documents, tokens)]
+    found = human_texts(SimpleNamespace(validation=[SimpleNamespace(documents=each) for each in splits]), tokens)
+    count = min(len(expected), HUMAN_TEXTS, max(1, HUMAN_TOKENS // tokens))
+    assert [piece.tolist() for piece in found] == [expected[n * len(expected) // count] for n in range(count)]
+
+
+def test_choosing_human_pieces_takes_no_memory_for_each_of_them():
+    offsets = np.array([0, 300_000, 300_001])
+    documents = Documents(np.zeros(offsets[-1], np.uint16), offsets, np.diff(offsets), False)
+    tracemalloc.start()
+    try:
+        assert len(human_texts(SimpleNamespace(validation=[SimpleNamespace(documents=documents)]), 1)) == HUMAN_TEXTS
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_yardstick_of_shorter_texts_is_said_to_be_so():
+    own, human = Novelty(1, 2000, [0.5] * 16, [9]), Novelty(3, 900, [0.25] * 16, [4, 5, 6])
+    traced = Trace(["a"], [], np.zeros(1, np.int32), 7, own, human, 300, 0.01, None)
+    page = html_page(traced, "run", "file")
+    assert "3 held-out human texts, of 300 tokens (median; this text has 2,000), the longest has 5" in page
+    assert "as long" not in page and any("3 held-out human texts of 300 tokens" in line for line in summary(traced))
+    assert traced.to_json()["human"]["median_tokens"] == 300
+
+
+def test_text_of_the_run_that_it_started_from_is_said_not_to_be_looked_up(skald, run_copy, text_file, tmp_path):
+    file = run_copy / "checkpoints" / "40" / "about" / "metadata"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"started_from": "runs/b&w/checkpoints/7"}))
+    told = "The index does not hold the text that runs/b&w was trained on, from whose step 7 the run started"
+    assert skald.json("trace", run_copy, "--text", text_file)["untraced"] == told
+    status, out, _ = skald("trace", run_copy, "--text", text_file, "--html", tmp_path / "o.html")
+    assert status == 0 and out.splitlines()[-1] == told
+    assert told.replace("&", "&amp;") in (tmp_path / "o.html").read_text()
 
 
 class Page(html.parser.HTMLParser):

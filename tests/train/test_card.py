@@ -5,8 +5,9 @@ import json
 import pytest
 import tiny
 
+from train import processes
 from train.attempts import Attempt, settle, settled_attempts
-from train.card import Facts, card, record_generation, summary
+from train.card import Facts, card, energy_of, record_generation, summary
 from train.check import check
 from train.compilation import CompileTimer
 from train.config import PUE, Energy, Grid
@@ -279,6 +280,123 @@ def test_energy_is_measured_modelled_or_unmeasured_and_never_zero_for_not_known(
     assert total([measured, unmeasured])[:2] == (None, "unmeasured")
 
 
+def test_a_device_that_several_attempts_used_is_listed_once():
+    first = energy_use({"by_device": [GPU, PACKAGE], "complete": True}, Chips("gpu", 1), Energy(), 10, 10)
+    other = energy_use({"by_device": [GPU | {"host": "b"}], "complete": True}, Chips("gpu", 1), Energy(), 10, 10)
+    added = total([first, first, other])
+    assert [(device["host"], device["device"], device["joules"]) for device in added.by_device] == [
+        ("a", "GPU-1", 14000), ("a", "package-0", 1800), ("b", "GPU-1", 7000),
+    ]  # fmt: skip
+    assert added.joules == sum(device["joules"] for device in added.by_device) and GPU["joules"] == 7000
+
+
+class Counters:
+    """Counters of this process, of 100 W since the clock's 100 s, and of another process beside it."""
+
+    def __init__(self, monkeypatch, clock, others: int):
+        self.clock = clock
+        monkeypatch.setattr(processes, "count", lambda: 1 + others)
+        theirs = {"by_device": [GPU | {"host": "b", "joules": 50.0}], "complete": True}
+        monkeypatch.setattr(processes, "all_gather_json", lambda value: [value, *[theirs] * others])
+
+    def attach(self, run) -> None:
+        run.card.read_energy = lambda: {
+            "by_device": [PACKAGE | {"joules": 100 * (self.clock.now - 100)}], "complete": True
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_counters_that_were_read_long_before_a_kill_do_not_count_as_measured(tmp_path, monkeypatch, others):
+    """Alone, a process reads them with every sign of life; of several, only as all pause: 122 s before the kill."""
+    clock = Clock()
+    counters, run = Counters(monkeypatch, clock, others), FakeRun(tmp_path, clock, [])
+    counters.attach(run)
+    run.start()
+    assert len(run.read()["attempts"][0]["reading"]["by_device"]) == 1 + others
+    run.step(1, seconds=9.0)
+    run.emit(Paused(5))
+    run.emit(Saved(5, ""))
+    for step in (6, 7):
+        run.step(step, seconds=BEAT + 1)
+    again = FakeRun(tmp_path, clock, settled_attempts(tmp_path, 5, TOKENS), first_step=5)
+    counters.attach(again)
+    again.start(5)
+    again.emit(Ended(5, "done"))
+    content = again.read()
+    told = [line for line in content["unknown"] if "drew at their end (122 s)" in line]
+    assert content["energy"]["method"] == ("unmeasured" if others else "measured") and len(told) == others
+    assert (content["energy"]["joules"] is None) == bool(others)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_counters_are_read_as_a_loop_fails(tmp_path, monkeypatch, others):
+    clock = Clock()
+    counters, run = Counters(monkeypatch, clock, others), FakeRun(tmp_path, clock, [])
+    counters.attach(run)
+    run.start()
+    clock.pass_(BEAT + 5)
+    run.card.close()
+    assert run.read()["energy"]["joules"] == (None if others else pytest.approx(100 * (4 + BEAT + 5)))
+
+
+def test_a_save_that_ends_behind_a_sign_of_life_takes_no_older_reading(tmp_path, monkeypatch):
+    clock = Clock()
+    counters, run = Counters(monkeypatch, clock, 0), FakeRun(tmp_path, clock, [])
+    counters.attach(run)
+    run_to_first_save(run)
+    run.step(6, seconds=BEAT + 1)
+    joules = run.read()["energy"]["joules"]
+    run.emit(Saved(5, ""))
+    assert run.read()["energy"]["joules"] == joules and run.read()["steps"] == 5
+
+
+def test_the_card_says_how_long_no_counter_had_begun(tmp_path, monkeypatch):
+    clock = Clock()
+    counters, run = Counters(monkeypatch, clock, 0), FakeRun(tmp_path, clock, [])
+    run.card.attempts[0].counted_from = 2.5
+    counters.attach(run)
+    run_to_first_save(run)
+    run.emit(Ended(5, "done"))
+    assert "the counters began 2.5 s after the attempts, which are in none" in run.read()["energy"]["about"]
+
+
+def test_watts_and_price_are_those_that_each_attempt_began_with(tmp_path):
+    """20 s at 180 W and 9 an hour; resumed at 90 W and 18 an hour, then without either."""
+    clock = Clock()
+    run = FakeRun(tmp_path, clock, [], experiment=tiny.experiment(energy=Energy(180.0), chip_hour=9.0))
+    run_to_first_save(run)
+    run.emit(Ended(5, "SIGTERM"))
+    changed = tiny.experiment(energy=Energy(90.0), chip_hour=18.0)
+    again = FakeRun(tmp_path, clock, settled_attempts(tmp_path, 5, TOKENS), 5, changed)
+    again.start(5)
+    again.emit(Ended(5, "SIGTERM"))
+    content = again.read()
+    assert content["energy"]["joules"] == pytest.approx(20 * 180 + 7 * 90)
+    assert content["money"] == {"amount": pytest.approx((20 * 9 + 7 * 18) / 3600), "chip_hour": None}
+    assert "for chip-hours" in summary(content, str)
+    last = FakeRun(tmp_path, clock, settled_attempts(tmp_path, 5, TOKENS), 5)
+    last.start(5)
+    assert last.read()["energy"]["joules"] is None and last.read()["money"] is None
+    assert "money: chip_hour not stated for attempts [3]" in last.read()["unknown"]
+
+
+def test_a_card_of_an_older_skald_is_read_and_takes_over_what_the_config_states(tmp_path):
+    """It says neither how far its readings reach nor what was stated: one that was killed is not taken as measured."""
+    stated = tiny.experiment(energy=Energy(180.0), chip_hour=9.0)
+    run = FakeRun(tmp_path, Clock(), [], experiment=stated, reading={"by_device": [PACKAGE], "complete": True})
+    run_to_first_save(run)
+    run.emit(Saved(5, ""))
+    content = run.read()
+    for name in ("counted_from", "counted_to", "stated"):
+        del content["attempts"][0][name]
+    for ended, method in (("done", "measured"), ("running", "modelled")):
+        content["attempts"][0] |= {"ended": ended, "seen_seconds": 3 * BEAT}
+        (tmp_path / "card.json").write_text(json.dumps(content))
+        again = FakeRun(tmp_path, Clock(), settled_attempts(tmp_path, 5, TOKENS), 5, stated)
+        assert again.card.attempts[0].stated == {"chip_watts": 180.0, "chip_idle_watts": None, "chip_hour": 9.0}
+        assert energy_of(again.card.attempts[0], tiny.experiment()).method == method
+
+
 def test_what_processes_of_one_machine_both_read_counts_once():
     mine = {"by_device": [PACKAGE, GPU], "complete": True}
     yours = {"by_device": [{**PACKAGE, "joules": 901.0}, {**PACKAGE, "host": "b"}], "complete": False}
@@ -313,7 +431,12 @@ def test_what_is_not_stated_is_null_with_its_reason(tmp_path):
     record_generation(tmp_path, unmeasured)
     assert run.read()["generation"] == unmeasured and "joules_per_generated_token: no counter" in run.read()["unknown"]
     record_generation(tmp_path, {"joules_per_token": 2.5, "method": "modelled"})
-    assert run.read()["joules_per_generated_token"] == 2.5 and len(run.read()["unknown"]) == 1
+    assert run.read()["joules_per_generated_token"] == 2.5
+    assert run.read()["unknown"] == [
+        "co2e_grams: energy, energy.pue, energy.grid not known",
+        "model_flops_utilization: the peak of cpu is not known",
+        "money: chip_hour not stated for the run",
+    ]
 
 
 def test_what_is_recorded_while_a_run_goes_on_stays_on_its_card(tmp_path):

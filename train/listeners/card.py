@@ -9,15 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from train import processes
-from train.attempts import FAILED, Attempt
+from train.attempts import BEAT, FAILED, Attempt
 from train.card import Facts, card, recorded_generation, summary, write_card
 from train.energy import merge_readings
 from train.events import Advanced, Ended, Event, Measured, Paused, Saved, Started
 from train.goodput import Account
 from train.listeners.console import format_duration
 from train.run import Run
-
-BEAT = 60.0  # seconds between signs of life, by which a killed attempt's time is known
 
 
 class Timed:
@@ -43,7 +41,8 @@ class CardFile:
     What is on the card of the attempt that runs are its figures up to the newest checkpoint: a killed run goes on from
     there. `read_energy` returns a reading (train/energy.py) of this process's devices; `count_flops` counts those of a
     step by its program, after a minute and in a thread. In other processes than the first, `attempts` is empty: they
-    only give their readings. `closed` is called at the end.
+    only give their readings. Attempts of an older card take over what the config states now. `closed` is called at the
+    end.
     """
 
     def __init__(
@@ -63,12 +62,14 @@ class CardFile:
         self.thread, self.program_flops = ThreadPoolExecutor(1, "flops"), None
         self.pauses: dict[int, dict] = {}  # step -> what was spent when the loop went on from there
         self.written = 0.0
+        for attempt in attempts:
+            attempt.stated = attempt.figures(facts.experiment)
 
     def __call__(self, run: Run, event: Event) -> None:
         match event:
             case Started(step):
                 self.account.looping = True
-                self.update(self.spent(step, self.read_energy()))
+                self.update(self.spent(step, self.gather()))
             case Measured(steps):
                 self.account.add_steps(steps)
                 if self.attempts and self.program_flops is None and self.account.wall >= BEAT:
@@ -93,8 +94,17 @@ class CardFile:
             "step": step,
             "wall_seconds": self.account.wall,
             "seconds": self.account.by_kind(),
-            "reading": reading,
+            **self.counted(reading),
         }
+
+    def counted(self, reading: dict) -> dict:
+        """A reading as fields of an Attempt, with its time."""
+        return {"reading": reading, "counted_to": self.account.wall}
+
+    def counted_alone(self) -> dict:
+        """This process's reading as it is now; nothing where there are others, which are all at one place only as the
+        loop begins, pauses and ends."""
+        return self.counted(self.read_energy()) if processes.count() == 1 else {}
 
     def gather(self) -> dict:
         """The counters of all processes, which all call this."""
@@ -103,8 +113,7 @@ class CardFile:
     def beat(self) -> None:
         """Writes a sign of life where the last is old."""
         if self.account.clock() - self.written >= BEAT:
-            alone = processes.count() == 1  # else only pauses find all processes at the same place
-            self.update({"reading": self.read_energy()} if alone else {})
+            self.update(self.counted_alone())
 
     def update(self, spent: dict) -> None:
         self.written = self.account.clock()
@@ -113,8 +122,11 @@ class CardFile:
         counted = self.program_flops
         if counted and counted.done() and not counted.exception():
             spent = spent | {"program_flops": counted.result()}
+        attempt = self.attempts[-1]
+        if spent.get("counted_to", attempt.counted_to) < attempt.counted_to:  # a save tells of an earlier pause
+            spent = spent | {"reading": attempt.reading, "counted_to": attempt.counted_to}
         for name, value in (spent | {"seen_seconds": self.account.wall}).items():
-            setattr(self.attempts[-1], name, value)
+            setattr(attempt, name, value)
         with contextlib.suppress(OSError):  # a full disk: the next save is refused with a message, if it still is
             write_card(self.file, self.content())
 
@@ -125,11 +137,12 @@ class CardFile:
         """Ends the attempt, if the loop did not: an error or a second Ctrl-C did."""
         if self.account.looping:
             self.account.looping = False
-            self.update({"ended": FAILED})
+            self.update({**self.counted_alone(), "ended": FAILED})
         self.thread.shutdown(wait=False, cancel_futures=True)
         self.closed()
 
 
-def new_attempt(number: int, first_step: int, device: dict, account: Account) -> Attempt:
-    """An attempt that begins at a step. `device`: as Attempt says."""
-    return Attempt(number, time.time() - account.wall, first_step, first_step, device)
+def new_attempt(number: int, first_step: int, device: dict, account: Account, counted_from: float = 0.0) -> Attempt:
+    """An attempt that begins at a step. `device`, `counted_from`: as Attempt says."""
+    began = time.time() - account.wall
+    return Attempt(number, began, first_step, first_step, device, counted_from=counted_from, counted_to=counted_from)

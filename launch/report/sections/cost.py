@@ -17,7 +17,11 @@ KILOWATT_HOUR = 3.6e6  # joules
 
 def cost(runs: Sequence[RunFiles]) -> Section:
     missing = sentence(
-        "No card: ", code("card.json"), " is written by ", code("skald train"), " as it ends or is stopped."
+        "No card: ",
+        code("skald train"),
+        " writes ",
+        code("card.json"),
+        " as it begins, at every save and every minute.",
     )
     carded = [(number, run) for number, run in enumerate(runs) if run.card]
     if not carded:
@@ -31,8 +35,13 @@ def cost(runs: Sequence[RunFiles]) -> Section:
         if (goodput := run.card.get("goodput"))
         for part in (run_heading(run.name, number, len(runs)), goodput_bar(goodput))
     ]
+    named = [
+        sentence(f"{run.name}: what the whole run cost, not only up to step {run.step:,}.", class_="note")
+        for _, run in carded
+        if run.step is not None
+    ]
     rows = [[name, *(own.get(name) for own in facts)] for name in names]
-    return Section("cost", "Cost", (*parts, table(labels, rows, class_="facts-table")))
+    return Section("cost", "Cost", (*named, *parts, table(labels, rows, class_="facts-table")))
 
 
 def goodput_bar(goodput: Part) -> Markup:
@@ -86,7 +95,7 @@ def card_facts(card: Part) -> Iterator[tuple[str, Markup | str]]:
         ends = [part["ended"].text() for part in attempts.list()]
         yield "attempts", f"{len(ends):,}: {', '.join(ends)}"
     if (lost := card.get("lost_steps")) and lost.whole():
-        yield "steps computed twice", f"{lost.whole():,}"
+        yield "steps that were lost", f"{lost.whole():,}"
     if unknown := card.get("unknown"):
         lines = [element("div", line.text()) for line in unknown.list()]
         yield "not known", element("span", *lines)

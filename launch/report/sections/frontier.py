@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from launch.report.html import Markup, element, join
 from launch.report.numbers import compact, duration
+from launch.report.origin import origin
 from launch.report.quality import GROUPS, HUMAN, Measure, Quality, Setting
 from launch.report.run_files import RunFiles
 from launch.report.scatter import make_scales, points_of, scatter
@@ -52,6 +53,7 @@ def introduction(run: RunFiles, quality: Quality) -> list[Markup | str]:
     if recommended := recommended_of(quality):
         why = f": {quality.why}" if quality.why else ""
         parts += [" Recommended: ", code(recommended.label), f"{why}."]
+    parts += [f" {words}" for words in origin(quality.file, run.folder)]
     others = [step for step in run.quality_steps if step != quality.step]
     if others:
         steps = ", ".join(f"{step:,}" for step in others)

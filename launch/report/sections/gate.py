@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from launch.report import chart
 from launch.report.html import Markup, element, join
 from launch.report.json_files import Part
+from launch.report.origin import origin
 from launch.report.quality import Measure, read_measure
 from launch.report.run_files import RunFiles
 from launch.report.scale import Scale
@@ -20,12 +22,12 @@ def gate(runs: Sequence[RunFiles]) -> Section:
     parts: list[Markup | None] = []
     for number, run in enumerate(runs):
         if run.gate and run.gate.get("gate"):
-            parts += [run_heading(run.name, number, len(runs)), *of_run(run.gate)]
+            parts += [run_heading(run.name, number, len(runs)), *of_run(run.gate, run.folder)]
     return Section("gate", "Gate", tuple(parts), missing)
 
 
-def of_run(file: Part) -> list[Markup]:
-    """The verdict, and a row for each measure."""
+def of_run(file: Part, folder: Path) -> list[Markup]:
+    """The verdict, what it is of, and a row for each measure."""
     result, default = file["gate"], file.get("default")
     titled = {name: read_measure(name, part) for name, part in file["measures"].items()}
     measures = list(result["measures"].items())
@@ -47,7 +49,17 @@ def of_run(file: Part) -> list[Markup]:
         ),
     )
     body = element("table", element("thead", head), element("tbody", *rows), class_="gate")
-    return [sentence(element("b", verdict)), element("div", body, class_="scroll")]
+    notes = [sentence(words, class_="note") for words in (*short_texts(result), *origin(file, folder))]
+    return [sentence(element("b", verdict)), *notes, element("div", body, class_="scroll")]
+
+
+def short_texts(result: Part) -> list[str]:
+    """Whether the texts that were compared had to be cut short, in a sentence."""
+    too_short, human = result.get("too_short"), result.get("human_tokens")
+    if not (too_short and too_short.flag()):
+        return []
+    people = f"; people's have {human.whole():,}" if human else ""
+    return [f"A tenth of the texts or more end before token {result['tokens'].whole():,}{people}."]
 
 
 def gate_row(measure: Measure, part: Part) -> Markup:

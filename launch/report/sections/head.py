@@ -35,7 +35,7 @@ def run_facts(run: RunFiles) -> list[tuple[str, str]]:
         facts += progress_facts(run)
     facts += loss_facts(run)
     if run.card and (wall := run.card.get("wall_seconds")):
-        facts.append(("wall time", duration(wall.number())))
+        facts.append(("wall time", duration(wall.number()) + (" (of the whole run)" if run.step is not None else "")))
     if run.checkpoint and run.checkpoint.get("saved"):
         facts.append(("saved", date(run.checkpoint["saved"])))
     if run.version:
