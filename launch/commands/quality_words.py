@@ -147,7 +147,8 @@ def conclusion(result: dict) -> list[str]:
     if gate is not None:
         default = result["default"] or "the model as it is"
         lines += wrapped(f"the default sampler, {default}, {verdict(gate)} (distance {gate['distance']:.2f})")
-    lines += [line for risk in (toxicity_words(result), crows_words(result), memory_words(result)) for line in risk]
+    for found in (novelty_words(result), toxicity_words(result), crows_words(result), memory_words(result)):
+        lines += found
     passes = "; ".join(
         f"{name} {one['tokens']:,} tokens, {one['seconds']:.1f} s" for name, one in cost["model_passes"].items()
     )
@@ -156,6 +157,11 @@ def conclusion(result: dict) -> list[str]:
         f"model {cost['scoring_seconds']:.1f} s; passes of models: {passes}"
     )
     return lines
+
+
+def novelty_words(result: dict) -> list[str]:
+    """What the columns of novelty do not know of, if there is something."""
+    return wrapped(f"novelty: {result['untraced']}") if result["untraced"] else []
 
 
 def verdict(gate: dict) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from data.errors import DataError
 from data.index.training_index import TrainingIndex
 from launch.inference.checkpoint import LoadedCheckpoint
-from launch.inference.provenance import open_training_index
+from launch.inference.provenance import open_training_index, untraced
 from launch.quality import results
 from launch.quality.grid import HUMAN
 from launch.quality.memorization import extraction
@@ -102,6 +102,7 @@ class TextScorer:
             "recommended": compared["recommended"],
             "default": self.plan.default,
             "gate": compared["gate"],
+            "untraced": untraced(self.run) if by_texts else None,
             "risk": {"crows_pairs": crows, "toxicity": self.described_list() | {"audit": audited}},
             "memorization": memorization,
             "cost": self.cost(texts, seconds) | {"energy": energy},

@@ -40,6 +40,8 @@ def of_run(quality: Quality) -> list[Markup | None]:
         parts.append(ngram_chart(measured, quality))
     if copied:
         parts += [element("h4", "Longest copied spans"), copied_table(copied, quality)]
+    if untraced := quality.file.get("untraced"):
+        parts.append(sentence(f"{untraced.text()}.", class_="note"))
     if memorization := quality.file.get("memorization"):
         parts.append(memorization_chart(memorization))
     return parts
