@@ -27,8 +27,8 @@ VOCABULARY = 8192
 def default() -> Experiment:
     """A folder of novels on a laptop: 10 M parameters, 8,192 pieces of words, about an hour.
 
-    6.1 M tokens, 0.6 of the 26 novels. Not run to its end yet: the best of what was measured, 2,000 tokens a second,
-    makes 51 minutes.
+    skald train books (seed 0), with two other novels as validation: 16.4 M tokens, the 26 novels 1.6 times; 3.917 nats
+    a token, 1.529 bits a byte; 64 minutes at 4,800 tokens a second beside other work, 5,350 on two quiet cores.
     """
     block = Block(
         mixer=Attention(heads=5, kv_heads=5, head_width=64, rope=Rope(), query_key_norm=Norm()),

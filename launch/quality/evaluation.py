@@ -124,11 +124,11 @@ def write_plan(run: LoadedCheckpoint, plan: Plan, grid: Grid, file: TextsFile, r
     write_human_texts(run, plan, file)
     if not missing:
         return None
-    chains = [(writer.chain(group[0].setting), len(group) * plan.new_tokens) for group in groups]
+    chains = [(writer.chain(group[0].setting), len(group)) for group in groups]
     rate = writer.measure()
-    minutes = rate.seconds(chains) / 60
+    minutes = rate.seconds(chains, plan.new_tokens) / 60
     report(
-        f"about {minutes:.1f} minutes of writing: a first batch made {rate.tokens_per_second:,.0f} tokens/s, and "
+        f"{minutes:.1f} minutes of writing at least: a first batch made {rate.tokens_per_second:,.0f} tokens/s, and "
         f"compiling {len(groups)} programs takes {rate.compile_seconds * len(groups):.0f} s of them"
     )
     progress = Progress("writing", "texts", plan.texts, plan.texts - missing, report, interval)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -45,10 +46,12 @@ class Rate(NamedTuple):
     tokens_per_second: float
     compile_seconds: float
 
-    def seconds(self, groups: Sequence[tuple[Chain, int]]) -> float:
-        """Of writing: groups of texts by their chains, with how many tokens each has in all."""
-        rows = sum(chain.strategy.rows * tokens for chain, tokens in groups)
-        return rows / max(self.tokens_per_second, 1.0) + self.compile_seconds * len(groups)
+    def seconds(self, groups: Sequence[tuple[Chain, int]], new_tokens: int) -> float:
+        """Of writing texts of so many tokens, by groups of a chain and a number of texts: each group fills the batch as
+        often as it needs, at the rate of plain sampling. Penalties and searches take longer."""
+        batches = sum(math.ceil(chain.strategy.rows * texts / SLOTS) for chain, texts in groups)
+        rate = max(self.tokens_per_second, 1.0)
+        return batches * SLOTS * new_tokens / rate + self.compile_seconds * len(groups)
 
 
 class TextWriter:

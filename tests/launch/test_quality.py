@@ -249,7 +249,9 @@ def test_settings_without_a_token_have_no_figures_and_break_nothing(run, plan):
     found = scores.likelihood_metrics(run, plan, texts, 2, PassCosts())
     assert found["none"] == {name: {"value": None, "interval": None} for name in ("perplexity", "prompt_ratio")}
     assert found["one"]["perplexity"]["value"] > 1 and found["one"]["perplexity"]["interval"] is None
-    assert Rate(0.0, 1.0).seconds([(parse_chain("greedy"), 10)]) == 11
+    assert Rate(0.0, 1.0).seconds([(parse_chain("greedy"), 10)], 4) == 64 * 4 + 1
+    beams, sampling = (parse_chain("beam=4"), 80), (parse_chain("top_k=5"), 65)  # 5 and 2 batches of 64 rows
+    assert Rate(64.0, 2.0).seconds([beams, sampling], 10) == pytest.approx(70 + 4)
 
 
 def test_few_bits_reach_features_and_pairs_of_sentences(trained_run, run, plan):

@@ -1,4 +1,4 @@
-"""Loss, learning rate, gradient norm and throughput over the tokens of training."""
+"""Loss, learning rate, gradient norm, throughput and distance from human text over the tokens of training."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from launch.report.line_chart import Curve, line_chart, thinned_note
 from launch.report.numbers import COUNT_UNITS, UNITS, compact, significant
 from launch.report.run_files import RunFiles
 from launch.report.section import Section, code, colour, sentence
+from train.checkpoint_folder import RANKED_BY
 from train.config import LikelihoodLoss
 
 TABLE_ROWS = 24
+DISTANCE = RANKED_BY["human"]
 SMALL = 150  # pixels of height
 FIGURES = {
     "rate": "learning rate",
@@ -20,6 +22,7 @@ FIGURES = {
     "train/loss": "training loss",
     "eval/loss": "validation loss",
     "eval/bits_per_byte": "bits a byte",
+    DISTANCE: "distance from human text",
 }
 
 
@@ -67,6 +70,7 @@ def small_charts(runs: Sequence[RunFiles], losses: Sequence[Curve]) -> list[Mark
         line_chart("Learning rate", "", of("rate"), SMALL, from_zero=True),
         line_chart("Gradient norm", "before clipping", of("grad_norm"), SMALL, from_zero=True),
         line_chart("Throughput", "tokens a second", of("tokens_per_second"), SMALL, from_zero=True, units=UNITS),
+        line_chart("Distance from human text", "0 is human text", of(DISTANCE), SMALL, from_zero=True),
     ]
 
 
