@@ -137,7 +137,9 @@ def pytest_timeout_cancel_timer(item):
 def pytest_handlecrashitem(crashitem, report, sched):
     """Ends what a worker that died had started: this process is its parent now."""
     del crashitem, report
-    leftovers.kill_started_since({psutil.Process(node.workerinfo["pid"]) for node in sched.nodes})
+    pids = [node.workerinfo.get("pid") for node in sched.nodes]
+    if all(pids):  # a worker that is only starting has none yet, and would be taken for a leftover
+        leftovers.kill_started_since({psutil.Process(pid) for pid in pids})
 
 
 # --- which tests run, and where ---------------------------------------------------------------------------------------
