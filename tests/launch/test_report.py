@@ -545,7 +545,7 @@ def test_the_newer_gate_of_a_step_is_shown(full_run):
         os.utime(newer, (2e9, 2e9))
         text = shown(full_run).text("gate")
         assert verdict in text
-        told = "A tenth of the texts or more end before token 96; people's have 128."
+        told = "A tenth of the texts or more end before token 97; people's have 128."
         assert (told in text) == (newer == alone)
     os.utime(alone, (3e9, 3e9))
     write_json(alone, measured() | {"gate": result | {"too_short": False}})

@@ -59,7 +59,7 @@ def short_texts(result: Part) -> list[str]:
     if not (too_short and too_short.flag()):
         return []
     people = f"; people's have {human.whole():,}" if human else ""
-    return [f"A tenth of the texts or more end before token {result['tokens'].whole():,}{people}."]
+    return [f"A tenth of the texts or more end before token {result['tokens'].whole() + 1:,}{people}."]
 
 
 def gate_row(measure: Measure, part: Part) -> Markup:
