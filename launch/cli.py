@@ -41,9 +41,12 @@ EXPECTED = (
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
     arguments = argument_parser().parse_args(argv)
-    if not arguments.debug:  # Orbax and its threads also print the tracebacks of what they raise
-        logging.getLogger("absl").setLevel(logging.CRITICAL)
-        sys.excepthook = threading.excepthook = lambda *_: None
+    if (
+        not arguments.debug
+    ):  # Orbax and its threads also print the tracebacks of what they raise, and of reads cut short
+        for name in ("absl", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        sys.excepthook = threading.excepthook = sys.unraisablehook = lambda *_: None
         warnings.formatwarning = lambda message, *_, **__: f"skald: {message}\n"
     try:
         if "config" in arguments:

@@ -182,7 +182,7 @@ class Checkpoints:
             try:
                 restored = self.restore(step, state)
             except Exception as error:  # Orbax, TensorStore and the file system have an error each for every damage
-                failure = textwrap.shorten(str(error), 120) or type(error).__name__
+                failure = reason_of(error)
             # One process may fail alone: each reads other parts of the checkpoint.
             if failures := [text for text in processes.all_gather_json(failure) if text]:
                 damaged.append(step)
@@ -238,8 +238,14 @@ def read_item(item: Path, arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     try:
         return ocp.StandardCheckpointHandler().restore(item.absolute(), args=ocp.args.StandardRestore(abstract))
     except Exception as error:  # Orbax, TensorStore and the file system have an error each; some are a bare Exception
-        reason = textwrap.shorten(str(error), 120) or type(error).__name__
-        raise DamagedCheckpoint(f"{item}: can't be read ({reason}); take another checkpoint") from error
+        raise DamagedCheckpoint(f"{item}: can't be read ({reason_of(error)}); take another checkpoint") from error
+
+
+def reason_of(error: BaseException) -> str:
+    """One line: what the first of a chain of errors said. Orbax's own, raised from it, says at which index it was."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return textwrap.shorten(str(error), 240) or type(error).__name__
 
 
 def stored_lora(checkpoint: CheckpointRef) -> LoRA | None:

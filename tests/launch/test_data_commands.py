@@ -75,7 +75,13 @@ class InProcess:
     def run(self, command: list[str]) -> tuple[int, str, str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
-            for owner, name in ((sys, "excepthook"), (threading, "excepthook"), (warnings, "formatwarning")):
+            hooks = (
+                (sys, "excepthook"),
+                (sys, "unraisablehook"),
+                (threading, "excepthook"),
+                (warnings, "formatwarning"),
+            )
+            for owner, name in hooks:
                 patch.setattr(owner, name, getattr(owner, name))  # `main` sets them
             for name, value in self.environment.items():
                 patch.setenv(name, value)
