@@ -26,7 +26,10 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, PartitionSpec
 
-MESH_AXES = ("replica", "stage", "data", "context", "expert", "tensor")  # slowest links first
+# `stage` first: a shard_map inside a pipeline's stage adds its axes behind the one that is manual already, and XLA's
+# compiler (jax 0.12) takes manual axes in the order of the mesh only. Devices are laid out in another order.
+MESH_AXES = ("stage", "replica", "data", "context", "expert", "tensor")
+SLOWEST_LINKS_FIRST = ("replica", "stage", "data", "context", "expert", "tensor")
 
 # Logical axis -> the mesh axes that split it. `storage`: parameters and optimizer state at rest. `compute`: the
 # same parameters while a layer uses them, and activations. Width is split at rest only, over every mesh axis whose
@@ -94,20 +97,22 @@ def mesh_shape(sizes: dict[str, int], count: int) -> dict[str, int]:
 
 
 def arrange_devices(shape: dict[str, int], devices: list) -> np.ndarray:
-    """The devices in the shape of the mesh, neighbours on the fastest links.
+    """The devices in the shape of the mesh, neighbours on the fastest links: replicas are farthest from each other.
 
     Where there are several slices, each replica stays within one: only gradients, already reduced inside the slice,
     cross the network between slices. Raises ShardingError if the replicas do not divide over the slices.
     """
     slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices == 1:
-        return mesh_utils.create_device_mesh(tuple(shape.values()), devices, allow_split_physical_axes=True)
     if shape["replica"] % slices:
         raise ShardingError(f"mesh: replica={shape['replica']} does not divide over {slices} slices; try {slices}")
     within_slice = {**shape, "replica": shape["replica"] // slices}
-    across_slices = {axis: slices if axis == "replica" else 1 for axis in shape}
-    within_slice, across_slices = tuple(within_slice.values()), tuple(across_slices.values())
-    return mesh_utils.create_hybrid_device_mesh(within_slice, across_slices, devices, allow_split_physical_axes=True)
+    across_slices = {**dict.fromkeys(shape, 1), "replica": slices}
+    sizes = [tuple(part[axis] for axis in SLOWEST_LINKS_FIRST) for part in (within_slice, across_slices)]
+    if slices == 1:
+        arranged = mesh_utils.create_device_mesh(sizes[0], devices, allow_split_physical_axes=True)
+    else:
+        arranged = mesh_utils.create_hybrid_device_mesh(*sizes, devices, allow_split_physical_axes=True)
+    return arranged.transpose([SLOWEST_LINKS_FIRST.index(axis) for axis in MESH_AXES])
 
 
 def partition_spec(axes: tuple[str | None, ...], shape: tuple[int, ...], table: str) -> PartitionSpec | None:
@@ -285,7 +290,9 @@ def decoding_mesh(mesh: jax.sharding.Mesh) -> jax.sharding.Mesh:
     shape, sizes = mesh.shape, dict.fromkeys(MESH_AXES, 1)
     sizes |= {"replica": shape["replica"] * shape["stage"], "data": shape["data"] * shape["context"] * shape["expert"]}
     sizes["tensor"] = shape["tensor"]
-    return jax.sharding.Mesh(mesh.devices.reshape(tuple(sizes.values())), MESH_AXES, axis_types=mesh.axis_types)
+    slowest_links_first = mesh.devices.transpose([MESH_AXES.index(axis) for axis in SLOWEST_LINKS_FIRST])
+    devices = slowest_links_first.reshape(tuple(sizes.values()))  # `stage` and its neighbour `replica` are one
+    return jax.sharding.Mesh(devices, MESH_AXES, axis_types=mesh.axis_types)
 
 
 def replicate(x: jax.Array) -> jax.Array:

@@ -151,6 +151,15 @@ def test_the_axis_left_free_takes_the_rest_of_the_devices(names, first, second):
     assert mesh.axis_names == sharding.MESH_AXES
 
 
+def test_a_replicas_devices_are_neighbours_and_stay_so_for_decoding():
+    mesh = make_mesh({"replica": 2, "stage": 2, "data": 2})
+    ids = np.vectorize(lambda device: device.id)(mesh.devices.squeeze())  # [stage, replica, data]
+    assert ids.transpose(1, 0, 2).tolist() == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
+    decoding = sharding.decoding_mesh(mesh)
+    assert {axis: size for axis, size in decoding.shape.items() if size > 1} == {"replica": 4, "data": 2}
+    assert [device.id for device in decoding.devices.flat] == list(range(8))
+
+
 def by_name(sizes: dict[str, int]):
     return jax.set_mesh(make_mesh({"replica": 0, **sizes}))
 
