@@ -134,6 +134,8 @@ def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--examples", metavar="FILE", help=examples)
     watch = "score every checkpoint as the run publishes it, into RUN/evaluations.jsonl, until the run is over"
     command.add_argument("--watch", action="store_true", help=watch)
+    timeout = "with --watch: give up where no checkpoint was published for so many seconds (default: wait for ever)"
+    command.add_argument("--timeout", type=positive_number, metavar="S", help=timeout)
     tasks = "names of configs/tasks or TOML files, with commas between; repeatable"
     command.add_argument("--tasks", action="append", default=[], metavar="TASKS", help=tasks)
     settings = "change a field of a task, as sentiment.data=dev.tsv or sentiment.limit=100; repeatable"

@@ -30,6 +30,8 @@ def main(arguments: Namespace) -> int:
         raise ConfigError("--results keeps what tasks find; name them with --tasks")
     report = ProgressReport()
     reports = (report, LIVE_SECONDS if report.on_terminal else LINE_SECONDS)
+    if arguments.timeout and not arguments.watch:
+        raise ConfigError("--timeout is how long a watch waits for a checkpoint; give it with --watch")
     if arguments.watch:
         check_watch(arguments)
         return watch_run(arguments, *reports, scores_in_words)

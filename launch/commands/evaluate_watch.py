@@ -18,7 +18,7 @@ from launch.inference.evaluations_file import EvaluationsFile
 from launch.inference.scoring import TextReader, evaluate_texts, say, scoring_windows
 from launch.inference.tasks.examples import read_examples
 from launch.inference.tasks.results import examples_digest
-from launch.inference.watch import Watch
+from launch.inference.watch import NoNewCheckpoint, Watch
 from train.fields import ConfigError
 
 STOPPED = 75  # exit status: stopped by a signal; what was scored is written down
@@ -59,7 +59,7 @@ def watch_run(
 
     if before := file.by_step():
         say(f"{file.path}: steps {', '.join(str(line['step']) for line in before)} are scored already")
-    watch, status = Watch(run, file, load, score, say), 0
+    watch, status = Watch(run, file, load, score, say, arguments.timeout), 0
     try:
         with stop_on_signals():
             for scores in watch:
@@ -68,6 +68,9 @@ def watch_run(
     except StopRequested as stop:
         say(f"stopped by {stop}; what is scored is in {file.path}, and the same command goes on from there")
         status = STOPPED
+    except NoNewCheckpoint as error:
+        say(f"skald: {error}")
+        status = 1
     if arguments.json:
         print(json.dumps(file.by_step()))
     if watch.failed and not status:

@@ -1,7 +1,8 @@
 """Follows a run and scores every checkpoint that it publishes: `skald evaluate --watch`, as a job of its own.
 
 A run is over once the checkpoint of its last step is there (`steps` in RUN/config.json), or of the one at which it came
-no nearer to human text (`evaluation.human`). One that was stopped or killed before is expected to go on.
+no nearer to human text (`evaluation.human`). One that was stopped or killed before is expected to go on, for as long as
+the watch is told to wait.
 """
 
 from __future__ import annotations
@@ -25,9 +26,13 @@ from train.checkpoint_folder import (
 )
 from train.fields import ConfigError
 from train.listeners.human_distance import ended_early
-from train.run import read_config
+from train.run import RunError, read_config
 
 POLL_SECONDS = 3.0  # between two looks at the folder, which may lie on a network file system
+
+
+class NoNewCheckpoint(RunError):
+    """The run was not over, and published nothing for as long as a watch was to wait."""
 
 
 class Watch:
@@ -36,9 +41,10 @@ class Watch:
     A checkpoint that `file` has is not scored again; another one of the same step is. One that is deleted before it was
     read is passed over; so is one that can't be read or has no finite loss, and `failed` has its step. `report` is
     given a line about these, and where nothing is there to score. `load`: from a name as RUN@STEP to the checkpoint;
-    `evaluate`: from the checkpoint to its scores.
+    `evaluate`: from the checkpoint to its scores. `timeout`: seconds to wait for a checkpoint; None: for ever.
 
-    Raises ConfigError for a run that nothing trains, and what `load` and `evaluate` raise where it concerns the run.
+    Raises ConfigError for a run that nothing trains, NoNewCheckpoint after `timeout`, and what `load` and `evaluate`
+    raise where it concerns the run.
     """
 
     def __init__(
@@ -48,19 +54,22 @@ class Watch:
         load: Callable[[str], LoadedCheckpoint],
         evaluate: Callable[[LoadedCheckpoint], dict],
         report: Callable[[str], None],
+        timeout: float | None = None,
     ):
         self.run, self.file, self.load, self.evaluate, self.report = run, file, load, evaluate, report
+        self.timeout = timeout
         self.done: dict[int, int] = {}  # step -> when the metadata of the checkpoint that needs no more was changed
         self.tried: set[tuple[int, int]] = set()  # such pairs of those that could not be read once
         self.failed: list[int] = []
         self.saved_config: dict | None = None  # the experiment as the checkpoint read last has it
 
     def __iter__(self) -> Iterator[dict]:
-        waits = False
+        waits, since = False, time.monotonic()
         while True:
             for step, changed in self.new_checkpoints():
                 if line := self.score(step, changed):
                     yield line
+                since = time.monotonic()
             found = self.new_checkpoints()
             for step, changed in self.tried - {*found}:
                 if self.done.get(step) != changed:
@@ -72,6 +81,8 @@ class Watch:
                 if not waits:
                     self.report(f"{self.run}: {self.state()}; waiting for the next checkpoint")
                     waits = True
+                if self.timeout and time.monotonic() - since > self.timeout:
+                    raise NoNewCheckpoint(f"{self.run}: {self.state()}; no new checkpoint for {self.timeout:g} s")
                 time.sleep(POLL_SECONDS)
             elif self.tried:
                 time.sleep(POLL_SECONDS)

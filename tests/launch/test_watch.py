@@ -196,6 +196,29 @@ def test_tasks_are_scored_with_every_checkpoint(skald, run, tmp_path):
     assert [line["tasks"]["end"]["examples"] for line in skald.json(*options, "--set", "end.limit=1")] == [1, 1, 1]
 
 
+def test_a_watch_of_a_run_that_publishes_nothing_more_gives_up_when_it_was_told_to(skald, run):
+    """The wait counts from the last checkpoint, however long scoring takes."""
+    config = run / "config.json"
+    config.write_text(config.read_text().replace('"steps": 40', '"steps": 80'))
+
+    def evaluate_slowly(checkpoint) -> dict:
+        time.sleep(0.4)
+        return {"step": checkpoint.step}
+
+    file = EvaluationsFile(run / "evaluations.jsonl", {})
+    lines, started = iter(Watch(run, file, load_nothing, evaluate_slowly, print, timeout=0.3)), time.monotonic()
+    assert [next(lines)["step"] for _ in range(3)] == [10, 20, 40]
+    with pytest.raises(RunError, match="scored up to step 40 of 80; no new checkpoint for 0"):
+        next(lines)
+    assert time.monotonic() - started > 3 * 0.4 + 0.3
+    (gave_up, out, err), unasked = skald.run_many(
+        [["evaluate", run, "--watch", "--json", "--timeout", "0.1"], ["evaluate", run, "--timeout", "5"]]
+    )
+    assert gave_up == 1 and [line["step"] for line in json.loads(out)] == [10, 20, 40], err
+    assert err.splitlines()[-1] == f"skald: {run}: scored up to step 40 of 80; no new checkpoint for 0.1 s"
+    assert unasked[0] == 2 and "give it with --watch" in unasked[2]
+
+
 def wait_until(condition, process) -> None:
     deadline = time.monotonic() + 120
     while not condition():
