@@ -44,8 +44,7 @@ def find_checkpoint(name: str) -> CheckpointRef:
     """The checkpoint named RUN, RUN@STEP, RUN@latest, RUN@best (lowest loss) or RUN@human (nearest to human text).
 
     Raises CheckpointError saying what there is."""
-    folder, _, which = name.rpartition("@") if "@" in Path(name).name else (name, "", "latest")
-    run = Path(folder)
+    run, which = run_and_which(name)
     steps = published_steps(run)
     if not steps:
         reason = "no such folder" if not run.exists() else "a file" if run.is_file() else "no checkpoint in it"
@@ -67,6 +66,12 @@ def find_checkpoint(name: str) -> CheckpointRef:
             f"{name}: no checkpoint there has a {WITHOUT_SCORE[which]}; {run} has {available}, @latest"
         )
     return checkpoint_in(run / "checkpoints" / str(step))
+
+
+def run_and_which(name: str) -> tuple[Path, str]:
+    """The folder and the checkpoint that RUN or RUN@WHICH names: by default the latest."""
+    folder, _, which = name.rpartition("@") if "@" in Path(name).name else (name, "", "latest")
+    return Path(folder), which
 
 
 def checkpoint_in(folder: Path) -> CheckpointRef:

@@ -16,6 +16,7 @@ from data.pipeline import Pipeline
 from data.rows import Rows
 from model.transformer import Transformer
 from train import fields, state
+from train.checkpoint_folder import run_and_which
 from train.config import Experiment
 from train.events import Advanced, Event
 from train.feed import training_rows
@@ -141,6 +142,23 @@ def count_parameters(tree) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
+def check_origin(folder: Path, begun_from: str | None, start_from: str | None, goes_on: bool) -> None:
+    """Checks that --from names the run whose weights this one began with; one that goes on may leave it out.
+
+    `begun_from`: the checkpoint, None: random weights. Raises RunError."""
+    if start_from is None and (goes_on or begun_from is None):
+        return
+    theirs, named = begun_from and Path(begun_from).parents[1], start_from and run_and_which(start_from)[0]
+    if theirs and named and theirs.resolve() == named.resolve():
+        return
+    began = f"the weights of {begun_from}" if begun_from else "random weights"
+    wanted = f"from those of {start_from}" if start_from else "without --from"
+    same = f"--from {theirs}" if theirs else "no --from"
+    raise RunError(
+        f"{folder} began with {began} and can't go on {wanted}; give {same}, or take another --run-dir for a new run"
+    )
+
+
 def read_config(folder: Path) -> dict | None:
     """The experiment in RUN/config.json, as JSON; None where there is no file. Raises RunError for any other file."""
     file = folder / "config.json"
@@ -150,8 +168,9 @@ def read_config(folder: Path) -> dict | None:
         raise RunError(f"{file} is not a run's config; move it away, or take another --run-dir") from None
 
 
-def write_config(folder: Path, version: str, experiment: dict) -> None:
-    """Writes RUN/config.json, whole or not at all."""
+def write_config(folder: Path, version: str, experiment: dict, started_from: str | None) -> None:
+    """Writes RUN/config.json, whole or not at all. `started_from`: the checkpoint whose weights the run began with."""
     temporary = folder / "config.json.written"
-    temporary.write_text(json.dumps({"version": version, "experiment": experiment}, indent=1) + "\n")
+    stored = {"version": version, "started_from": started_from, "experiment": experiment}
+    temporary.write_text(json.dumps(stored, indent=1) + "\n")
     temporary.replace(folder / "config.json")

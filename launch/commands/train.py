@@ -50,7 +50,7 @@ from train.listeners.samples import Samples
 from train.listeners.tensorboard import TensorBoard
 from train.loop import train
 from train.objective import make_objective, training_flops
-from train.run import Run, RunError, check_data, check_identity, is_path, read_config, write_config
+from train.run import Run, RunError, check_data, check_identity, check_origin, is_path, read_config, write_config
 from train.state import TrainState
 
 STOPPED = 75  # exit status: stopped by a signal, after a checkpoint was saved
@@ -96,6 +96,7 @@ def open_run(
         raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
     check_same_start(experiment, start_from, model_settings)
     steps = processes.broadcast_from_first(lambda: published_steps(folder))
+    processes.broadcast_from_first(lambda: check_same_origin(folder, start_from))
     source = None
     if not start_from and not steps:
         check_needs_no_weights(experiment)
@@ -106,7 +107,7 @@ def open_run(
     else:
         before = source.metadata if source else None
     tokenizer = None
-    started_from = str(source.folder) if source else before.get("started_from") if before else None
+    started_from = str(source.folder.absolute()) if source else before.get("started_from") if before else None
     if start_from or started_from:
         tokenizer = tokenizer_from_json(before["tokenizer"])
         theirs = model_config(source) if source else fields.from_json(Model, before["model"])
@@ -144,7 +145,7 @@ def open_run(
     run.state = first_state(run, checkpoints, source, report)
     run.step = int(run.state.step)
     stored = fields.to_json(experiment)
-    processes.broadcast_from_first(lambda: write_config(folder, VERSION, stored))
+    processes.broadcast_from_first(lambda: write_config(folder, VERSION, stored, started_from))
     metadata = {
         "version": VERSION,
         "model": stored["model"],
@@ -206,6 +207,17 @@ def check_same_run(experiment: Experiment, folder: Path) -> list[str]:
             f"or move the folder away to begin anew"
         )
     return check_identity(saved, experiment, folder) if saved else []
+
+
+def check_same_origin(folder: Path, start_from: str | None) -> None:
+    """Raises RunError where the folder holds a run that began with other weights than those of `start_from`."""
+    if steps := published_steps(folder):
+        begun_from = read_metadata(folder, steps[-1]).get("started_from")
+    elif read_config(folder) is None:
+        return
+    else:  # it was stopped before its first checkpoint
+        begun_from = json.loads((folder / "config.json").read_text()).get("started_from")
+    check_origin(folder, begun_from, start_from, goes_on=bool(steps))
 
 
 def check_same_start(experiment: Experiment, start_from: str | None, model_settings: Sequence[str]) -> None:

@@ -129,6 +129,30 @@ def test_from_starts_a_new_run_with_anothers_weights(skald, trained_run, tmp_pat
     assert [line["step"] for line in metrics(tmp_path / "tuned")] == [1, 2]
 
 
+def test_a_run_goes_on_from_the_weights_that_it_began_with_and_no_others(skald, trained_run, run_copy, tmp_path):
+    """Other weights are refused, whether the run has a checkpoint or was stopped before its first; so are none then."""
+    tuned, more = tmp_path / "tuned", ["--set", "evaluation.samples=0", "--set", "steps=3"]
+    train = ["train", skald.config, "--run-dir", tuned, "--set", "evaluation.samples=0", "--set"]
+    assert skald(*train, "steps=2", "--from", trained_run)[0] == 0
+    (tmp_path / "other").symlink_to(trained_run)
+    going_on = skald(*train, "steps=3", "--from", f"{tmp_path / 'other'}@20")  # the same run, by another name
+    assert going_on[0] == 0 and "going on from step 2" in going_on[2], going_on[2]
+    others, unbegun = skald.run_many(
+        [
+            [*train, "steps=4", "--from", run_copy],
+            ["train", skald.config, "--run-dir", run_copy, *more, "--from", trained_run],
+        ]
+    )
+    began = f"{tuned} began with the weights of {trained_run}/checkpoints/40 and can't go on"
+    assert others[0] == 1 and f"{began} from those of {run_copy}; give --from {trained_run}, or" in others[2]
+    assert unbegun[0] == 1 and "began with random weights and can't go on from those of" in unbegun[2]
+    shutil.rmtree(tuned / "checkpoints")
+    (tuned / "metrics.jsonl").unlink()
+    without, begun_anew = skald(*train, "steps=2"), skald(*train, "steps=2", "--from", trained_run)
+    assert without[0] == 1 and f"{began} without --from; give --from {trained_run}, or" in without[2]
+    assert begun_anew[0] == 0 and "starting from the weights of" in begun_anew[2]
+
+
 def test_an_average_of_the_weights_is_what_is_scored_and_written_with(skald, tmp_path):
     """And the plain ones can be had: those of the same checkpoint without its average."""
     from launch.api import load
