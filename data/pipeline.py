@@ -14,7 +14,7 @@ import numpy as np
 from data.config import Data, Mixture, Part
 from data.documents import Documents
 from data.errors import DataError, FieldError
-from data.long_responses import fit_responses
+from data.long_responses import fit_responses, report_cut_responses
 from data.mixture import MixedSource, Mixing
 from data.packing import Packing, Spans, expand, make_packing, padding_share
 from data.rows import Rows
@@ -166,6 +166,8 @@ def pipeline_of(
     splits = splits._replace(training=[fit_responses(split, config, report) for split in splits.training])
     if config.packing == "pairs":  # scored as they are trained: each half in a row
         splits = splits._replace(validation=[fit_responses(split, config, report) for split in splits.validation])
+    for split in splits.validation:
+        report_cut_responses(split, config, report)
     packings = []
     for part, split in zip(config.parts, splits.training, strict=True):
         check_length(split.documents, config, part)

@@ -1,6 +1,7 @@
 """Templates: what a record becomes, which of it is the response, and how wrong ones are refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -154,3 +155,10 @@ def test_a_response_longer_than_a_row_is_refused_or_left_out(tmp_path, packing):
     assert len(pipeline.sources[0].documents) == 4
     rows = pipeline.rows(0, 0, pipeline.sources[0].packing.rows_per_epoch)
     assert rows.weights.sum() == 3 + 8 + 62 + 5
+    lines = []
+    scored = replace(dropping, source=other, validation_source=source)
+    open_pipeline(scored, 2, 0, tmp_path / "cache", report=lines.append)
+    cut = (
+        "2 of 6 documents are longer than a row of data.length=63: what is behind the row is scored without the prompt"
+    )
+    assert [cut in line for line in lines].count(True) == 1
