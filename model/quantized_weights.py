@@ -18,7 +18,7 @@ from flax import nnx
 from model import panels
 from model.config import Execution
 from model.panels import PanelWeight, quantize
-from model.sharding import largest_divisor, partition_of, reshape, shard_count
+from model.sharding import largest_divisor, partition_of, reshape, shard_count, without_gradient
 
 
 class Format(NamedTuple):
@@ -65,7 +65,8 @@ class QuantizedWeight(nnx.Module):
 
     def unpacked(self, dtype: jnp.dtype) -> jax.Array:
         """The weight in its own shape, rounded."""
-        grouped = self.split(self.values[...].astype(jnp.float32)) * self.scale[...]
+        values, scale = without_gradient(self.values[...]), without_gradient(self.scale[...])
+        grouped = self.split(values.astype(jnp.float32)) * scale
         return self.join(grouped).astype(dtype)
 
     def split(self, x: jax.Array) -> jax.Array:

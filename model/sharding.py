@@ -184,6 +184,13 @@ def gather(parameter: jax.Array, *axes: str | None) -> jax.Array:
     return parameter
 
 
+def without_gradient(parameter: jax.Array) -> jax.Array:
+    """A parameter that `gather` gave, where no gradient will be asked for: it may be reshaped then."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return parameter
+    return jax.sharding.reshard(parameter, PartitionSpec(*partition_of(parameter)))
+
+
 def check_chunks(name: str, size: int, parts: int) -> None:
     """Raises ShardingError if the devices cannot cut their shards of a logical axis into `parts` equal chunks."""
     count = shard_count(name) * parts

@@ -6,7 +6,6 @@ launch/inference/harness.py calls it, and what scores tasks; the programs are tr
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
 import weakref
@@ -18,10 +17,10 @@ import jax
 import numpy as np
 
 from launch.inference.checkpoint import NOT_FINITE, LoadedCheckpoint
+from launch.inference.devices import on_every_device, on_mesh, replica_mesh
 from launch.inference.likelihood_batches import Batch, Extension, Prompt, Reading, batches, extensions
 from launch.inference.prompts import encode_whole_prompt
 from model.decode.prompts import PromptError, PromptTooLong
-from model.sharding import make_mesh
 from model.transformer import Transformer
 from train import in_flight
 from train.continuations import Likelihoods, jitted_programs, jitted_score_first
@@ -109,17 +108,13 @@ class ContinuationScorer:
     def __init__(self, run: LoadedCheckpoint, devices: list | None = None):
         self.name, self.vocab_size = run.name, run.tokenizer.vocab_size
         self.context = min(run.trained_length, run.model_config.context)
-        devices = devices or jax.devices()
-        # Every device has all weights and some rows: nothing that it computes waits for another.
-        self.devices, self.mesh = len(devices), make_mesh({"replica": 0}, devices) if len(devices) > 1 else None
-        with self.on_mesh():
-            model = run.model.to_storage() if self.mesh else run.model
-            self.leaves, structure = jax.tree.flatten(jax.jit(Transformer.for_decoding)(model))
+        self.mesh = replica_mesh(devices)
+        self.devices = self.mesh.size if self.mesh else 1
+        with on_mesh(self.mesh):
+            model = jax.jit(Transformer.for_decoding)(on_every_device(run.model))
+            self.leaves, structure = jax.tree.flatten(model)
         self.programs = jitted_programs(structure)
         self.read = None  # the prompts that the programs go on from
-
-    def on_mesh(self):
-        return jax.set_mesh(self.mesh) if self.mesh else contextlib.nullcontext()
 
     def scores(self, requests: Sequence[Continuation]) -> Iterator[tuple[int, ContinuationScore]]:
         prompts = self.prompts(requests)
@@ -177,7 +172,7 @@ class ContinuationScorer:
 
     def dispatch(self, job: Reading | Extension) -> Likelihoods:
         size = {"vocab_size": self.vocab_size}
-        with self.on_mesh():
+        with on_mesh(self.mesh):
             if isinstance(job, Extension):
                 return self.programs.score_rest(self.leaves, self.read.cache, *job.arrays, **size)
             if job.prefix is None:

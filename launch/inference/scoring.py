@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from data.config import Source
@@ -18,7 +19,8 @@ from data.splits import scored_text, validation_sources, validation_splits
 from data.store.store import Store, find_store, open_store
 from data.tokenizers.tokenizer import Tokenizer
 from data.windows import ScoredText, check_targets, scoring_rows, window_batches, window_numbers
-from launch.inference.checkpoint import NOT_FINITE, DescribedCheckpoint, LoadedCheckpoint, decoded_model
+from launch.inference.checkpoint import NOT_FINITE, DescribedCheckpoint, LoadedCheckpoint
+from launch.inference.devices import on_every_device, on_mesh, replica_mesh
 from launch.machine.detection import cache_folder
 from model.config import Learned
 from model.transformer import Transformer
@@ -133,23 +135,25 @@ class TextReader:
 
 
 def evaluate_texts(run: LoadedCheckpoint, texts: list[ScoredText], window: int, stride: int) -> Evaluation:
-    """Scores a checkpoint over texts of its tokens. Raises LossNotFinite."""
-    rows = run.config.evaluation.rows if run.config else IMPORTED_ROWS
-    bytes_of_all = sum(each.bytes for each in texts)
-    model, unquantized = run.model, {}
-    if run.execution.quantize != "none":
-        plain = [score_text(model, each, (window, stride, rows), Calibration()).sums for each in texts]
-        unquantized = {"quantize": run.execution.quantize, "unquantized": metrics(add_up(plain), bytes_of_all)}
-        model = decoded_model(run)
-    calibration = Calibration()
-    scored = [score_text(model, each, (window, stride, rows), calibration) for each in texts]
+    """Scores a checkpoint over texts of its tokens, on all devices. Raises LossNotFinite."""
+    mesh = replica_mesh()
+    devices, rows = mesh.size if mesh else 1, run.config.evaluation.rows if run.config else IMPORTED_ROWS
+    shape = (window, stride, -(-rows // devices) * devices)
+    bytes_of_all, unquantized, calibration = sum(each.bytes for each in texts), {}, Calibration()
+    with on_mesh(mesh):
+        model = on_every_device(run.model)
+        if run.execution.quantize != "none":
+            plain = [score_text(model, each, shape, Calibration()).sums for each in texts]
+            unquantized = {"quantize": run.execution.quantize, "unquantized": metrics(add_up(plain), bytes_of_all)}
+            model = jax.jit(Transformer.for_decoding)(model)
+        scored = [score_text(model, each, shape, calibration) for each in texts]
     scores = metrics(add_up(each.sums for each in scored), bytes_of_all)
     if not math.isfinite(scores["loss"]):
         raise LossNotFinite(f"{run.name} at step {run.step}: its loss is {scores['loss']}; {NOT_FINITE}")
     by_source = {text.name: metrics(each.sums, text.bytes) for text, each in zip(texts, scored, strict=True)}
-    shape = {"window": window, "stride": stride}
+    given = {"step": run.step, **scores, "window": window, "stride": stride}
     rest = {"calibration": calibration.metrics(), "sources": by_source if len(texts) > 1 else {}, "tasks": {}}
-    return Evaluation({"step": run.step, **scores, **shape, **rest, **unquantized}, texts, scored)
+    return Evaluation({**given, **rest, **unquantized}, texts, scored)
 
 
 def score_text(

@@ -158,7 +158,5 @@ def test_a_response_longer_than_a_row_is_refused_or_left_out(tmp_path, packing):
     lines = []
     scored = replace(dropping, source=other, validation_source=source)
     open_pipeline(scored, 2, 0, tmp_path / "cache", report=lines.append)
-    cut = (
-        "2 of 6 documents are longer than a row of data.length=63: what is behind it is scored without the prompt"
-    )
+    cut = "2 of 6 documents are longer than a row of data.length=63: what is behind it is scored without the prompt"
     assert [cut in line for line in lines].count(True) == 1

@@ -122,6 +122,30 @@ def test_weights_in_few_bits_are_scored_as_a_decoder_has_them(skald, run, traine
     )
 
 
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_all_devices_score_a_text_and_find_what_one_finds(trained_run, monkeypatch, quantize):
+    """Eight devices, more than the run's rows: each window is scored once."""
+    from launch.inference import scoring
+    from launch.inference.checkpoint import LoadedCheckpoint
+
+    run, found, meshes = LoadedCheckpoint(str(trained_run), quantize=quantize), [], []
+
+    def score_tokens(model, batch, original=scoring.score_tokens):
+        meshes.append(jax.tree.leaves(batch)[0].sharding.num_devices)
+        return original(model, batch)
+
+    monkeypatch.setattr(scoring, "score_tokens", score_tokens)
+    for mesh in (scoring.replica_mesh, lambda: None):
+        monkeypatch.setattr(scoring, "replica_mesh", mesh)
+        found.append(scoring.evaluate(run, window=24, stride=16))
+    assert {*meshes} == {1, 8}
+    (several, alone), numbers = found, ("loss", "bits_per_byte")
+    assert several["tokens"] == alone["tokens"] and several["bytes"] == alone["bytes"]
+    for one, other in ((several, alone), *([(several["unquantized"], alone["unquantized"])] if quantize else [])):
+        assert [one[n] for n in numbers] == pytest.approx([other[n] for n in numbers], abs=2e-6)
+    assert several["calibration"]["ece"] == pytest.approx(alone["calibration"]["ece"], abs=1e-4)
+
+
 @pytest.mark.parametrize("window, stride", [(32, 32), (32, 8), (17, 5)])
 def test_a_text_files_score_is_the_sum_over_its_windows(skald, run, trained_run, tmp_path, window, stride):
     text = "First Citizen:\nWe are accounted poor citizens, the patricians good.\nWhat authority surfeits on"

@@ -121,7 +121,7 @@ def test_devices_exchange_nothing():
     for batch in likelihood_batches.batches(scorer.prompts(random_requests(20)), 4):
         scorer.dispatch(batch.reading)
         job = next(likelihood_batches.extensions(batch))
-        with scorer.on_mesh():
+        with jax.set_mesh(scorer.mesh):
             programs += [
                 scorer.programs.start_prompts.lower(
                     scorer.leaves, *batch.reading.arrays, slots=batch.reading.slots, vocab_size=VOCAB
