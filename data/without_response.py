@@ -5,6 +5,7 @@ data/pipeline.py reports them, and refuses a source that has no others.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from data.errors import DataError
 from data.sources.records import format_names
 from data.sources.source import read_records
 from data.templates import Template
+
+RECORDS = 1000  # that are looked at to say which roles there are
 
 
 def count_without_response(documents: Documents) -> int:
@@ -63,10 +66,10 @@ def explain_lack(source: Source) -> str:
 
 
 def roles_of(source: Source) -> list[str]:
-    """The roles of a source's messages, the commonest first; none where it can't be read any more."""
+    """The roles in the first RECORDS of a source, the commonest first; none where it can't be read any more."""
     roles: Counter[str] = Counter()
     try:
-        for record, _ in read_records(source, ["messages"]):
+        for record, _ in itertools.islice(read_records(source, ["messages"]), RECORDS):
             roles.update(str(message.get("role")) for message in record["messages"])
     except DataError:  # it was read when its store was made
         pass
