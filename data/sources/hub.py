@@ -55,7 +55,7 @@ class RowFile:
         with explain_errors(self.name):
             for start in range(0, len(rows), batch):
                 for number, row in enumerate(rows[start : start + batch].to_pylist(), self.part[start]):
-                    sha256.update(json.dumps(row).encode() + b"\n")
+                    sha256.update(json.dumps(row, default=str).encode() + b"\n")  # dates, decimals
                     yield number, row
         self.sha256 = sha256.hexdigest()
 

@@ -1,5 +1,6 @@
 """Data sets of Hugging Face's own package come back as they went in, without a network, or are refused in one line."""
 
+import datetime
 import json
 import pickle
 import re
@@ -99,6 +100,18 @@ def test_a_row_without_text_is_a_refusal_with_its_number(tmp_path):
     first, refusal, last = documents(f"hf:{tmp_path}/gap")
     assert (first.text, last.text) == ("a", "b")
     assert isinstance(refusal, Refusal) and "gap#1: feature 'text' is NoneType, not text" in refusal.reason
+
+
+def test_dates_are_text_for_a_template(tmp_path):
+    """The digest is of them, too."""
+    digests, template = [], "{{ when }}: {% generation %}{{ text }}{% endgeneration %}"
+    for day in (1, 2):
+        rows = {"when": [datetime.date(2020, 3, day)], "text": ["a"]}
+        datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / f"dated{day}")
+        [file] = open_source(Source(f"hf:{tmp_path}/dated{day}", template=template))
+        assert ["".join(piece.content for piece in d.pieces) for d in file.documents()] == [f"2020-03-0{day}: a"]
+        digests.append(file.digest())
+    assert digests[0] != digests[1]
 
 
 def test_a_large_data_set_comes_in_parts(saved, monkeypatch):
