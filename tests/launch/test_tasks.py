@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from configs import sentiment
 from data.errors import DataError
+from data.templates import Template
 from launch.inference.tasks import evaluate as task_evaluation
 from launch.inference.tasks.evaluate import PreparedTask
 from launch.inference.tasks.examples import read_examples
@@ -396,6 +399,49 @@ def test_tasks_that_come_with_the_program_read_their_records(name, tmp_path):
     for example in read_examples(task):
         assert example.answer == ANSWERS[name] and example.prompt
         assert not example.choices or example.choices[example.label] == ANSWERS[name].strip()
+
+
+def read_me_task(folder: Path) -> Task:
+    """The task that README shows."""
+    (shown,) = re.findall(r'```\n(data = "dev.tsv"\n.*?)```', (SHIPPED.parents[1] / "README.md").read_text(), re.DOTALL)
+    (folder / "shown.toml").write_text(shown)
+    return read_task(str(folder / "shown.toml"))
+
+
+@pytest.mark.parametrize("label", ["positive", "-1", -1, "2", 2, "", "0x1", "1.0", 1.5, True, None, [1]])
+def test_a_label_outside_the_set_is_an_error_of_its_record(label, tmp_path):
+    """GLUE has -1 where there is no label. No label may count from the end, or stand for the first choice."""
+    record = {"text": "x", "content": "x", "sentence": "x", "question": "x", "choices": ["bad", "good"]}
+    good = [record | {"label": label, "answer": label} for label in (0, 1)]
+    data = write_lines(tmp_path / "records.jsonl", [*good, record | {"label": label, "answer": label}])
+    labels = {
+        "sentiment": "0 'bad', 1 'good'",
+        "multiple_choice": "0 'bad', 1 'good'",
+        "shown": "0 'negative', 1 'posi",
+    }
+    for task in (read_task("sentiment"), read_task("multiple_choice"), read_me_task(tmp_path)):
+        task = replace(task, data=str(data))
+        assert [example.label for example in read_examples(replace(task, limit=2))] == [0, 1]
+        if not (task.name == "shown" and label == "positive"):  # which is one of its labels
+            said = f"records.jsonl:3: the label {label!r} is none of those there are: {labels[task.name]}"
+            with pytest.raises(DataError, match=re.escape(said)):
+                read_examples(task)
+    training = Template(sentiment.REVIEW)
+    assert [training.response(record) for record in good] == [" bad", " good"]
+    with pytest.raises(DataError, match="can't be filled in"):
+        training.response(record | {"label": label})
+
+
+def test_a_template_that_writes_another_answer_than_the_label_says_is_refused(folder):
+    """As Jinja's `int` does, which makes 0 of every text."""
+    write_lines(folder / "words.jsonl", [{"text": "x", "label": "bad"}, {"text": "x", "label": "good"}])
+    task = replace(read_task(str(folder / "review.toml")), data=str(folder / "words.jsonl"), label="label")
+    with pytest.raises(DataError, match="jsonl:2: the template of task review writes 'bad' for the label 'good'"):
+        read_examples(task)
+    right = replace(task, template="{{ text }}{% generation %} {{ label }}{% endgeneration %}")
+    assert [example.label for example in read_examples(right)] == [0, 1]
+    with pytest.raises(ConfigError, match="label is 'label', and there are no choices that it could name"):
+        read_tasks([str(folder / "copy.toml")], ["copy.label=label"])
 
 
 def test_real_data_are_read_whole(corpora):

@@ -19,8 +19,11 @@ def read_examples(task: Task) -> list[Example]:
         template = Template(task.template)
     except DataError as error:
         raise DataError(f"task {task.name}: {error}") from None
-    names = [*template.fields, *([task.choices] if isinstance(task.choices, str) else [])]
-    remedy = f"task {task.name} names it in its template or choices; set another, as --set {task.name}.template=…"
+    own = [name for name in (task.choices, task.label) if isinstance(name, str)]
+    names = [*template.fields, *own]
+    remedy = (
+        f"task {task.name} names it in its template, choices or label; set another, as --set {task.name}.template=…"
+    )
     records = read_records(Source(task.data), names, remedy)
     examples = [
         read_example(task, template, index, record, origin)
@@ -32,24 +35,43 @@ def read_examples(task: Task) -> list[Example]:
 
 
 def read_example(task: Task, template: Template, index: int, record: dict, origin: str) -> Example:
+    choices = choices_of(task, record, origin)
+    meant = labelled(record[task.label], choices, origin) if task.label else choices
     try:
         prompt, answer = template.divide(record)
     except DataError as error:
         raise DataError(f"{origin}: {error}") from None
     if not answer.strip():
         raise DataError(f"{origin}: the template of task {task.name} writes no answer of this record")
-    if not task.choices:
+    if not choices:
         return Example(index, origin, prompt, answer)
-    choices = task.choices if isinstance(task.choices, tuple) else read_choices(record[task.choices], task, origin)
-    stripped = [choice.strip() for choice in choices]
-    if answer.strip() not in stripped:
+    if answer.strip() not in choices:
         raise DataError(
             f"{origin}: the answer {answer.strip()!r} is none of the choices {', '.join(map(repr, choices))}"
         )
-    return Example(index, origin, prompt, answer, choices, stripped.index(answer.strip()))
+    if answer.strip() not in meant:
+        raise DataError(
+            f"{origin}: the template of task {task.name} writes {answer.strip()!r} for the label "
+            f"{record[task.label]!r}, which stands for {' or '.join(map(repr, meant))}; mend the template"
+        )
+    return Example(index, origin, prompt, answer, choices, choices.index(answer.strip()))
 
 
-def read_choices(value: Any, task: Task, origin: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(choice, str) and choice.strip() for choice in value):
+def choices_of(task: Task, record: dict, origin: str) -> tuple[str, ...]:
+    """The choices of a record without white space around them; none where the task has none."""
+    if not isinstance(task.choices, str):
+        return tuple(choice.strip() for choice in task.choices or ())
+    own = record[task.choices]
+    if not isinstance(own, list) or not own or not all(isinstance(choice, str) and choice.strip() for choice in own):
         raise DataError(f"{origin}: field {task.choices!r} is no list of texts, which are to be the choices")
-    return tuple(value)
+    return tuple(choice.strip() for choice in own)
+
+
+def labelled(label: Any, choices: tuple[str, ...], origin: str) -> list[str]:
+    """The choices that a label may stand for: the one with its text, the one with its index from 0."""
+    text = str(label).strip()
+    meant = [choice for number, choice in enumerate(choices) if text in (str(number), choice)]
+    if not meant:
+        there = ", ".join(f"{number} {choice!r}" for number, choice in enumerate(choices))
+        raise DataError(f"{origin}: the label {label!r} is none of those there are: {there}")
+    return meant

@@ -32,7 +32,7 @@ def examples_digest(task: Task, examples: Sequence[Example]) -> str:
 
 def asked(task: Task, examples: Sequence[Example]) -> dict:
     return {
-        "task": dataclasses.asdict(task) | {"data": None, "template": None},
+        "task": dataclasses.asdict(task) | dict.fromkeys(("data", "template", "label")),
         "examples": [dataclasses.asdict(example) | {"origin": None} for example in examples],
     }
 
