@@ -153,6 +153,32 @@ def test_what_is_written_is_what_generate_writes(run, folder, sampler):
         assert result["output"] == alone["text"].strip() and stop not in result["output"]
 
 
+def test_space_around_choices_makes_no_difference(run, folder):
+    """Neither to what is scored nor to what may be written: the template says how an answer begins."""
+    pytest.importorskip("llguidance", reason="the optional package llguidance (skald[grammar]) is not installed")
+    stated, spaced = (
+        replace(read_task(str(folder / "review.toml")), choices=choices, name=name)
+        for name, choices in (("stated", ("bad", "good")), ("spaced", (" bad", "good\n")))
+    )
+    word = 'regex=" (bad|good)",greedy'
+    tasks = [replace(task, sampler=word) for task in (stated, spaced)]
+    found = run.evaluate(tasks=tasks, results=folder / "kept")["tasks"]
+    own, other = (
+        [
+            {name: value for name, value in result.items() if name not in ("digest", "task")}
+            for result in results_of(one)
+        ]
+        for one in found.values()
+    )
+    assert own == other and all(result["written"] in ("bad", "good") for result in own)
+
+
+def test_a_records_own_choices_are_read_without_space_around_them(folder):
+    asked = [{"question": "O", "choices": [" Romeo", "no "], "answer": 0}]
+    (example,) = read_examples(replace(read_task("multiple_choice"), data=str(write_lines(folder / "q.jsonl", asked))))
+    assert (example.choices, example.label, example.space) == (("Romeo", "no"), 0, " ")
+
+
 def test_a_prompt_that_is_too_long_to_go_on_from_counts_as_wrong(run, folder, capsys):
     write_lines(folder / "questions.jsonl", [*QUESTIONS, {"question": "x" * 40, "choices": ["a"], "answer": 0}])
     found = run.evaluate(tasks=[str(folder / "copy.toml")], results=folder / "kept")["tasks"]["copy"]
@@ -240,6 +266,25 @@ def test_scores_are_the_same_to_the_last_bit_wherever_they_are_gone_on_with(run,
         again = run.evaluate(tasks=[task], results=folder / "kept")["tasks"][name]
         assert asked and all(requests in blocks for requests in asked)
         assert again == found and sorted(Path(found["results"]).read_text().splitlines(keepends=True)) == sorted(lines)
+
+
+def test_an_interrupted_evaluation_is_gone_on_with_in_the_same_process(run, folder, monkeypatch, capsys):
+    """As in a notebook, which keeps the error and with it all that was in use."""
+    task = read_task(str(folder / "question.toml"))
+    whole = run.evaluate(tasks=[task], results=folder / "whole")["tasks"]["question"]
+    add = ResultsFile.add
+
+    def add_one(file: ResultsFile, result: dict) -> None:
+        if file.results:
+            raise KeyboardInterrupt
+        add(file, result)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as kept:
+        patch.setattr(ResultsFile, "add", add_one)
+        run.evaluate(tasks=[task], results=folder / "kept")
+    found = run.evaluate(tasks=[task], results=folder / "kept")["tasks"]["question"]
+    assert "1 of 3 examples are scored already" in capsys.readouterr().err and kept.traceback
+    assert found == whole | {"results": found["results"]} and results_of(found) == results_of(whole)
 
 
 def test_results_belong_to_a_checkpoint_a_task_and_its_records(run, folder):
@@ -357,6 +402,15 @@ def test_bad_input_is_refused_with_one_line(skald, trained_run, folder):
         "question.limt=3",
     )
     case(2, "did you mean 'question'?", "--tasks", good, "--set", "questoin.limit=3")
+    case(2, "one of its choices is empty", "--tasks", good, "--set", 'question.choices=["a", " "]')
+    case(2, "2 of its choices are 'a'", "--tasks", good, "--set", 'question.choices=["a", " a"]')
+    case(1, "field 'choices' is no list of texts", "--tasks", good, "--set", f"question.data={folder}/none.jsonl")
+    case(1, "half.jsonl:2: '\\ud83d' at offset 1 of ' \\ud83d' is half of a surrogate pair", "--tasks",
+         folder / "copy.toml", "--set", f"copy.data={folder}/half.jsonl", "--set",
+         "copy.template=x{% generation %} {{ choices[1] }}{% endgeneration %}")  # fmt: skip
+    case(1, "half.jsonl:2: '\\ud83d' at offset 0 of '\\ud83d' is half", "--tasks", good, "--set",
+         f"question.data={folder}/half.jsonl", "--set", "question.template=x{% generation %} b{% endgeneration %}",
+         )  # fmt: skip
     case(2, "limit is 0; it must be at least 1", "--tasks", good, "--set", "question.limit=0")
     case(2, "name the task with --tasks", "--set", "question.limit=3")
     case(2, "--results keeps what tasks find", "--results", "x")
@@ -367,6 +421,9 @@ def test_bad_input_is_refused_with_one_line(skald, trained_run, folder):
     (folder / "head.tsv").write_text("label\ttext\n")
     write_lines(folder / "odd.jsonl", [{"question": "né", "choices": ["a", "b"], "answer": 0}])
     write_lines(folder / "long.jsonl", [{"question": "a", "choices": ["a", "b" * 40], "answer": 0}])
+    write_lines(folder / "none.jsonl", [{"question": "a", "choices": [], "answer": 0}])
+    good_one, half = ({"question": "a", "choices": ["b", text]} for text in ("c", "\ud83d"))
+    write_lines(folder / "half.jsonl", [good_one, half])
     results = skald.run_many([arguments for *_, arguments in cases])
     for (status, said, arguments), (returned, out, err) in zip(cases, results, strict=True):
         assert (returned, out) == (status, ""), (arguments, err)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections import defaultdict
@@ -19,7 +20,7 @@ from launch.inference.tasks.examples import read_examples
 from launch.inference.tasks.generation import Output, TaskWriter
 from launch.inference.tasks.metrics import METRICS, check_libraries
 from launch.inference.tasks.results import ResultsFile, results_digest
-from launch.inference.tasks.task import Task, check_names
+from launch.inference.tasks.task import Task, check_names, checked
 from model.decode.prompts import PromptError
 
 BLOCK = 512  # examples that are scored together: after a kill again together, so that sums come out the same
@@ -76,15 +77,15 @@ class PreparedTask:
     def evaluate(self, folder: Path, report: Callable[[str], None], seconds: float) -> dict:
         """Scores what is not scored in `folder` yet, and returns the metrics of all examples."""
         path = folder / f"{self.task.name}-{self.digest[:8]}.jsonl"
-        file = ResultsFile(path, self.digest, len(self.examples))
-        total, done = len(self.examples), len(file.results)
-        if done:
-            report(f"{self.task.name}: {done:,} of {total:,} examples are scored already")
-        progress = Progress(self.task.name, "examples", total, done, report, seconds)
-        for result in self.results(set(file.results), progress.show):
-            file.add(result)
-            progress.add()
-        file.close()
+        with contextlib.closing(ResultsFile(path, self.digest, len(self.examples))) as file:
+            total, done = len(self.examples), len(file.results)
+            if done:
+                report(f"{self.task.name}: {done:,} of {total:,} examples are scored already")
+            progress = Progress(self.task.name, "examples", total, done, report, seconds)
+            with contextlib.closing(self.results(set(file.results), progress.show)) as computed:
+                for result in computed:
+                    file.add(result)
+                    progress.add()
         results = file.in_order()
         errors = sum("error" in result for result in results)
         if errors:
@@ -136,7 +137,7 @@ def prepare_tasks(run: LoadedCheckpoint, tasks: Sequence[Task]) -> list[Prepared
     """The tasks, checked. Raises ConfigError, DataError, PromptError, SamplerError, RunError."""
     check_names(tasks)
     writer = TaskWriter(run)
-    return [PreparedTask(run, task, writer) for task in tasks]
+    return [PreparedTask(run, checked(task), writer) for task in tasks]
 
 
 def evaluate_tasks(

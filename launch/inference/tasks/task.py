@@ -111,6 +111,19 @@ def beside(path: str, file: Path) -> str:
     return str(file.parent / path)
 
 
+def check_choices(task: Task) -> None:
+    """Raises ConfigError where choices are not texts of their own: white space around them does not count."""
+    if not isinstance(task.choices, tuple):
+        return
+    for choice, count in collections.Counter(choice.strip() for choice in task.choices).items():
+        if not choice:
+            raise ConfigError(f"task {task.name}: one of its choices is empty; write the text of each, or leave it out")
+        if count > 1:
+            raise ConfigError(
+                f"task {task.name}: {count} of its choices are {choice!r}, as space around them does not count"
+            )
+
+
 def checked(task: Task) -> Task:
     """The task. Raises ConfigError where its fields do not go together."""
     if task.metric not in METRICS:
@@ -129,6 +142,7 @@ def checked(task: Task) -> Task:
         )
     if task.label and not task.choices:
         raise ConfigError(f"task {task.name}: label is {task.label!r}, and there are no choices that it could name")
+    check_choices(task)
     for name in ("max_new_tokens", "limit"):
         if (value := getattr(task, name)) is not None and value < 1:
             raise ConfigError(f"task {task.name}: {name} is {value}; it must be at least 1")
