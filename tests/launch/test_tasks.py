@@ -1,6 +1,9 @@
 """Evaluation tasks from their files to their metrics: against the model's own logits and texts, and after a kill."""
 
 import copy
+import gc
+import importlib.util
+import itertools
 import json
 import re
 import time
@@ -8,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,8 +22,10 @@ from launch.inference.tasks import evaluate as task_evaluation
 from launch.inference.tasks.evaluate import PreparedTask
 from launch.inference.tasks.examples import read_examples
 from launch.inference.tasks.generation import TaskWriter
-from launch.inference.tasks.results import ResultsFile
+from launch.inference.tasks.results import ResultsFile, examples_digest
 from launch.inference.tasks.task import SHIPPED, Task, read_task, read_tasks
+from launch.inference.tasks.training import TrainingTasks
+from model.decode.chain import SamplerError
 from train.fields import ConfigError
 
 pytestmark = pytest.mark.timeout(300)
@@ -40,9 +46,10 @@ template = "{{ question }}{% generation %} {{ choices[answer] }}{% endgeneration
 metric = "multiple_choice"
 choices = "choices"
 """
-LAST_WORD = """
+LAST_WORDS = "{{ question }}{% generation %} {{ choices[0] }}{% endgeneration %}"
+LAST_WORD = f"""
 data = "questions.jsonl"
-template = "{{ question }}{% generation %} {{ choices[0] }}{% endgeneration %}"
+template = "{LAST_WORDS}"
 metric = "cloze"
 """
 COPY = """
@@ -50,7 +57,7 @@ data = "questions.jsonl"
 template = "{{ question }}{% generation %} {{ question }}{% endgeneration %}"
 metric = "exact_match"
 sampler = 'WORDS'
-max_new_tokens = 6
+max_new_tokens = 15
 """.replace("WORDS", WORDS)
 TASKS = {"review": REVIEW, "question": QUESTION, "last_word": LAST_WORD, "copy": COPY}
 QUESTIONS = [
@@ -144,12 +151,12 @@ def test_labels_are_found_by_likelihood_and_by_what_is_written(run, folder):
 
 @pytest.mark.parametrize("sampler", [WORDS, WORDS.replace("greedy", "beam=2")])
 def test_what_is_written_is_what_generate_writes(run, folder, sampler):
-    (free,) = run.generate(QUESTIONS[0]["question"], sampler=sampler, max_new_tokens=6)
+    (free,) = run.generate(QUESTIONS[0]["question"], sampler=sampler, max_new_tokens=15)
     stop = next(character for character in free["text"] if not character.isspace())
     task = replace(read_task(str(folder / "copy.toml")), sampler=sampler, stop=(stop,))
     found = run.evaluate(tasks=[task], results=folder / "kept")["tasks"]["copy"]
     for record, result in zip(QUESTIONS, results_of(found), strict=True):
-        (alone,) = run.generate(record["question"], sampler=sampler, max_new_tokens=6, stop=stop)
+        (alone,) = run.generate(record["question"], sampler=sampler, max_new_tokens=15, stop=stop)
         assert result["output"] == alone["text"].strip() and stop not in result["output"]
 
 
@@ -181,10 +188,31 @@ def test_a_records_own_choices_are_read_without_space_around_them(folder):
 
 def test_a_prompt_that_is_too_long_to_go_on_from_counts_as_wrong(run, folder, capsys):
     write_lines(folder / "questions.jsonl", [*QUESTIONS, {"question": "x" * 40, "choices": ["a"], "answer": 0}])
-    found = run.evaluate(tasks=[str(folder / "copy.toml")], results=folder / "kept")["tasks"]["copy"]
+    task = replace(read_task(str(folder / "copy.toml")), template=LAST_WORDS)
+    found = run.evaluate(tasks=[task], results=folder / "kept")["tasks"]["copy"]
     *_, result = results_of(found)
     assert (found["errors"], result["output"], result["correct"]) == (1, "", False)
     assert "the prompt has 40 tokens" in result["error"] and "nothing is written to 1 of 4" in capsys.readouterr().err
+
+
+def test_answers_that_can_not_be_written_are_refused_before_anything_is_scored(run, folder):
+    """Of characters: their number is that of tokens. As many as fit are taken."""
+    longest = max(len(f" {record['question']}") for record in QUESTIONS)
+    copied, review = (read_task(str(folder / f"{name}.toml")) for name in ("copy", "review"))
+    tasks = {"classification": (review, len(" good"), "reviews.tsv:2"), "exact_match": (copied, longest, "s.jsonl:2")}
+    for metric in ("translation", *tasks):
+        task, tokens, place = tasks.get(metric, tasks["exact_match"])
+        task, writer = replace(task, metric=metric), TaskWriter(run)
+        if metric != "translation" or importlib.util.find_spec("sacrebleu"):
+            PreparedTask(run, replace(task, max_new_tokens=tokens), writer)
+            said = f"{place}: an answer of {tokens} tokens.*lets the model write {tokens - 1}; set its max_new_tokens"
+            with pytest.raises(DataError, match=said):
+                PreparedTask(run, replace(task, max_new_tokens=tokens - 1), writer)
+    write_lines(folder / "questions.jsonl", [*QUESTIONS, {"question": "x" * 31}, {"question": "x" * 32}])
+    assert run.trained_length == 32
+    PreparedTask(run, replace(copied, limit=4, max_new_tokens=100), TaskWriter(run))
+    with pytest.raises(DataError, match=r"questions.jsonl:5: an answer of 33 tokens; .* was trained on 32 at a time"):
+        PreparedTask(run, replace(copied, max_new_tokens=100), TaskWriter(run))
 
 
 class Pairs:
@@ -226,7 +254,7 @@ def test_after_a_kill_each_example_is_scored_once_and_all_numbers_are_the_same(s
     """Killed while it writes, then torn in the middle of a line."""
     records = [{"question": f"{'ABCDEFGH'[i % 8]} {'xyz'[i % 3]}", "choices": ["a", "b"]} for i in range(150)]
     write_lines(tmp_path / "questions.jsonl", records)
-    (tmp_path / "copy.toml").write_text(COPY.replace("= 6", "= 24"))
+    (tmp_path / "copy.toml").write_text(COPY.replace("= 15", "= 24"))
     command = ["evaluate", trained_run, "--tasks", tmp_path / "copy.toml", "--results"]
     whole = run.evaluate(tasks=[str(tmp_path / "copy.toml")], results=tmp_path / "whole")["tasks"]["copy"]
     lines = Path(whole["results"]).read_text()
@@ -303,6 +331,31 @@ def test_results_belong_to_a_checkpoint_a_task_and_its_records(run, folder):
     assert len(set(names)) == 5
 
 
+def test_results_belong_to_the_content_of_a_schemas_file(run, folder):
+    pytest.importorskip("llguidance", reason="the optional package llguidance (skald[grammar]) is not installed")
+    schema, task = folder / "schema.json", read_task(str(folder / "copy.toml"))
+    task = replace(task, sampler=f"json_schema={schema},greedy")
+    for kind, allowed in (("boolean", {"true", "false"}), ("null", {"null"})):
+        schema.write_text(json.dumps({"type": kind}))
+        found = run.evaluate(tasks=[task], results=folder / "kept")["tasks"]["copy"]
+        assert {result["output"] for result in results_of(found)} <= allowed
+    digest = examples_digest(task, read_examples(task))
+    moved = schema.rename(folder / "moved.json")
+    assert examples_digest(replace(task, sampler=f"json_schema={moved},greedy"), read_examples(task)) == digest
+    with pytest.raises(SamplerError, match=r"task copy: json_schema=.*schema.json: can't read it"):
+        examples_digest(task, read_examples(task))
+
+
+def test_results_belong_to_the_checkpoint_that_a_sampler_names(run_copy, folder):
+    task = replace(read_task(str(folder / "copy.toml")), sampler=f"contrast(run={run_copy}@20),greedy")
+    digests = [examples_digest(task, read_examples(task))]
+    file = run_copy / "checkpoints" / "20" / "about" / "metadata"
+    for name in ("scores", "saved"):  # scores are known later, of the same weights
+        file.write_text(json.dumps(json.loads(file.read_text()) | {name: {} if name == "scores" else 0.0}))
+        digests.append(examples_digest(task, read_examples(task)))
+    assert digests[0] == digests[1] != digests[2]
+
+
 @pytest.mark.parametrize("held", ["my notes, which end without a line break", "my notes\n", '{"digest": "b"}\n'])
 def test_a_file_that_holds_something_else_is_refused_and_stays_as_it_is(tmp_path, held):
     (tmp_path / "x.jsonl").write_text(held)
@@ -344,6 +397,24 @@ def test_tasks_are_scored_at_intervals_of_training_as_its_checkpoints_are(skald,
     assert Path(found["copy"]["results"]).parent == trained / "tasks" / "2"
     refused, _, err = skald("train", skald.config, "--run-dir", folder / "none", '--set=evaluation.tasks=["sentiment"]')
     assert refused == 2 and "evaluation.tasks: task sentiment names no data" in err and not (folder / "none").exists()
+
+
+def test_tasks_in_training_keep_no_memory_of_a_device(run, folder):
+    """Neither once they are scored nor when they are given up, though Python itself collects nothing meanwhile."""
+    evaluation = replace(run.config.evaluation, tasks=(str(folder / "review.toml"),))
+    tasks = TrainingTasks(replace(run.config, evaluation=evaluation), run.tokenizer, run.trained_length)
+    gc.collect()
+    sizes = [sum(x.nbytes for x in jax.live_arrays())]
+    gc.disable()
+    try:
+        for examples in (len(REVIEWS) + 1, 3, 100):
+            computed = tasks.scores(run.model)
+            *_, found = itertools.islice(computed, examples)
+            computed.close()
+            sizes.append(sum(x.nbytes for x in jax.live_arrays()))
+    finally:
+        gc.enable()
+    assert len(set(sizes)) == 1 and "tasks/review/accuracy" in found
 
 
 # Task files

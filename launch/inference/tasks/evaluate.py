@@ -6,11 +6,12 @@ import contextlib
 import copy
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from pathlib import Path
 
 from data.errors import DataError
 from data.store.progress import SECONDS
+from data.tokenizers.tokenizer import Tokenizer
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.likelihood import Continuation, ContinuationScore, encode_continuation, score_continuations
 from launch.inference.progress import Progress
@@ -39,15 +40,17 @@ class PreparedTask:
             writer.check(task)
         self.examples = read_examples(task)
         self.requests = [self.encode(example) for example in self.examples]
+        if self.metric.generates:
+            self.check_room()
 
     @functools.cached_property
     def digest(self) -> str:
         return results_digest(self.run, self.task, self.examples)
 
-    def with_run(self, run: LoadedCheckpoint) -> PreparedTask:
-        """The same examples for another checkpoint that has the same tokenizer."""
+    def with_run(self, run: LoadedCheckpoint, writer: TaskWriter) -> PreparedTask:
+        """The same examples for another checkpoint that has the same tokenizer, and its writer."""
         other = copy.copy(self)
-        other.run, other.writer = run, TaskWriter(run)
+        other.run, other.writer = run, writer
         return other
 
     def encode(self, example: Example) -> list[Continuation]:
@@ -60,13 +63,28 @@ class PreparedTask:
             raise DataError(
                 f"{example.origin}: {error}; task {self.task.name} does not go with the tokenizer of {self.run.name}"
             ) from None
-        longest = max((len(request.continuation) for request in encoded), default=0)
-        if longest > self.run.trained_length:
-            raise DataError(
-                f"{example.origin}: an answer of {longest} tokens; {self.run.name} was trained on "
-                f"{self.run.trained_length} at a time"
-            )
+        self.check_row(max((len(request.continuation) for request in encoded), default=0), example.origin)
         return encoded
+
+    def check_row(self, tokens: int, origin: str) -> None:
+        if tokens > (most := self.run.trained_length):
+            raise DataError(f"{origin}: an answer of {tokens} tokens; {self.run.name} was trained on {most} at a time")
+
+    def check_room(self) -> None:
+        """Raises DataError where the model may not write as many tokens as the longest answer has."""
+        tokens, index = max((self.written_tokens(example), -example.index) for example in self.examples)
+        origin, most = self.examples[-index].origin, self.task.max_new_tokens
+        self.check_row(tokens, origin)
+        if tokens > most:
+            raise DataError(
+                f"{origin}: an answer of {tokens} tokens, the longest there is, and task {self.task.name} lets the "
+                f"model write {most}; set its max_new_tokens, as --set {self.task.name}.max_new_tokens={tokens}"
+            )
+
+    def written_tokens(self, example: Example) -> int:
+        """The tokens of the longest of an example's answers, as the template begins them, behind its prompt."""
+        texts = [example.space + choice for choice in example.choices] or [example.answer.rstrip()]
+        return max(new_tokens(self.run.tokenizer, example.prompt, text) for text in texts)
 
     def encode_pair(self, prompt: str, continuation: str) -> Continuation:
         if self.task.tokenization == "together":
@@ -94,7 +112,7 @@ class PreparedTask:
         found = {"metric": self.task.metric, **self.metric.summary(results), "examples": len(results), "errors": errors}
         return found | {"tokenization": self.task.tokenization, "results": str(path)}
 
-    def results(self, done: Set[int], after_step: Callable[[], None]) -> Iterator[dict]:
+    def results(self, done: Set[int], after_step: Callable[[], None]) -> Generator[dict, None, None]:
         """The result of each example whose index is not `done`, as they are computed."""
         for start in range(0, len(self.examples), BLOCK):
             block = self.examples[start : start + BLOCK]
@@ -131,6 +149,19 @@ class PreparedTask:
             if len(own) == len(self.requests[example.index]):
                 yield example, [own[place] for place in range(len(own))]
             after_step()
+
+
+def new_tokens(tokenizer: Tokenizer, prompt: str, text: str) -> int:
+    """The tokens of a text behind a prompt, encoded together or alone, whichever are fewer; 0 where the tokenizer does
+    not know a character of it."""
+    try:
+        alone = len(tokenizer.encode(text))
+        before, whole = (len(encode_whole_prompt(part, tokenizer)) for part in (prompt, prompt + text))
+    except DataError:
+        return 0
+    except PromptError:  # nothing can stand for an empty prompt
+        return alone
+    return min(alone, whole - before)
 
 
 def prepare_tasks(run: LoadedCheckpoint, tasks: Sequence[Task]) -> list[PreparedTask]:

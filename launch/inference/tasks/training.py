@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -61,14 +62,22 @@ class TrainingTasks:
         """The metrics by name, `tasks/TASK/METRIC`: those that are known after each example, in the end all.
 
         They are computed as `skald evaluate` does, from the weights on one device, without the run's own mesh, which is
-        set again between two examples.
+        set again between two examples. No memory of a device is kept once all are computed, or this is closed.
         """
+        try:
+            yield from self.scores_of_copy(model)
+        finally:
+            if self.tasks:
+                gc.collect()  # what writes texts refers to itself, and would keep its weights
+
+    def scores_of_copy(self, model: Transformer) -> Iterator[dict[str, float]]:
         values: dict[str, float] = {}
         if self.tasks:
             alone = jax.device_put(model, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
             run = ModelInTraining(**vars(self.before) | {"model": alone})
+            writer = TaskWriter(run)
         for task in self.tasks:
-            results, computed = [], task.with_run(run).results(set(), lambda: None)
+            results, computed = [], task.with_run(run, writer).results(set(), lambda: None)
             while True:
                 with jax.set_mesh(NO_MESH):
                     result = next(computed, None)
