@@ -452,6 +452,14 @@ def test_bad_input_is_refused_with_one_line(skald, trained_run, folder):
         "greeedy': no link 'greeedy'; did you mean 'greedy'?",
         *of_file(10, COPY.replace("greedy", "greeedy")),
     )
+    case(
+        2,
+        "task copy: nowhere: no such folder",
+        "--tasks",
+        folder / "copy.toml",
+        "--set",
+        "copy.sampler=contrast(run=nowhere),greedy",
+    )
     case(1, "empty.jsonl: no text, the file is empty", "--tasks", good, "--set", "question.data=empty.jsonl")
     case(1, "head.tsv: no records in it", "--tasks", folder / "review.toml", "--set", f"review.data={folder}/head.tsv")
     case(1, "odd.jsonl:1: character 'é' (U+00E9)", "--tasks", good, "--set", f"question.data={folder}/odd.jsonl")

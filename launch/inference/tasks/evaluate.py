@@ -30,7 +30,7 @@ BLOCK = 512  # examples that are scored together: after a kill again together, s
 class PreparedTask:
     """A task with its examples, all of them read, encoded and checked, before anything is computed.
 
-    Raises DataError, PromptError, SamplerError, RunError (a library that is not installed).
+    Raises DataError, PromptError, SamplerError, CheckpointError, RunError (a library that is not installed).
     """
 
     def __init__(self, run: LoadedCheckpoint, task: Task, writer: TaskWriter):
@@ -165,7 +165,7 @@ def new_tokens(tokenizer: Tokenizer, prompt: str, text: str) -> int:
 
 
 def prepare_tasks(run: LoadedCheckpoint, tasks: Sequence[Task]) -> list[PreparedTask]:
-    """The tasks, checked. Raises ConfigError, DataError, PromptError, SamplerError, RunError."""
+    """The tasks, checked. Raises ConfigError and what PreparedTask raises."""
     check_names(tasks)
     writer = TaskWriter(run)
     return [PreparedTask(run, checked(task), writer) for task in tasks]

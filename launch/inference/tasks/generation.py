@@ -18,6 +18,7 @@ from launch.inference.text import TextGenerator, check_stops, encode_chain
 from launch.inference.text_engine import TextEngine, is_for_engine
 from model.decode.chain import SamplerError, parse_chain
 from model.decode.prompts import PromptError, PromptTooLong
+from train.checkpoint_folder import CheckpointError, find_checkpoint
 
 ROWS = 16  # prompts that are searched at once, where a text is written in several rows, as by beam search
 
@@ -47,13 +48,16 @@ class TaskWriter:
         return TextGenerator(run.model, run.tokenizer, run.trained_length, run.stop_ids, self.open_index)
 
     def check(self, task: Task) -> None:
-        """Raises SamplerError, PromptError or DataError where the task's chain or stop texts are none."""
+        """Raises SamplerError, PromptError, DataError or CheckpointError where the task's chain or stop texts are none,
+        or a run that the chain names is not there."""
         try:
             chain = parse_chain(read_schema_files(task.sampler))
             Matchers(self.run.tokenizer, self.open_index).check(chain)
             encode_chain(chain, self.run.tokenizer, self.run.trained_length)
             check_stops(task.stop)
-        except (SamplerError, PromptError, DataError) as error:
+            for run in filter(None, chain.source.runs):
+                find_checkpoint(run)
+        except (SamplerError, PromptError, DataError, CheckpointError) as error:
             raise type(error)(f"task {task.name}: {error}") from None
 
     def reason_against(self, prompt: str) -> str | None:

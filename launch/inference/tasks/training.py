@@ -19,6 +19,7 @@ from model.decode.chain import SamplerError
 from model.decode.prompts import PromptError
 from model.transformer import Transformer
 from train import processes
+from train.checkpoint_folder import CheckpointError
 from train.config import Experiment
 from train.fields import ConfigError
 from train.run import RunError
@@ -55,7 +56,7 @@ class TrainingTasks:
         self.before = ModelInTraining(tokenizer, context, experiment.model, ends)
         try:
             self.tasks = [PreparedTask(self.before, task, TaskWriter(self.before)) for task in read_tasks(names)]
-        except (ConfigError, DataError, PromptError, SamplerError, RunError) as error:
+        except (ConfigError, DataError, PromptError, SamplerError, CheckpointError, RunError) as error:
             raise ConfigError(f"evaluation.tasks: {error}") from None
 
     def scores(self, model: Transformer) -> Iterator[dict[str, float]]:
