@@ -18,7 +18,7 @@ from model.config import Init
 from train.config import AdamW, Checkpoints, Evaluation, Experiment, Optimizer, Schedule
 
 # A space in front: a word at the beginning is the token that it is within a sentence.
-REVIEW = " {{ sentence }}\n{% generation %} {{ ['bad', 'good'][label | int] }}{% endgeneration %}"
+REVIEW = " {{ sentence }}\n{% generation %} {{ {'0': 'bad', '1': 'good'}[label | string] }}{% endgeneration %}"
 VOCABULARY = 14_000
 
 

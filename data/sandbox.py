@@ -58,6 +58,7 @@ def make_environment(undefined: type[jinja2.Undefined], extensions: Sequence[typ
     )
     made.globals["raise_exception"] = refuse
     made.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)  # Jinja's own writes < as \\u003c
+    made.filters["int"] = check_number(made.filters["int"])
     made.filters |= {name: check_filtered(made.filters[name]) for name in TEXT_FILTERS}
     return made
 
@@ -79,6 +80,19 @@ def check_filtered(text_filter: Callable[..., Any]) -> Callable[..., Any]:
     def checked(*arguments: Any, **named: Any) -> Any:
         check_written(arguments[place])
         return text_filter(*arguments, **named)
+
+    return checked
+
+
+def check_number(int_filter: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter `int`, where text that is no number is an error unless a default is given: Jinja makes 0 of it."""
+
+    @functools.wraps(int_filter)
+    def checked(value: Any, default: Any = None, base: int = 10) -> Any:
+        found = int_filter(value, default, base)
+        if found is None:
+            raise DataError(f"the template wants a whole number, and {value!r} is none")
+        return found
 
     return checked
 

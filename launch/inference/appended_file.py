@@ -24,9 +24,13 @@ class AppendedFile:
             self.file = open(path, "a+b")  # noqa: SIM115  # it stays open
         except OSError as error:
             raise DataError(f"{path}: can't write there ({error.strerror})") from None
-        self.lock()
-        self.file.seek(0)
-        self.file.truncate(self.read())
+        try:
+            self.lock()
+            self.file.seek(0)
+            self.file.truncate(self.read())
+        except BaseException:
+            self.file.close()  # and the lock with it, while somebody still looks at the error
+            raise
 
     def lock(self) -> None:
         """Keeps other processes out until this one ends, where the file system can."""

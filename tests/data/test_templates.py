@@ -324,3 +324,10 @@ def test_a_response_longer_than_a_row_is_refused_or_left_out(tmp_path, packing):
     open_pipeline(scored, 2, 0, tmp_path / "cache", report=lines.append)
     cut = "2 of 6 documents are longer than a row of data.length=63: what is behind it is scored without the prompt"
     assert [cut in line for line in lines].count(True) == 1
+
+
+def test_text_that_is_no_number_is_refused_by_the_filter_int_and_is_not_0():
+    template = Template("{{ ['bad', 'good'][label | int] }}{{ label | int(7) }}")
+    assert [template.parts({"label": label})[0].text for label in ("1", 0, "0.9")] == ["good1", "bad0", "bad0"]
+    with pytest.raises(DataError, match="the template wants a whole number, and 'positive' is none"):
+        template.parts({"label": "positive"})

@@ -1,22 +1,31 @@
 """Evaluation tasks from their files to their metrics: against the model's own logits and texts, and after a kill."""
 
 import copy
+import gc
+import importlib.util
+import itertools
 import json
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
+from configs import sentiment
 from data.errors import DataError
+from data.templates import Template
 from launch.inference.tasks import evaluate as task_evaluation
 from launch.inference.tasks.evaluate import PreparedTask
 from launch.inference.tasks.examples import read_examples
 from launch.inference.tasks.generation import TaskWriter
-from launch.inference.tasks.results import ResultsFile
+from launch.inference.tasks.results import ResultsFile, examples_digest
 from launch.inference.tasks.task import SHIPPED, Task, read_task, read_tasks
+from launch.inference.tasks.training import TrainingTasks
+from model.decode.chain import SamplerError
 from train.fields import ConfigError
 
 pytestmark = pytest.mark.timeout(300)
@@ -37,9 +46,10 @@ template = "{{ question }}{% generation %} {{ choices[answer] }}{% endgeneration
 metric = "multiple_choice"
 choices = "choices"
 """
-LAST_WORD = """
+LAST_WORDS = "{{ question }}{% generation %} {{ choices[0] }}{% endgeneration %}"
+LAST_WORD = f"""
 data = "questions.jsonl"
-template = "{{ question }}{% generation %} {{ choices[0] }}{% endgeneration %}"
+template = "{LAST_WORDS}"
 metric = "cloze"
 """
 COPY = """
@@ -47,7 +57,7 @@ data = "questions.jsonl"
 template = "{{ question }}{% generation %} {{ question }}{% endgeneration %}"
 metric = "exact_match"
 sampler = 'WORDS'
-max_new_tokens = 6
+max_new_tokens = 15
 """.replace("WORDS", WORDS)
 TASKS = {"review": REVIEW, "question": QUESTION, "last_word": LAST_WORD, "copy": COPY}
 QUESTIONS = [
@@ -141,21 +151,68 @@ def test_labels_are_found_by_likelihood_and_by_what_is_written(run, folder):
 
 @pytest.mark.parametrize("sampler", [WORDS, WORDS.replace("greedy", "beam=2")])
 def test_what_is_written_is_what_generate_writes(run, folder, sampler):
-    (free,) = run.generate(QUESTIONS[0]["question"], sampler=sampler, max_new_tokens=6)
+    (free,) = run.generate(QUESTIONS[0]["question"], sampler=sampler, max_new_tokens=15)
     stop = next(character for character in free["text"] if not character.isspace())
     task = replace(read_task(str(folder / "copy.toml")), sampler=sampler, stop=(stop,))
     found = run.evaluate(tasks=[task], results=folder / "kept")["tasks"]["copy"]
     for record, result in zip(QUESTIONS, results_of(found), strict=True):
-        (alone,) = run.generate(record["question"], sampler=sampler, max_new_tokens=6, stop=stop)
+        (alone,) = run.generate(record["question"], sampler=sampler, max_new_tokens=15, stop=stop)
         assert result["output"] == alone["text"].strip() and stop not in result["output"]
+
+
+def test_space_around_choices_makes_no_difference(run, folder):
+    """Neither to what is scored nor to what may be written: the template says how an answer begins."""
+    pytest.importorskip("llguidance", reason="the optional package llguidance (skald[grammar]) is not installed")
+    stated, spaced = (
+        replace(read_task(str(folder / "review.toml")), choices=choices, name=name)
+        for name, choices in (("stated", ("bad", "good")), ("spaced", (" bad", "good\n")))
+    )
+    word = 'regex=" (bad|good)",greedy'
+    tasks = [replace(task, sampler=word) for task in (stated, spaced)]
+    found = run.evaluate(tasks=tasks, results=folder / "kept")["tasks"]
+    own, other = (
+        [
+            {name: value for name, value in result.items() if name not in ("digest", "task")}
+            for result in results_of(one)
+        ]
+        for one in found.values()
+    )
+    assert own == other and all(result["written"] in ("bad", "good") for result in own)
+
+
+def test_a_records_own_choices_are_read_without_space_around_them(folder):
+    asked = [{"question": "O", "choices": [" Romeo", "no "], "answer": 0}]
+    (example,) = read_examples(replace(read_task("multiple_choice"), data=str(write_lines(folder / "q.jsonl", asked))))
+    assert (example.choices, example.label, example.space) == (("Romeo", "no"), 0, " ")
 
 
 def test_a_prompt_that_is_too_long_to_go_on_from_counts_as_wrong(run, folder, capsys):
     write_lines(folder / "questions.jsonl", [*QUESTIONS, {"question": "x" * 40, "choices": ["a"], "answer": 0}])
-    found = run.evaluate(tasks=[str(folder / "copy.toml")], results=folder / "kept")["tasks"]["copy"]
+    task = replace(read_task(str(folder / "copy.toml")), template=LAST_WORDS)
+    found = run.evaluate(tasks=[task], results=folder / "kept")["tasks"]["copy"]
     *_, result = results_of(found)
     assert (found["errors"], result["output"], result["correct"]) == (1, "", False)
     assert "the prompt has 40 tokens" in result["error"] and "nothing is written to 1 of 4" in capsys.readouterr().err
+
+
+def test_answers_that_can_not_be_written_are_refused_before_anything_is_scored(run, folder):
+    """Of characters: their number is that of tokens. As many as fit are taken."""
+    longest = max(len(f" {record['question']}") for record in QUESTIONS)
+    copied, review = (read_task(str(folder / f"{name}.toml")) for name in ("copy", "review"))
+    tasks = {"classification": (review, len(" good"), "reviews.tsv:2"), "exact_match": (copied, longest, "s.jsonl:2")}
+    for metric in ("translation", *tasks):
+        task, tokens, place = tasks.get(metric, tasks["exact_match"])
+        task, writer = replace(task, metric=metric), TaskWriter(run)
+        if metric != "translation" or importlib.util.find_spec("sacrebleu"):
+            PreparedTask(run, replace(task, max_new_tokens=tokens), writer)
+            said = f"{place}: an answer of {tokens} tokens.*lets the model write {tokens - 1}; set its max_new_tokens"
+            with pytest.raises(DataError, match=said):
+                PreparedTask(run, replace(task, max_new_tokens=tokens - 1), writer)
+    write_lines(folder / "questions.jsonl", [*QUESTIONS, {"question": "x" * 31}, {"question": "x" * 32}])
+    assert run.trained_length == 32
+    PreparedTask(run, replace(copied, limit=4, max_new_tokens=100), TaskWriter(run))
+    with pytest.raises(DataError, match=r"questions.jsonl:5: an answer of 33 tokens; .* was trained on 32 at a time"):
+        PreparedTask(run, replace(copied, max_new_tokens=100), TaskWriter(run))
 
 
 class Pairs:
@@ -197,7 +254,7 @@ def test_after_a_kill_each_example_is_scored_once_and_all_numbers_are_the_same(s
     """Killed while it writes, then torn in the middle of a line."""
     records = [{"question": f"{'ABCDEFGH'[i % 8]} {'xyz'[i % 3]}", "choices": ["a", "b"]} for i in range(150)]
     write_lines(tmp_path / "questions.jsonl", records)
-    (tmp_path / "copy.toml").write_text(COPY.replace("= 6", "= 24"))
+    (tmp_path / "copy.toml").write_text(COPY.replace("= 15", "= 24"))
     command = ["evaluate", trained_run, "--tasks", tmp_path / "copy.toml", "--results"]
     whole = run.evaluate(tasks=[str(tmp_path / "copy.toml")], results=tmp_path / "whole")["tasks"]["copy"]
     lines = Path(whole["results"]).read_text()
@@ -239,6 +296,25 @@ def test_scores_are_the_same_to_the_last_bit_wherever_they_are_gone_on_with(run,
         assert again == found and sorted(Path(found["results"]).read_text().splitlines(keepends=True)) == sorted(lines)
 
 
+def test_an_interrupted_evaluation_is_gone_on_with_in_the_same_process(run, folder, monkeypatch, capsys):
+    """As in a notebook, which keeps the error and with it all that was in use."""
+    task = read_task(str(folder / "question.toml"))
+    whole = run.evaluate(tasks=[task], results=folder / "whole")["tasks"]["question"]
+    add = ResultsFile.add
+
+    def add_one(file: ResultsFile, result: dict) -> None:
+        if file.results:
+            raise KeyboardInterrupt
+        add(file, result)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as kept:
+        patch.setattr(ResultsFile, "add", add_one)
+        run.evaluate(tasks=[task], results=folder / "kept")
+    found = run.evaluate(tasks=[task], results=folder / "kept")["tasks"]["question"]
+    assert "1 of 3 examples are scored already" in capsys.readouterr().err and kept.traceback
+    assert found == whole | {"results": found["results"]} and results_of(found) == results_of(whole)
+
+
 def test_results_belong_to_a_checkpoint_a_task_and_its_records(run, folder):
     def file_name(run, task: Task) -> str:
         prepared = PreparedTask(run, task, TaskWriter(run))
@@ -253,6 +329,31 @@ def test_results_belong_to_a_checkpoint_a_task_and_its_records(run, folder):
     names = [file_name(run, task), file_name(other, task), file_name(run, fewer), file_name(run, longer)]
     names.append(file_name(run, replace(task, tokenization="apart")))
     assert len(set(names)) == 5
+
+
+def test_results_belong_to_the_content_of_a_schemas_file(run, folder):
+    pytest.importorskip("llguidance", reason="the optional package llguidance (skald[grammar]) is not installed")
+    schema, task = folder / "schema.json", read_task(str(folder / "copy.toml"))
+    task = replace(task, sampler=f"json_schema={schema},greedy")
+    for kind, allowed in (("boolean", {"true", "false"}), ("null", {"null"})):
+        schema.write_text(json.dumps({"type": kind}))
+        found = run.evaluate(tasks=[task], results=folder / "kept")["tasks"]["copy"]
+        assert {result["output"] for result in results_of(found)} <= allowed
+    digest = examples_digest(task, read_examples(task))
+    moved = schema.rename(folder / "moved.json")
+    assert examples_digest(replace(task, sampler=f"json_schema={moved},greedy"), read_examples(task)) == digest
+    with pytest.raises(SamplerError, match=r"task copy: json_schema=.*schema.json: can't read it"):
+        examples_digest(task, read_examples(task))
+
+
+def test_results_belong_to_the_checkpoint_that_a_sampler_names(run_copy, folder):
+    task = replace(read_task(str(folder / "copy.toml")), sampler=f"contrast(run={run_copy}@20),greedy")
+    digests = [examples_digest(task, read_examples(task))]
+    file = run_copy / "checkpoints" / "20" / "about" / "metadata"
+    for name in ("scores", "saved"):  # scores are known later, of the same weights
+        file.write_text(json.dumps(json.loads(file.read_text()) | {name: {} if name == "scores" else 0.0}))
+        digests.append(examples_digest(task, read_examples(task)))
+    assert digests[0] == digests[1] != digests[2]
 
 
 @pytest.mark.parametrize("held", ["my notes, which end without a line break", "my notes\n", '{"digest": "b"}\n'])
@@ -298,6 +399,24 @@ def test_tasks_are_scored_at_intervals_of_training_as_its_checkpoints_are(skald,
     assert refused == 2 and "evaluation.tasks: task sentiment names no data" in err and not (folder / "none").exists()
 
 
+def test_tasks_in_training_keep_no_memory_of_a_device(run, folder):
+    """Neither once they are scored nor when they are given up, though Python itself collects nothing meanwhile."""
+    evaluation = replace(run.config.evaluation, tasks=(str(folder / "review.toml"),))
+    tasks = TrainingTasks(replace(run.config, evaluation=evaluation), run.tokenizer, run.trained_length)
+    gc.collect()
+    sizes = [sum(x.nbytes for x in jax.live_arrays())]
+    gc.disable()
+    try:
+        for examples in (len(REVIEWS) + 1, 3, 100):
+            computed = tasks.scores(run.model)
+            *_, found = itertools.islice(computed, examples)
+            computed.close()
+            sizes.append(sum(x.nbytes for x in jax.live_arrays()))
+    finally:
+        gc.enable()
+    assert len(set(sizes)) == 1 and "tasks/review/accuracy" in found
+
+
 # Task files
 
 
@@ -333,6 +452,14 @@ def test_bad_input_is_refused_with_one_line(skald, trained_run, folder):
         "greeedy': no link 'greeedy'; did you mean 'greedy'?",
         *of_file(10, COPY.replace("greedy", "greeedy")),
     )
+    case(
+        2,
+        "task copy: nowhere: no such folder",
+        "--tasks",
+        folder / "copy.toml",
+        "--set",
+        "copy.sampler=contrast(run=nowhere),greedy",
+    )
     case(1, "empty.jsonl: no text, the file is empty", "--tasks", good, "--set", "question.data=empty.jsonl")
     case(1, "head.tsv: no records in it", "--tasks", folder / "review.toml", "--set", f"review.data={folder}/head.tsv")
     case(1, "odd.jsonl:1: character 'é' (U+00E9)", "--tasks", good, "--set", f"question.data={folder}/odd.jsonl")
@@ -354,6 +481,15 @@ def test_bad_input_is_refused_with_one_line(skald, trained_run, folder):
         "question.limt=3",
     )
     case(2, "did you mean 'question'?", "--tasks", good, "--set", "questoin.limit=3")
+    case(2, "one of its choices is empty", "--tasks", good, "--set", 'question.choices=["a", " "]')
+    case(2, "2 of its choices are 'a'", "--tasks", good, "--set", 'question.choices=["a", " a"]')
+    case(1, "field 'choices' is no list of texts", "--tasks", good, "--set", f"question.data={folder}/none.jsonl")
+    case(1, "half.jsonl:2: '\\ud83d' at offset 1 of ' \\ud83d' is half of a surrogate pair", "--tasks",
+         folder / "copy.toml", "--set", f"copy.data={folder}/half.jsonl", "--set",
+         "copy.template=x{% generation %} {{ choices[1] }}{% endgeneration %}")  # fmt: skip
+    case(1, "half.jsonl:2: '\\ud83d' at offset 0 of '\\ud83d' is half", "--tasks", good, "--set",
+         f"question.data={folder}/half.jsonl", "--set", "question.template=x{% generation %} b{% endgeneration %}",
+         )  # fmt: skip
     case(2, "limit is 0; it must be at least 1", "--tasks", good, "--set", "question.limit=0")
     case(2, "name the task with --tasks", "--set", "question.limit=3")
     case(2, "--results keeps what tasks find", "--results", "x")
@@ -364,6 +500,9 @@ def test_bad_input_is_refused_with_one_line(skald, trained_run, folder):
     (folder / "head.tsv").write_text("label\ttext\n")
     write_lines(folder / "odd.jsonl", [{"question": "né", "choices": ["a", "b"], "answer": 0}])
     write_lines(folder / "long.jsonl", [{"question": "a", "choices": ["a", "b" * 40], "answer": 0}])
+    write_lines(folder / "none.jsonl", [{"question": "a", "choices": [], "answer": 0}])
+    good_one, half = ({"question": "a", "choices": ["b", text]} for text in ("c", "\ud83d"))
+    write_lines(folder / "half.jsonl", [good_one, half])
     results = skald.run_many([arguments for *_, arguments in cases])
     for (status, said, arguments), (returned, out, err) in zip(cases, results, strict=True):
         assert (returned, out) == (status, ""), (arguments, err)
@@ -396,6 +535,52 @@ def test_tasks_that_come_with_the_program_read_their_records(name, tmp_path):
     for example in read_examples(task):
         assert example.answer == ANSWERS[name] and example.prompt
         assert not example.choices or example.choices[example.label] == ANSWERS[name].strip()
+
+
+def read_me_task(folder: Path) -> Task:
+    """The task that README shows."""
+    (shown,) = re.findall(r'```\n(data = "dev.tsv"\n.*?)```', (SHIPPED.parents[1] / "README.md").read_text(), re.DOTALL)
+    (folder / "shown.toml").write_text(shown)
+    return read_task(str(folder / "shown.toml"))
+
+
+@pytest.mark.parametrize("label", ["positive", "-1", -1, "2", 2, "", "0x1", "1.0", 1.5, True, None, [1]])
+def test_a_label_outside_the_set_is_an_error_of_its_record(label, tmp_path):
+    """GLUE has -1 where there is no label. No label may count from the end, or stand for the first choice."""
+    record = {"text": "x", "content": "x", "sentence": "x", "question": "x", "choices": ["bad", "good"]}
+    good = [record | {"label": label, "answer": label} for label in (0, 1)]
+    data = write_lines(tmp_path / "records.jsonl", [*good, record | {"label": label, "answer": label}])
+    labels = {
+        "sentiment": "0 'bad', 1 'good'",
+        "multiple_choice": "0 'bad', 1 'good'",
+        "shown": "0 'negative', 1 'posi",
+    }
+    for task in (read_task("sentiment"), read_task("multiple_choice"), read_me_task(tmp_path)):
+        task = replace(task, data=str(data))
+        assert [example.label for example in read_examples(replace(task, limit=2))] == [0, 1]
+        if not (task.name == "shown" and label == "positive"):  # which is one of its labels
+            said = f"records.jsonl:3: the label {label!r} is none of those there are: {labels[task.name]}"
+            with pytest.raises(DataError, match=re.escape(said)):
+                read_examples(task)
+    training = Template(sentiment.REVIEW)
+    assert [training.response(record) for record in good] == [" bad", " good"]
+    with pytest.raises(DataError, match="can't be filled in|a value that is null"):
+        training.response(record | {"label": label})
+
+
+def test_a_template_that_writes_another_answer_than_the_label_says_is_refused(folder):
+    """And text for a number is, which Jinja's own filter takes for 0."""
+    write_lines(folder / "words.jsonl", [{"text": "x", "label": "bad"}, {"text": "x", "label": "good"}])
+    task = replace(read_task(str(folder / "review.toml")), data=str(folder / "words.jsonl"))
+    with pytest.raises(DataError, match="jsonl:1: the template wants a whole number, and 'bad' is none"):
+        read_examples(task)
+    task = replace(task, label="label", template="{{ text }}{% generation %} bad{% endgeneration %}")
+    with pytest.raises(DataError, match="jsonl:2: the template of task review writes 'bad' for the label 'good'"):
+        read_examples(task)
+    right = replace(task, template="{{ text }}{% generation %} {{ label }}{% endgeneration %}")
+    assert [example.label for example in read_examples(right)] == [0, 1]
+    with pytest.raises(ConfigError, match="label is 'label', and there are no choices that it could name"):
+        read_tasks([str(folder / "copy.toml")], ["copy.label=label"])
 
 
 def test_real_data_are_read_whole(corpora):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from pathlib import Path
 
 from data.errors import DataError
 from data.store.progress import SECONDS
+from data.tokenizers.tokenizer import Tokenizer
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.likelihood import Continuation, ContinuationScore, encode_continuation, score_continuations
 from launch.inference.progress import Progress
@@ -19,7 +21,7 @@ from launch.inference.tasks.examples import read_examples
 from launch.inference.tasks.generation import Output, TaskWriter
 from launch.inference.tasks.metrics import METRICS, check_libraries
 from launch.inference.tasks.results import ResultsFile, results_digest
-from launch.inference.tasks.task import Task, check_names
+from launch.inference.tasks.task import Task, check_names, checked
 from model.decode.prompts import PromptError
 
 BLOCK = 512  # examples that are scored together: after a kill again together, so that sums come out the same
@@ -28,7 +30,7 @@ BLOCK = 512  # examples that are scored together: after a kill again together, s
 class PreparedTask:
     """A task with its examples, all of them read, encoded and checked, before anything is computed.
 
-    Raises DataError, PromptError, SamplerError, RunError (a library that is not installed).
+    Raises DataError, PromptError, SamplerError, CheckpointError, RunError (a library that is not installed).
     """
 
     def __init__(self, run: LoadedCheckpoint, task: Task, writer: TaskWriter):
@@ -38,15 +40,17 @@ class PreparedTask:
             writer.check(task)
         self.examples = read_examples(task)
         self.requests = [self.encode(example) for example in self.examples]
+        if self.metric.generates:
+            self.check_room()
 
     @functools.cached_property
     def digest(self) -> str:
         return results_digest(self.run, self.task, self.examples)
 
-    def with_run(self, run: LoadedCheckpoint) -> PreparedTask:
-        """The same examples for another checkpoint that has the same tokenizer."""
+    def with_run(self, run: LoadedCheckpoint, writer: TaskWriter) -> PreparedTask:
+        """The same examples for another checkpoint that has the same tokenizer, and its writer."""
         other = copy.copy(self)
-        other.run, other.writer = run, TaskWriter(run)
+        other.run, other.writer = run, writer
         return other
 
     def encode(self, example: Example) -> list[Continuation]:
@@ -59,13 +63,28 @@ class PreparedTask:
             raise DataError(
                 f"{example.origin}: {error}; task {self.task.name} does not go with the tokenizer of {self.run.name}"
             ) from None
-        longest = max((len(request.continuation) for request in encoded), default=0)
-        if longest > self.run.trained_length:
-            raise DataError(
-                f"{example.origin}: an answer of {longest} tokens; {self.run.name} was trained on "
-                f"{self.run.trained_length} at a time"
-            )
+        self.check_row(max((len(request.continuation) for request in encoded), default=0), example.origin)
         return encoded
+
+    def check_row(self, tokens: int, origin: str) -> None:
+        if tokens > (most := self.run.trained_length):
+            raise DataError(f"{origin}: an answer of {tokens} tokens; {self.run.name} was trained on {most} at a time")
+
+    def check_room(self) -> None:
+        """Raises DataError where the model may not write as many tokens as the longest answer has."""
+        tokens, index = max((self.written_tokens(example), -example.index) for example in self.examples)
+        origin, most = self.examples[-index].origin, self.task.max_new_tokens
+        self.check_row(tokens, origin)
+        if tokens > most:
+            raise DataError(
+                f"{origin}: an answer of {tokens} tokens, the longest there is, and task {self.task.name} lets the "
+                f"model write {most}; set its max_new_tokens, as --set {self.task.name}.max_new_tokens={tokens}"
+            )
+
+    def written_tokens(self, example: Example) -> int:
+        """The tokens of the longest of an example's answers, as the template begins them, behind its prompt."""
+        texts = [example.space + choice for choice in example.choices] or [example.answer.rstrip()]
+        return max(new_tokens(self.run.tokenizer, example.prompt, text) for text in texts)
 
     def encode_pair(self, prompt: str, continuation: str) -> Continuation:
         if self.task.tokenization == "together":
@@ -76,15 +95,15 @@ class PreparedTask:
     def evaluate(self, folder: Path, report: Callable[[str], None], seconds: float) -> dict:
         """Scores what is not scored in `folder` yet, and returns the metrics of all examples."""
         path = folder / f"{self.task.name}-{self.digest[:8]}.jsonl"
-        file = ResultsFile(path, self.digest, len(self.examples))
-        total, done = len(self.examples), len(file.results)
-        if done:
-            report(f"{self.task.name}: {done:,} of {total:,} examples are scored already")
-        progress = Progress(self.task.name, "examples", total, done, report, seconds)
-        for result in self.results(set(file.results), progress.show):
-            file.add(result)
-            progress.add()
-        file.close()
+        with contextlib.closing(ResultsFile(path, self.digest, len(self.examples))) as file:
+            total, done = len(self.examples), len(file.results)
+            if done:
+                report(f"{self.task.name}: {done:,} of {total:,} examples are scored already")
+            progress = Progress(self.task.name, "examples", total, done, report, seconds)
+            with contextlib.closing(self.results(set(file.results), progress.show)) as computed:
+                for result in computed:
+                    file.add(result)
+                    progress.add()
         results = file.in_order()
         errors = sum("error" in result for result in results)
         if errors:
@@ -93,7 +112,7 @@ class PreparedTask:
         found = {"metric": self.task.metric, **self.metric.summary(results), "examples": len(results), "errors": errors}
         return found | {"tokenization": self.task.tokenization, "results": str(path)}
 
-    def results(self, done: Set[int], after_step: Callable[[], None]) -> Iterator[dict]:
+    def results(self, done: Set[int], after_step: Callable[[], None]) -> Generator[dict, None, None]:
         """The result of each example whose index is not `done`, as they are computed."""
         for start in range(0, len(self.examples), BLOCK):
             block = self.examples[start : start + BLOCK]
@@ -132,11 +151,24 @@ class PreparedTask:
             after_step()
 
 
+def new_tokens(tokenizer: Tokenizer, prompt: str, text: str) -> int:
+    """The tokens of a text behind a prompt, encoded together or alone, whichever are fewer; 0 where the tokenizer does
+    not know a character of it."""
+    try:
+        alone = len(tokenizer.encode(text))
+        before, whole = (len(encode_whole_prompt(part, tokenizer)) for part in (prompt, prompt + text))
+    except DataError:
+        return 0
+    except PromptError:  # nothing can stand for an empty prompt
+        return alone
+    return min(alone, whole - before)
+
+
 def prepare_tasks(run: LoadedCheckpoint, tasks: Sequence[Task]) -> list[PreparedTask]:
-    """The tasks, checked. Raises ConfigError, DataError, PromptError, SamplerError, RunError."""
+    """The tasks, checked. Raises ConfigError and what PreparedTask raises."""
     check_names(tasks)
     writer = TaskWriter(run)
-    return [PreparedTask(run, task, writer) for task in tasks]
+    return [PreparedTask(run, checked(task), writer) for task in tasks]
 
 
 def evaluate_tasks(

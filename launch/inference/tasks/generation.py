@@ -6,18 +6,22 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import jax
+
 from data.errors import DataError
 from launch.inference.checkpoint import DescribedCheckpoint, LoadedCheckpoint
 from launch.inference.json_schema import read_schema_files
 from launch.inference.matchers import Matchers
 from launch.inference.prompts import encode_prompt
 from launch.inference.provenance import index_opener
+from launch.inference.replicas import Replicas
 from launch.inference.request import TextRequest
 from launch.inference.tasks.task import Task
 from launch.inference.text import TextGenerator, check_stops, encode_chain
 from launch.inference.text_engine import TextEngine, is_for_engine
 from model.decode.chain import SamplerError, parse_chain
 from model.decode.prompts import PromptError, PromptTooLong
+from train.checkpoint_folder import CheckpointError, find_checkpoint
 
 ROWS = 16  # prompts that are searched at once, where a text is written in several rows, as by beam search
 
@@ -30,16 +34,21 @@ class Output(NamedTuple):
 
 
 class TaskWriter:
-    """Writes with the model of a checkpoint."""
+    """Writes with the model of a checkpoint, on all devices: each has all weights and a part of the prompts. Of a model
+    in training it has one device, as the others hold what is trained."""
 
     def __init__(self, run: LoadedCheckpoint):
         self.run = run
         self.open_index = index_opener(run) if isinstance(run, DescribedCheckpoint) else None  # none while it trains
 
     @functools.cached_property
-    def engine(self) -> TextEngine:
-        run, own = self.run, self.open_index
-        return TextEngine(run.model, run.tokenizer, run.trained_length, run.stop_ids, open_index=own)
+    def replicas(self) -> Replicas:
+        run = self.run
+        devices = jax.devices() if isinstance(run, DescribedCheckpoint) else jax.devices()[:1]
+        rest = {"open_index": self.open_index}
+        return Replicas(
+            run.model, lambda model: TextEngine(model, run.tokenizer, run.trained_length, run.stop_ids, **rest), devices
+        )
 
     @functools.cached_property
     def generator(self) -> TextGenerator:
@@ -47,13 +56,16 @@ class TaskWriter:
         return TextGenerator(run.model, run.tokenizer, run.trained_length, run.stop_ids, self.open_index)
 
     def check(self, task: Task) -> None:
-        """Raises SamplerError, PromptError or DataError where the task's chain or stop texts are none."""
+        """Raises SamplerError, PromptError, DataError or CheckpointError where the task's chain or stop texts are none,
+        or a run that the chain names is not there."""
         try:
             chain = parse_chain(read_schema_files(task.sampler))
             Matchers(self.run.tokenizer, self.open_index).check(chain)
             encode_chain(chain, self.run.tokenizer, self.run.trained_length)
             check_stops(task.stop)
-        except (SamplerError, PromptError, DataError) as error:
+            for run in filter(None, chain.source.runs):
+                find_checkpoint(run)
+        except (SamplerError, PromptError, DataError, CheckpointError) as error:
             raise type(error)(f"task {task.name}: {error}") from None
 
     def reason_against(self, prompt: str) -> str | None:
@@ -77,8 +89,8 @@ class TaskWriter:
     def write(self, task: Task, prompts: Sequence[str], after_step: Callable[[], None]) -> Iterator[Output]:
         sampler = read_schema_files(task.sampler)
         if is_for_engine(parse_chain(sampler)):
-            requests = (TextRequest(prompt, sampler, task.max_new_tokens, stop=task.stop) for prompt in prompts)
-            for answer in self.engine.answers(requests, after_step):
+            requests = [TextRequest(prompt, sampler, task.max_new_tokens, stop=task.stop) for prompt in prompts]
+            for answer in self.replicas.answers(requests, after_step):
                 if answer.error:
                     raise DataError(f"task {task.name}: {answer.error}")
                 yield Output(answer.samples[0].text.strip())

@@ -15,8 +15,12 @@ from data.errors import DataError
 from launch import VERSION
 from launch.inference.appended_file import AppendedFile, begins_as
 from launch.inference.checkpoint import LoadedCheckpoint
+from launch.inference.json_schema import read_schema_files
 from launch.inference.tasks.example import Example
+from launch.inference.tasks.metrics import METRICS
 from launch.inference.tasks.task import Task
+from model.decode.chain import SamplerError, parse_chain
+from train.checkpoint_folder import CheckpointError, checkpoint_digest, find_checkpoint
 
 
 def results_digest(run: LoadedCheckpoint, task: Task, examples: Sequence[Example]) -> str:
@@ -32,9 +36,21 @@ def examples_digest(task: Task, examples: Sequence[Example]) -> str:
 
 def asked(task: Task, examples: Sequence[Example]) -> dict:
     return {
-        "task": dataclasses.asdict(task) | {"data": None, "template": None},
+        "task": dataclasses.asdict(task) | sampler_content(task) | dict.fromkeys(("data", "template", "label")),
         "examples": [dataclasses.asdict(example) | {"origin": None} for example in examples],
     }
+
+
+def sampler_content(task: Task) -> dict:
+    """The sampler of a task that writes, with the content of files that it names, and digests of checkpoints."""
+    if not METRICS[task.metric].generates:
+        return {}
+    try:
+        sampler = read_schema_files(task.sampler)
+        runs = {run: checkpoint_digest(find_checkpoint(run).folder) for run in parse_chain(sampler).source.runs if run}
+    except (SamplerError, DataError, CheckpointError) as error:
+        raise type(error)(f"task {task.name}: {error}") from None
+    return {"sampler": sampler} | ({"runs": runs} if runs else {})
 
 
 def digest(values: dict) -> str:

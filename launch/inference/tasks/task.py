@@ -1,9 +1,10 @@
 """The form of an evaluation task: a TOML file of a few lines, which `skald evaluate --tasks` and launch/api.py read.
 
 data = "dev.tsv"
-template = "{{ sentence }}\n{% generation %}{{ ['negative', 'positive'][label | int] }}{% endgeneration %}"
+template = "{{ sentence }}\n{% generation %}{{ {'0': 'negative', '1': 'positive'}[label | string] }}{% endgeneration %}"
 metric = "classification"
 choices = ["negative", "positive"]
+label = "label"
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ class Task:
     `data`: where its records come from, as `Source.path`; in a file relative to that file's folder. `template`: Jinja,
     or a file of it, that makes a record's prompt and, within {% generation %}…{% endgeneration %}, its answer: what
     supervised fine-tuning trains with, too. `metric`: a name of METRICS. `choices`: the answers there are, or the field
-    of a record that lists its own.
+    of a record that lists its own. `label`: the field of a record that says which of them is right, by its text or its
+    index from 0: a label that is none of these is refused, and so is a template that writes another answer.
 
     `tokenization`: of a prompt and what is scored behind it, `together` as one text, as lm-evaluation-harness does, or
     `apart`, as fine-tuning with a template does. `sampler`, `max_new_tokens`, `stop`: of texts that the model writes.
@@ -44,6 +46,7 @@ class Task:
     metric: str
     data: str = ""
     choices: tuple[str, ...] | str | None = None
+    label: str | None = None
     tokenization: Literal["together", "apart"] = "together"
     sampler: str = "greedy"
     max_new_tokens: int = 128
@@ -108,6 +111,19 @@ def beside(path: str, file: Path) -> str:
     return str(file.parent / path)
 
 
+def check_choices(task: Task) -> None:
+    """Raises ConfigError where choices are not texts of their own: white space around them does not count."""
+    if not isinstance(task.choices, tuple):
+        return
+    for choice, count in collections.Counter(choice.strip() for choice in task.choices).items():
+        if not choice:
+            raise ConfigError(f"task {task.name}: one of its choices is empty; write the text of each, or leave it out")
+        if count > 1:
+            raise ConfigError(
+                f"task {task.name}: {count} of its choices are {choice!r}, as space around them does not count"
+            )
+
+
 def checked(task: Task) -> Task:
     """The task. Raises ConfigError where its fields do not go together."""
     if task.metric not in METRICS:
@@ -124,6 +140,9 @@ def checked(task: Task) -> Task:
             f'task {task.name}: the metric {task.metric} needs choices: a list of answers, as ["no", "yes"], or the '
             "name of the field that holds one"
         )
+    if task.label and not task.choices:
+        raise ConfigError(f"task {task.name}: label is {task.label!r}, and there are no choices that it could name")
+    check_choices(task)
     for name in ("max_new_tokens", "limit"):
         if (value := getattr(task, name)) is not None and value < 1:
             raise ConfigError(f"task {task.name}: {name} is {value}; it must be at least 1")

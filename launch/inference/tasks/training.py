@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from model.decode.chain import SamplerError
 from model.decode.prompts import PromptError
 from model.transformer import Transformer
 from train import processes
+from train.checkpoint_folder import CheckpointError
 from train.config import Experiment
 from train.fields import ConfigError
 from train.run import RunError
@@ -54,21 +56,29 @@ class TrainingTasks:
         self.before = ModelInTraining(tokenizer, context, experiment.model, ends)
         try:
             self.tasks = [PreparedTask(self.before, task, TaskWriter(self.before)) for task in read_tasks(names)]
-        except (ConfigError, DataError, PromptError, SamplerError, RunError) as error:
+        except (ConfigError, DataError, PromptError, SamplerError, CheckpointError, RunError) as error:
             raise ConfigError(f"evaluation.tasks: {error}") from None
 
     def scores(self, model: Transformer) -> Iterator[dict[str, float]]:
         """The metrics by name, `tasks/TASK/METRIC`: those that are known after each example, in the end all.
 
         They are computed as `skald evaluate` does, from the weights on one device, without the run's own mesh, which is
-        set again between two examples.
+        set again between two examples. No memory of a device is kept once all are computed, or this is closed.
         """
+        try:
+            yield from self.scores_of_copy(model)
+        finally:
+            if self.tasks:
+                gc.collect()  # what writes texts refers to itself, and would keep its weights
+
+    def scores_of_copy(self, model: Transformer) -> Iterator[dict[str, float]]:
         values: dict[str, float] = {}
         if self.tasks:
             alone = jax.device_put(model, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
             run = ModelInTraining(**vars(self.before) | {"model": alone})
+            writer = TaskWriter(run)
         for task in self.tasks:
-            results, computed = [], task.with_run(run).results(set(), lambda: None)
+            results, computed = [], task.with_run(run, writer).results(set(), lambda: None)
             while True:
                 with jax.set_mesh(NO_MESH):
                     result = next(computed, None)
