@@ -36,6 +36,8 @@ def main(arguments: Namespace) -> int:
     if arguments.watch:
         check_watch(arguments)
         return watch_run(arguments, *reports, scores_in_words)
+    if arguments.examples == "":
+        raise ConfigError("--examples names no file")
     if arguments.examples is not None:
         open(arguments.examples, "a").close()  # what is wrong with it is said before anything is scored
     if arguments.other is not None:

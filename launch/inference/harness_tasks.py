@@ -73,7 +73,8 @@ def load_all(tasks: TaskManager, names: Sequence[str]) -> dict[str, dict]:
 
 
 def load(tasks: TaskManager, name: str) -> dict[str, dict]:
-    """What the package loads for a name. Raises DataError with the task of a group or tag that can't be loaded."""
+    """What the package loads for a name. Raises DataError with the task of a group or tag that can't be loaded, or with
+    a name in a group that is none, which the package takes for a task without data."""
     try:
         with explain_errors(place_of(tasks, name)):
             return tasks.load([name])
@@ -81,6 +82,8 @@ def load(tasks: TaskManager, name: str) -> dict[str, dict]:
         for one in members(tasks, name):
             if one in tasks.task_index:
                 load(tasks, one)
+            elif one in tasks.task_index[name].cfg["task"]:
+                raise DataError(f"--harness {place_of(tasks, name)}: there is no task {one!r}") from None
         raise
 
 

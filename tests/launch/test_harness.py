@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from configs import gpt2
+from data.errors import DataError
 from launch.api import load
 from launch.bench.likelihood import made_up_items, train_tokenizer, write_run
 from launch.commands.harness import metric_lines
@@ -171,7 +172,10 @@ def test_tasks_of_local_files_have_the_metrics_of_the_models_own_logits(skald, r
 
 
 def test_groups_and_tags_have_their_tasks_metrics_and_those_that_they_aggregate(run, tasks, examples, tmp_path):
+    from lm_eval.tasks import TaskManager
+
     from launch.inference.harness import evaluate_tasks
+    from launch.inference.harness_tasks import load
 
     halves = {"first": examples["choices"][:2], "second": examples["choices"][2:]}
     for name, lines in halves.items():
@@ -190,6 +194,9 @@ def test_groups_and_tags_have_their_tasks_metrics_and_those_that_they_aggregate(
     assert found["made_up_mean"]["acc"] == parts[1]["acc"] and found["made_up_mean"]["examples"] == 6
     tagged = evaluate_tasks(run, ["made_up_tag"], str(tmp_path), tmp_path / "results")
     assert tagged == {"made_up_second": parts[1]}
+    (tmp_path / "typo.yaml").write_text("group: made_up_typo\ntask: [made_up_first, made_up_third]\n")
+    with pytest.raises(DataError, match=r"made_up_typo \(.*typo.yaml\): there is no task 'made_up_third'"):
+        load(TaskManager(include_path=str(tmp_path), include_defaults=False), "made_up_typo")
 
 
 @pytest.fixture(scope="module")
