@@ -93,7 +93,8 @@ class LoadedRun(LoadedCheckpoint):
         `read_tasks`; `results`: the folder that keeps the result of each of their examples."""
         read = [task for name in tasks for task in ([name] if isinstance(name, Task) else read_tasks([name]))]
         score_text = functools.partial(scoring.evaluate, self, text, window, stride, field, examples)
-        return evaluate(self, score_text, text is not None, read, results)
+        has_text = any(option is not None for option in (text, window, stride, field, examples))
+        return evaluate(self, score_text, has_text, read, results)
 
     def quality(self, grid: str | Path | None = None, **options) -> dict:
         """The content of quality.json, as `skald quality` writes it. `grid`: a TOML file, by default configs/quality/'s

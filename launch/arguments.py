@@ -140,9 +140,11 @@ def evaluate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tasks", action="append", default=[], metavar="TASKS", help=tasks)
     settings = "change a field of a task, as sentiment.data=dev.tsv or sentiment.limit=100; repeatable"
     command.add_argument("--set", action="append", default=[], metavar="TASK.FIELD=VALUE", help=settings)
-    results = "keep every example's result there, and go on with those that are there (default: tasks/STEP of the run)"
+    results = "keep every example's result there (default: tasks/STEP of the run), and go on behind those of --tasks"
     command.add_argument("--results", metavar="FOLDER", help=results)
-    harness = "score tasks of lm-evaluation-harness instead, by name, with commas between them"
+    harness = (
+        "score tasks, groups or tags of lm-evaluation-harness instead, with commas between; a kill begins them anew"
+    )
     command.add_argument("--harness", metavar="TASKS", help=harness)
     include = "with --harness: a folder with task files of your own"
     command.add_argument("--include", metavar="FOLDER", help=include)

@@ -275,10 +275,16 @@ def read_weights(checkpoint: CheckpointRef, model, kind: str | None = None):
 
     Raises CheckpointError where it has none of that kind, DamagedCheckpoint where they can't be read.
     """
+    folder = stored_weights(checkpoint, kind)
+    return unflatten_by_path(model, read_item(folder, flatten_by_path(model)))
+
+
+def stored_weights(checkpoint: CheckpointRef, kind: str | None = None) -> Path:
+    """The folder of a checkpoint's weights of one kind, as of read_weights, and raises as that does."""
     kinds = [name for name, item in WEIGHTS.items() if (checkpoint.folder / item).is_dir()]
     if not kinds:
         raise DamagedCheckpoint(f"{checkpoint.folder}: no weights in it; take another checkpoint")
     if kind not in (None, *kinds):
         reason = "; optimizer.average was null" if kind == "average" else ""
         raise CheckpointError(f"{checkpoint.folder}: no {kind} weights in it{reason}; there are {', '.join(kinds)}")
-    return unflatten_by_path(model, read_item(checkpoint.folder / WEIGHTS[kind or kinds[0]], flatten_by_path(model)))
+    return checkpoint.folder / WEIGHTS[kind or kinds[0]]

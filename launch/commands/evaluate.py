@@ -12,6 +12,7 @@ from launch.commands.evaluate_pair import comparison_in_words, evaluate_pair
 from launch.commands.evaluate_watch import watch_run
 from launch.commands.harness import check_arguments, evaluate_harness
 from launch.commands.progress import ProgressReport
+from launch.commands.text_options import check_text_options, given_text_options
 from launch.inference import scoring
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.evaluation import evaluate
@@ -23,10 +24,10 @@ LIVE_SECONDS, LINE_SECONDS = 0.5, 10.0  # between lines of progress: on a termin
 
 def main(arguments: Namespace) -> int:
     check_arguments(arguments)
-    if arguments.harness:
+    if arguments.harness is not None:
         return evaluate_harness(arguments)
     arguments.tasks = read_tasks([name for names in arguments.tasks for name in names.split(",")], arguments.set)
-    if arguments.results and not arguments.tasks:
+    if arguments.results is not None and not arguments.tasks:
         raise ConfigError("--results keeps what tasks find; name them with --tasks")
     report = ProgressReport()
     reports = (report, LIVE_SECONDS if report.on_terminal else LINE_SECONDS)
@@ -35,18 +36,21 @@ def main(arguments: Namespace) -> int:
     if arguments.watch:
         check_watch(arguments)
         return watch_run(arguments, *reports, scores_in_words)
-    if arguments.examples:
+    if arguments.examples == "":
+        raise ConfigError("--examples names no file")
+    if arguments.examples is not None:
         open(arguments.examples, "a").close()  # what is wrong with it is said before anything is scored
     if arguments.other is not None:
         scores, examples = evaluate_pair(arguments, *reports)
     else:
         run = LoadedCheckpoint(arguments.run, arguments.weights, quantize=arguments.quantize)
-        examples = [] if arguments.examples else None
+        check_text_options(arguments, run)
+        examples = None if arguments.examples is None else []
         text = (arguments.text, arguments.window, arguments.stride, arguments.field, examples)
         score_text = functools.partial(scoring.evaluate, run, *text)
         tasks = (arguments.tasks, arguments.results, *reports)
-        scores = evaluate(run, score_text, arguments.text is not None, *tasks)
-    if arguments.examples:
+        scores = evaluate(run, score_text, bool(given_text_options(arguments)), *tasks)
+    if arguments.examples is not None:
         lines = (json.dumps(example, ensure_ascii=False) for example in examples)
         Path(arguments.examples).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     print(json.dumps(scores) if arguments.json else scores_in_words(arguments.run, scores, arguments))
@@ -55,10 +59,12 @@ def main(arguments: Namespace) -> int:
 
 def check_watch(arguments: Namespace) -> None:
     """Raises ConfigError for what a watch can't do."""
-    if arguments.examples:
+    if arguments.examples is not None:
         raise ConfigError("--examples with --watch: each checkpoint would write over the file; name one, RUN@STEP")
     if arguments.other is not None:
         raise ConfigError("--watch follows one run, and two are named; compare them without --watch")
+    if arguments.field is not None and arguments.text is None:
+        raise ConfigError(f"--field {arguments.field}: it goes with --text FILE, and no text is named")
 
 
 def scores_in_words(name: str, scores: dict, arguments: Namespace) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import gc
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from data.errors import DataError
 from data.windows import ScoredText
+from launch.commands.text_options import check_text_options, given_text_options
 from launch.inference.checkpoint import DescribedCheckpoint, LoadedCheckpoint
 from launch.inference.evaluation import TEXT_SCORES
 from launch.inference.paired_results import compare_results, read_results
 from launch.inference.paired_texts import PairedTexts
+from launch.inference.results_folder import results_folder
 from launch.inference.scoring import Evaluation, evaluate_texts
 from launch.inference.tasks.evaluate import evaluate_tasks, prepare_tasks
 from launch.inference.text_comparison import TextComparison
+from train.checkpoint import stored_weights
 
 SHOWN_TEXT = 60  # characters of an example
 UNITS = {"loss": "nats a token", "bits_per_byte": "bits a byte"}
@@ -33,7 +36,10 @@ def evaluate_pair(arguments: Namespace, report: Callable[[str], None], seconds: 
     `report` is given the progress of tasks, every so many `seconds`. Raises what `evaluate` and PairedTexts raise."""
     names = (arguments.run, arguments.other)
     run, other = (DescribedCheckpoint(name, arguments.weights, quantize=arguments.quantize) for name in names)
+    check_text_options(arguments, run)
     pair = paired_texts(run, other, arguments, report)
+    for checkpoint in (run, other):
+        check_described(checkpoint, arguments)
     texts = [(pair.run_texts, pair.run_windows), (pair.other_texts, pair.other_windows)] if pair else [None, None]
     mine, theirs = (
         evaluate_described(checkpoint, own, arguments, report, seconds)
@@ -54,16 +60,26 @@ def evaluate_pair(arguments: Namespace, report: Callable[[str], None], seconds: 
 def paired_texts(
     run: DescribedCheckpoint, other: DescribedCheckpoint, arguments: Namespace, report: Callable[[str], None]
 ) -> PairedTexts | None:
-    """The texts to compare; None where there are tasks, and no validation text that both can score."""
+    """The texts to compare; None where there are tasks, no option that goes with a text, and no validation text that
+    both can score."""
     if arguments.tasks and arguments.text is None and run.config is None:
         return None
     try:
         return PairedTexts(run, other, arguments.text, arguments.window, arguments.stride, arguments.field)
     except DataError as error:
-        if not arguments.tasks or arguments.text is not None:
+        if not arguments.tasks or given_text_options(arguments):
             raise
         report(f"the scores of the validation text are left out: {error}")
         return None
+
+
+def check_described(checkpoint: DescribedCheckpoint, arguments: Namespace) -> None:
+    """What can be said against scoring a checkpoint before its weights are read. Raises CheckpointError, and what
+    prepare_tasks raises; DataError where its results can't be kept."""
+    stored_weights(checkpoint.checkpoint, checkpoint.weights)
+    prepare_tasks(checkpoint, arguments.tasks)
+    if arguments.tasks:
+        results_folder(checkpoint, arguments.results)
 
 
 def evaluate_described(
@@ -74,6 +90,7 @@ def evaluate_described(
     seconds: float,
 ) -> Scores:
     """Loads a checkpoint, the one that was described and no newer one, and scores it on texts and on tasks."""
+    gc.collect()  # the decoder of the checkpoint before refers to itself: its weights would stay beside these
     name = f"{checkpoint.folder.parents[1]}@{checkpoint.step}"
     loaded = LoadedCheckpoint(name, checkpoint.weights, quantize=checkpoint.execution.quantize)
     prepared = prepare_tasks(loaded, arguments.tasks)
@@ -150,9 +167,17 @@ def example_in_words(example: dict) -> str:
 def task_example_in_words(example: dict) -> str:
     """One line: an example's prompt, what is right, and what each checkpoint wrote or chose."""
     right = example.get("reference", example.get("answer"))
-    made = (next(iter(example[side].values()), None) for side in ("run", "other"))
-    right, mine, theirs = (shorten(x if isinstance(x, str) else json.dumps(x)) for x in (right, *made))
+    right, mine, theirs = map(shorten, (right, made_of(example["run"]), made_of(example["other"])))
     return f"example {example['index']}: {shorten(example['prompt'])} → {mine} and {theirs}; right: {right}"
+
+
+def made_of(result: dict) -> str:
+    """What a checkpoint made of an example, by which it counts as right or wrong: the likeliest choice, else the text
+    that it wrote, else, of the words behind a text, whether they were the likeliest ones."""
+    made = result["chosen"] if "chosen" in result else result.get("output")
+    if made is None:
+        return "right" if result.get("correct") else "wrong"
+    return made
 
 
 def shorten(text: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from data.config import Source
 from data.sources import source as sources
+from launch.commands.text_options import given_text_options
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.evaluation import evaluate
 from launch.inference.evaluations_file import EvaluationsFile
@@ -55,7 +56,7 @@ def watch_run(
             return evaluate_texts(checkpoint, texts(checkpoint), *windows).metrics
 
         tasks = (arguments.tasks, arguments.results, report, seconds)
-        return evaluate(checkpoint, score_text, arguments.text is not None, *tasks)
+        return evaluate(checkpoint, score_text, bool(given_text_options(arguments)), *tasks)
 
     if before := file.by_step():
         say(f"{file.path}: steps {', '.join(str(line['step']) for line in before)} are scored already")

@@ -24,8 +24,9 @@ def evaluate(
     report: Callable[[str], None] = say,
     seconds: float = SECONDS,
 ) -> dict:
-    """What `score_text` says of a checkpoint, with `tasks`. `has_text`: whether a text is named; else it scores the
-    validation text, and where there are tasks and none to score, as for an imported checkpoint, its scores are None.
+    """What `score_text` says of a checkpoint, with `tasks`. `has_text`: whether a text is asked for, so that what is
+    wrong with it is raised; else, where there are tasks and no validation text to score, as for an imported checkpoint,
+    its scores are None.
 
     `results`, `report`, `seconds`: as evaluate_tasks has them. Raises what both raise; all tasks are checked first.
     """

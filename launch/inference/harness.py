@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
+import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from importlib import metadata
+from numbers import Real
 from pathlib import Path
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # a bar for each of its loops, read when tqdm is imported
@@ -20,44 +19,67 @@ from lm_eval import evaluator
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.defaults import DEFAULT_OTHER_SEED
-from lm_eval.tasks import TaskManager
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.utils import get_rolling_token_windows, handle_non_serializable, hash_string, make_disjoint_window
 
 from data.errors import DataError
+from data.whole_file import whole_file
 from launch.inference.checkpoint import LoadedCheckpoint
+from launch.inference.harness_generation import text_request
+from launch.inference.harness_tasks import VERSION, checked_building, find_tasks, load_all, place_of
 from launch.inference.likelihood import Continuation, encode_continuation, prefix_id, score_continuations
 from launch.inference.prompts import encode_whole_prompt
 from launch.inference.request import TextRequest
+from launch.inference.results_folder import results_folder
+from launch.inference.tasks.results import digest
 from launch.inference.text_engine import TextEngine
 from train.fields import ConfigError
 
-VERSION = metadata.version("lm_eval")
-NEW_TOKENS = 256  # of a text, where its task says no number: that of the package's own models
-NAMES_OF_LENGTH = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-SAMPLING = ("temperature", "top_k", "top_p")
 
-
-def evaluate_tasks(run: LoadedCheckpoint, names: Sequence[str], include: str | None = None) -> dict[str, dict]:
-    """Metrics of tasks, groups or tags by name: {task: {metric: value, …}}, each with `examples`, their number, and the
-    `harness`'s version. `include`: a folder with task files of one's own.
+def evaluate_tasks(
+    run: LoadedCheckpoint, names: Sequence[str], include: str | None = None, results: str | Path | None = None
+) -> dict[str, dict]:
+    """Metrics of tasks, groups or tags by name: {task: {metric: value, …}}, each with `examples`, their number, the
+    `harness`'s version, and of a task the file of its examples' `results`. A group that has no metrics of its own, but
+    those of its tasks alone, is left out. `include`: a folder with task files of one's own; `results`: a folder for
+    results, as of results_folder.
 
     A metric's name has that of its filter behind it, unless there is none. Raises ConfigError for a name that is none,
-    DataError where a task's data can't be read.
+    DataError where a task's data can't be read, or do not have what its templates name: before anything is scored.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # else a line for each default of each task
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it logs it raises as well
     datasets.disable_progress_bars()
+    folder = results_folder(run, results)
     tasks = find_tasks(names, include)
-    with explain_errors(", ".join(names)):
-        loaded = tasks.load(list(names))
+    loaded = load_all(tasks, names)
     if not loaded["tasks"]:
         raise ConfigError(f"--harness {','.join(names)}: no task in it")
-    for task in loaded["tasks"].values():
+    for name, task in loaded["tasks"].items():
         if task.get_config("num_fewshot") is None:  # from here on as the package's simple_evaluate, which also asks git
             task.set_config(key="num_fewshot", value=0)
         task.set_fewshot_seed(seed=DEFAULT_OTHER_SEED)
-    found = evaluator.evaluate(HarnessModel(run), loaded, log_samples=False)
-    return {name: task_metrics(values) for name, values in found["results"].items()}
+        task.build_all_requests = checked_building(task, place_of(tasks, name))
+    found = evaluator.evaluate(HarnessModel(run), loaded)
+    metrics = {name: task_metrics(own) for name, own in found["results"].items() if "sample_len" in own}
+    for name, samples in found["samples"].items():
+        metrics[name]["results"] = str(write_samples(folder, name, run, samples))
+    return metrics
+
+
+def write_samples(folder: Path, name: str, run: LoadedCheckpoint, samples: Sequence[dict]) -> Path:
+    """Writes what the package keeps of a task's examples as JSON lines, one for each example and filter. Another
+    checkpoint, task or text has another file."""
+    of_run = {"checkpoint": run.digest, "weights": run.weights, "quantize": run.execution.quantize}
+    asked = [json.dumps(sample["arguments"], default=handle_non_serializable) for sample in samples]
+    examples = [
+        [sample["doc_hash"], sample["target_hash"], hash_string(own)]
+        for sample, own in zip(samples, asked, strict=True)
+    ]
+    own = digest(of_run | {"harness": VERSION, "examples": examples})
+    path = folder / f"{name.replace('/', '_')}-{own[:8]}.jsonl"
+    with whole_file(path) as out:
+        out.writelines(f"{json.dumps(sample, default=handle_non_serializable)}\n".encode() for sample in samples)
+    return path
 
 
 def task_metrics(values: dict) -> dict:
@@ -65,39 +87,9 @@ def task_metrics(values: dict) -> dict:
     metrics = {
         name.removesuffix(",none"): float(value)
         for name, value in values.items()
-        if "," in name and not isinstance(value, str)
+        if "," in name and isinstance(value, Real)
     }
     return {**metrics, "examples": values["sample_len"], "harness": VERSION}
-
-
-def find_tasks(names: Sequence[str], include: str | None) -> TaskManager:
-    """The index of tasks that has these names. Raises ConfigError where one is none of a task, a group or a tag."""
-    if include is not None and not Path(include).is_dir():
-        raise ConfigError(f"--include {include}: no such folder; name one that holds task files (*.yaml)")
-    own = TaskManager(include_path=include, include_defaults=False) if include else None
-    if own and set(names) <= set(own.all_subtasks):
-        return own  # the index of its own tasks takes seconds
-    tasks = TaskManager(include_path=include)
-    for name in names:
-        if name not in tasks.all_tasks:
-            close = difflib.get_close_matches(name, tasks.all_tasks, n=3)
-            right = f"the nearest are {', '.join(close)}" if close else f"it has {len(tasks.all_tasks):,} others"
-            where = f"neither {include} nor lm-evaluation-harness" if include else "lm-evaluation-harness"
-            has = "has such a task" if include else "has no such task"
-            raise ConfigError(f"--harness {name}: {where} {VERSION} {has}; {right}")
-    return tasks
-
-
-@contextlib.contextmanager
-def explain_errors(names: str) -> Iterator[None]:
-    """Turns what the package and `datasets` raise where a task can't be loaded into a DataError of one line."""
-    try:
-        yield
-    except StopIteration:  # the package looks at a task's first example
-        raise DataError(f"--harness {names}: no example in its data; give it one at least") from None
-    except (OSError, ValueError, KeyError, ImportError, datasets.exceptions.DatasetsError) as error:
-        cause = error.__cause__ or error  # `datasets` says that it failed; what it was made of says why
-        raise DataError(f"--harness {names}: {' '.join(str(cause).split())}") from None
 
 
 class HarnessModel(LM):
@@ -137,31 +129,16 @@ class HarnessModel(LM):
         return [Continuation(*map(tuple, make_disjoint_window(window))) for window in windows]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """The text behind each (context, options), up to the first of its stop texts; greedy unless the options say
-        `do_sample`. Raises ConfigError for an option that is not known here, DataError for a text that can't be."""
-        answers = self.engine.answers(text_request(*request.args) for request in requests)
-        return [answer_text(answer) for answer in answers]
+        """The text behind each (context, options), up to the first of its stop texts; draws of a repeated request
+        differ. Raises ConfigError for an option that is not known here, DataError for a text that can't be."""
+        own = [text_request(self.run, *request.args, seed=number) for number, request in enumerate(requests)]
+        return [answer_text(answer) for answer in self.engine.answers(own)]
 
 
 def answer_text(answer) -> str:
     if answer.error is not None:
         raise DataError(f"the prompt {answer.request.prompt[:40]!r}: {answer.error}")
     return answer.samples[0].text
-
-
-def text_request(prompt: str, options: dict) -> TextRequest:
-    """A task's `generation_kwargs` as a request of ours. Raises ConfigError."""
-    options = dict(options)
-    until = options.pop("until", None) or []
-    lengths = [options.pop(name) for name in NAMES_OF_LENGTH if name in options]
-    drawn = options.pop("do_sample", False)
-    links = {name: options.pop(name) for name in SAMPLING if name in options}
-    if options:
-        known = ", ".join(["until", "do_sample", *SAMPLING, *NAMES_OF_LENGTH])
-        raise ConfigError(f"generation_kwargs: no {next(iter(options))!r} here; there are {known}")
-    sampler = ",".join(f"{name}={value}" for name, value in links.items()) if drawn else "greedy"
-    stops = tuple(text for text in ([until] if isinstance(until, str) else until) if text)
-    return TextRequest(prompt, sampler, lengths[0] if lengths else NEW_TOKENS, stop=stops)
 
 
 class CuttingEngine(TextEngine):

@@ -17,7 +17,7 @@ from data.errors import DataError
 from launch.inference.comparison import CONFIDENCE, RESAMPLES, Metric, compare, mcnemar, ratio
 
 MOST_DIFFERENT = 3  # examples that are shown for each side
-OUTPUTS = ("output", "written", "chosen", "scores")  # fields that say what a checkpoint made of an example
+OUTPUTS = ("chosen", "output", "written", "scores", "correct")  # fields that say what a checkpoint made of an example
 
 
 class Measure(NamedTuple):

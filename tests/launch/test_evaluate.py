@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import math
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -312,3 +313,34 @@ def test_a_checkpoint_of_an_older_skald_is_refused_in_one_line(run_copy):
         file.write_text(json.dumps(metadata | {"version": "0.1.0"}))
     with pytest.raises(CheckpointError, match=r"checkpoints/40: made by Skald 0.1.0, whose .*; that version reads it"):
         load(str(run_copy))
+
+
+def test_what_goes_with_a_text_is_refused_where_none_is_scored_and_examples_keep_their_file(skald, run_copy, tmp_path):
+    """Two runs without a validation text: one has none, as an import; of the other, text and token store are gone."""
+    (tmp_path / "q.jsonl").write_text('{"q": "the ", "a": "king"}\n')
+    template = "{{ q }}{% generation %}{{ a }}{% endgeneration %}"
+    (tmp_path / "q.toml").write_text(f'data = "q.jsonl"\ntemplate = "{template}"\nmetric = "cloze"\n')
+    kept, file, gone = '{"document": 3}\n', tmp_path / "examples.jsonl", tmp_path / "gone"
+    file.write_text(kept)
+    shutil.copytree(run_copy, gone)
+    for folder, changes in ((run_copy, {"config": None}), (gone, {})):
+        metadata = folder / "checkpoints" / "40" / "about" / "metadata"
+        values = json.loads(metadata.read_text())
+        values["config"]["data"]["source"]["path"] = str(tmp_path / "gone.txt")
+        metadata.write_text(json.dumps(values | changes))
+    options, tasks = [["--examples", file], ["--window", 8], ["--field", "text"]], ["--tasks", tmp_path / "q.toml"]
+    commands = [["evaluate", run_copy, *tasks, *option] for option in options]
+    commands += [["evaluate", run_copy, run_copy, *tasks, *options[0]]]
+    commands += [["evaluate", gone, *tasks, *option] for option in options[:2]]
+    commands += [["evaluate", run_copy, "--watch", *options[2]]]
+    commands += [["evaluate", folder, *tasks, "--results", tmp_path / "results"] for folder in (run_copy, gone)]
+    *refused, (status, out, _), (left_out, _, err) = skald.with_environment(
+        SKALD_CACHE=str(tmp_path / "cache")
+    ).run_many(commands)
+    imported = f": it goes with a text, and {run_copy} was imported and has no validation text"
+    expected = [(2, f"{option[0]}{imported}") for option in [*options, options[0]]]
+    expected += [(1, "gone.txt")] * 2 + [(2, "--field text: it goes with --text FILE")]
+    for (found, said, line), (wanted, message) in zip(refused, expected, strict=True):
+        assert (found, said) == (wanted, "") and message in line and len(line.splitlines()) == 1, line
+    assert (status, left_out) == (0, 0) and "q, cloze, 1 examples" in out and "validation text are left out" in err
+    assert file.read_text() == kept

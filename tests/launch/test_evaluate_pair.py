@@ -1,20 +1,27 @@
 """`skald evaluate RUN OTHER`: differences and intervals against each run's own scores and SciPy's bootstrap."""
 
+import gc
 import json
 import math
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tokenizers
 from scipy import stats
 
 from data.documents import Documents
+from data.errors import DataError
 from data.windows import ScoredText
+from launch.arguments import argument_parser
+from launch.commands import evaluate_pair
 from launch.inference.checkpoint import DescribedCheckpoint
 from launch.inference.comparison import SEED, block_length
 from launch.inference.paired_texts import PairedTexts, data_warning, rewrite
 from launch.inference.scoring import validation_texts
+from launch.inference.tasks.task import read_tasks
+from train.checkpoint_folder import CheckpointError
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -211,3 +218,60 @@ def test_what_can_not_be_compared_is_said_before_anything_is_scored(skald, train
     results = skald.run_many([["evaluate", trained_run, *command] for command in commands])
     for (status, _, err), line in zip(results, expected, strict=True):
         assert status == 2 and line in err.splitlines()[-1], err
+
+
+@pytest.fixture
+def writing_task(texts, tmp_path) -> Path:
+    """A task file whose examples the tiny run writes a few characters behind."""
+    beginnings = [{"text": line["text"][:10]} for line in lines(texts)[:2]]
+    (tmp_path / "beginnings.jsonl").write_text("".join(json.dumps(beginning) + "\n" for beginning in beginnings))
+    (tmp_path / "write.toml").write_text(
+        'data = "beginnings.jsonl"\ntemplate = "{{ text }}{% generation %}x{% endgeneration %}"\n'
+        'metric = "exact_match"\nmax_new_tokens = 3\n'
+    )
+    return tmp_path / "write.toml"
+
+
+def pair_arguments(run, other, task: Path, **options):
+    command = ["evaluate", str(run), str(other), "--tasks", str(task), "--results", str(task.parent / "results")]
+    arguments = argument_parser().parse_args(command)
+    vars(arguments).update(options, tasks=read_tasks([str(task)]))
+    return arguments
+
+
+def test_one_model_at_a_time_is_on_the_device(trained_run, writing_task, monkeypatch):
+    """With a task that the decoder writes; bytes of all arrays as each checkpoint is about to be loaded."""
+    live, load = [], evaluate_pair.LoadedCheckpoint
+
+    def counted(*arguments, **options):
+        live.append(sum(array.nbytes for array in jax.live_arrays()))
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(evaluate_pair, "LoadedCheckpoint", counted)
+    arguments = pair_arguments(f"{trained_run}@40", f"{trained_run}@20", writing_task)
+    gc.collect()
+    scores, _ = evaluate_pair.evaluate_pair(arguments, lambda line: None, 10.0)
+    assert "loss" in scores["comparison"] and scores["comparison"]["tasks"]["write"]["examples"] == 2
+    weights = sum(weight.nbytes for weight in jax.tree.leaves(load(f"{trained_run}@40").model))
+    assert len(live) == 2 and live[1] - live[0] < weights / 10
+
+
+def test_what_is_wrong_with_the_other_is_said_before_the_run_is_loaded(
+    trained_run, pieces_run, texts, writing_task, tmp_path, monkeypatch
+):
+    def load(*arguments, **options):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(evaluate_pair, "LoadedCheckpoint", load)
+    strange = tmp_path / "strange.toml"
+    (tmp_path / "strange.jsonl").write_text('{"text": "ou"}\n')
+    strange.write_text(writing_task.read_text().replace("beginnings", "strange").replace("{{ text }}", "{{ text }} $"))
+    (tmp_path / "file").write_text("no folder")
+    average = write_metadata(tmp_path / "a", DescribedCheckpoint(str(trained_run)).metadata)
+    for other, task, options, error, message in [
+        (pieces_run, strange, {"text": str(texts)}, DataError, f"does not go with the tokenizer of {pieces_run}"),
+        (average, writing_task, {"weights": "average"}, CheckpointError, "no average weights"),
+        (trained_run, writing_task, {"results": str(tmp_path / "file" / "a")}, DataError, "can't write there"),
+    ]:
+        with pytest.raises(error, match=message):
+            evaluate_pair.evaluate_pair(pair_arguments(trained_run, other, task, **options), print, 10.0)

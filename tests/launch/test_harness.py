@@ -1,14 +1,18 @@
 """`skald evaluate --harness`: tasks of local files, offline, against sums over logits and the package's own HFLM."""
 
+import copy
 import json
 import math
+import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from configs import gpt2
+from data.errors import DataError
 from launch.api import load
 from launch.bench.likelihood import made_up_items, train_tokenizer, write_run
 from launch.commands.harness import metric_lines
@@ -157,24 +161,119 @@ def test_tasks_of_local_files_have_the_metrics_of_the_models_own_logits(skald, r
     for name, values in scores.items():
         examples_of_task = examples[name.removeprefix("made_up_")]
         assert values["examples"] == len(examples_of_task) and values["harness"].startswith("0.")
+        kept = [json.loads(line) for line in Path(values["results"]).read_text().splitlines()]
+        assert [line["doc"] for line in kept] == examples_of_task
+        if "acc" in values:
+            assert [line["acc"] for line in kept] == right
     table = [line.split() for line in metric_lines(scores)]
     assert table[0] == ["task", "examples", "metric", "value"]
     error = f"{scores['made_up_choices']['acc_stderr']:.4f}"
     assert table[1] == ["made_up_choices", "8", "acc", f"{np.mean(right):.4f}", "±", error]
 
 
-def test_the_packages_own_model_gives_the_same_for_the_exported_checkpoint(run, run_folder, tasks, tmp_path):
+def test_groups_and_tags_have_their_tasks_metrics_and_those_that_they_aggregate(run, tasks, examples, tmp_path):
+    from lm_eval.tasks import TaskManager
+
+    from launch.inference.harness import evaluate_tasks
+    from launch.inference.harness_tasks import load
+
+    halves = {"first": examples["choices"][:2], "second": examples["choices"][2:]}
+    for name, lines in halves.items():
+        write_task(tmp_path, name, "".join(json.dumps(line) + "\n" for line in lines), "choices")
+    (tmp_path / "second.yaml").write_text("tag: made_up_tag\n" + (tmp_path / "second.yaml").read_text())
+    (tmp_path / "group.yaml").write_text("group: made_up_group\ntask: [made_up_first, made_up_mean]\n")
+    (tmp_path / "mean.yaml").write_text(
+        "group: made_up_mean\ntask: [made_up_second]\n"
+        "aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]\n"
+    )
+    (whole,) = evaluate_tasks(run, ["made_up_choices"], str(tasks), tmp_path / "results").values()
+    found = evaluate_tasks(run, ["made_up_group"], str(tmp_path), tmp_path / "results")
+    assert list(found) == ["made_up_first", "made_up_second", "made_up_mean"]
+    parts = [found[f"made_up_{name}"] for name in halves]
+    assert sum(part["acc"] * part["examples"] for part in parts) == pytest.approx(whole["acc"] * whole["examples"])
+    assert found["made_up_mean"]["acc"] == parts[1]["acc"] and found["made_up_mean"]["examples"] == 6
+    tagged = evaluate_tasks(run, ["made_up_tag"], str(tmp_path), tmp_path / "results")
+    assert tagged == {"made_up_second": parts[1]}
+    (tmp_path / "typo.yaml").write_text("group: made_up_typo\ntask: [made_up_first, made_up_third]\n")
+    with pytest.raises(DataError, match=r"made_up_typo \(.*typo.yaml\): there is no task 'made_up_third'"):
+        load(TaskManager(include_path=str(tmp_path), include_defaults=False), "made_up_typo")
+
+
+@pytest.fixture(scope="module")
+def their_model(run, tmp_path_factory):
+    """lm_eval's own Hugging Face model, of the exported checkpoint."""
     pytest.importorskip("torch", reason="compares with lm_eval's HFLM, on PyTorch")
     pytest.importorskip("transformers", reason="compares with lm_eval's HFLM, of transformers")
-    from lm_eval import evaluator
     from lm_eval.models.huggingface import HFLM
+
+    folder = tmp_path_factory.mktemp("exported") / "run"
+    run.export(folder)
+    return HFLM(str(folder), device="cpu", batch_size=4)
+
+
+DRAWS = [  # a task's options, and the chain that they come to; None: refused by both
+    ({"temperature": 0.8}, "temperature=0.8"),
+    ({"temperature": 0.8, "do_sample": False}, "greedy"),
+    ({"temperature": 0.0, "top_p": 0.9}, "greedy"),
+    ({"do_sample": True, "temperature": 1.0, "top_k": 5, "top_p": 0.75}, "top_k=5,top_p=0.75"),
+    ({}, "greedy"),
+    ({"do_sample": True}, None),
+    ({"do_sample": True, "temperature": 0.0}, None),
+]
+
+
+@pytest.mark.parametrize(("options", "chain"), DRAWS)
+def test_text_is_drawn_where_and_as_the_packages_own_model_draws_it(run, their_model, monkeypatch, options, chain):
+    """Against the config that transformers resolves for what HFLM passes to it."""
+    from lm_eval.api.instance import Instance
+
+    from launch.inference.harness_generation import text_request
+    from train.fields import ConfigError
+
+    model, resolved = their_model.model, []
+    prepare = model._prepare_generation_config
+    monkeypatch.setattr(
+        model, "_prepare_generation_config", lambda *a, **k: resolved.append(prepare(*a, **k)) or resolved[-1]
+    )
+    own = {"until": ["\n"], "max_gen_toks": 2, **options}
+    request = Instance("generate_until", {}, ("the", own), 0)
+    if chain is None:
+        with pytest.raises(ValueError, match="strictly positive"):
+            their_model.generate_until([request])
+        with pytest.raises(ConfigError, match=r"write temperature: 1\.0, or do_sample: false"):
+            text_request(run, "the", own)
+        return
+    their_model.generate_until([request])
+    theirs = resolved[0][0]
+    assert text_request(run, "the", own).sampler == chain
+    assert theirs.do_sample == (chain != "greedy")
+    if theirs.do_sample:
+        values = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | dict(part.split("=") for part in chain.split(","))
+        assert {name: getattr(theirs, name) for name in values} == {name: float(x) for name, x in values.items()}
+
+
+def test_repeated_draws_differ_and_an_import_draws_as_its_generation_config_says(run):
+    from lm_eval.api.instance import Instance
+
+    from launch.inference.harness import HarnessModel
+    from launch.inference.harness_generation import text_request
+
+    request = Instance("generate_until", {}, ("the", {"until": [], "max_gen_toks": 8, "temperature": 1.0}), 0)
+    assert len(set(HarnessModel(run).generate_until([request] * 3))) == 3
+    imported = copy.copy(run)
+    imported.metadata = run.metadata | {"huggingface": {"generation_config": {"repetition_penalty": 1.5}}}
+    drawn = text_request(imported, "the", {"temperature": 0.5, "num_beams": 1}).sampler
+    assert drawn == "repetition_penalty=1.5,temperature=0.5,top_k=50"  # transformers cuts to 50 where none is named
+
+
+def test_the_packages_own_model_gives_the_same_for_the_exported_checkpoint(run, their_model, tasks):
+    from lm_eval import evaluator
     from lm_eval.tasks import TaskManager
 
     from launch.inference.harness import HarnessModel
 
-    run.export(tmp_path / "exported")
     names, index = [f"made_up_{name}" for name in KINDS], TaskManager(include_path=str(tasks), include_defaults=False)
-    models = {"ours": HarnessModel(run), "theirs": HFLM(str(tmp_path / "exported"), device="cpu", batch_size=4)}
+    models = {"ours": HarnessModel(run), "theirs": their_model}
     found = {
         name: evaluator.simple_evaluate(model, tasks=names, task_manager=index, bootstrap_iters=0)
         for name, model in models.items()
@@ -195,12 +294,38 @@ def test_wrong_names_and_empty_data_are_one_line(skald, run_folder, tasks, tmp_p
     write_task(tmp_path, "beams", json.dumps({"question": "the", "answer": "a"}), "writing")
     beams = tmp_path / "beams.yaml"
     beams.write_text(beams.read_text().replace("max_gen_toks", "num_beams"))
+    for name, field in (("field", "question"), ("right", "{{answer}}")):
+        write_task(tmp_path, name, json.dumps({"question": "the", "answer": "a"}), "writing")
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(file.read_text().replace(field, "{{nosuch}}" if name == "right" else "nosuch"))
+    group = "group: made_up_group\ntask: [made_up_beams, made_up_field]\n"
+    (tmp_path / "group.yaml").write_text(group)
+    (tmp_path / "twice").mkdir()
+    (tmp_path / "twice" / "group.yaml").write_text(group.replace(", made_up_field", ""))
+    shutil.copy(beams, tmp_path / "twice")
     (tmp_path / "missing.yaml").write_text((tmp_path / "empty.yaml").read_text().replace("empty", "missing"))
     cases = {
         ("--harness", "made_up_choice", "--include", tasks): (2, "has such a task; the nearest are made_up_choices"),
         ("--harness", "made_up_empty", "--include", tmp_path): (1, "no example in its data"),
         ("--harness", "made_up_missing", "--include", tmp_path): (1, "missing.jsonl"),
         ("--harness", "made_up_beams", "--include", tmp_path): (2, "generation_kwargs: no 'num_beams'"),
+        ("--harness", "made_up_group", "--include", tmp_path): (
+            1,
+            f"made_up_field ({tmp_path}/field.yaml): a template: 'nosuch' is undefined; name a field of its data",
+        ),
+        ("--harness", "made_up_right", "--include", tmp_path): (
+            1,
+            f"made_up_right ({tmp_path}/right.yaml): a template: 'nosuch' is undefined; ",
+        ),
+        ("--harness", "made_up_group,made_up_beams", "--include", tmp_path / "twice"): (
+            2,
+            "made_up_beams is in made_up_group and in made_up_beams; name one",
+        ),
+        ("--harness", ""): (2, "--harness names no task"),
+        ("--harness", "made_up_choices", "--include", tasks, "--results", tasks / "choices.yaml"): (
+            1,
+            "can't write there",
+        ),
         ("--harness", "made_up_choices", "--include", tmp_path / "nowhere"): (2, "no such folder"),
         ("--harness", "made_up_choices", "--text", "my.txt"): (2, "--text: it goes with a text"),
         ("--include", tasks): (2, "--include: it goes with --harness"),

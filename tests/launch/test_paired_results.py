@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from data.errors import DataError
+from launch.commands.evaluate_pair import task_in_words
 from launch.inference.comparison import resampled_sums
 from launch.inference.paired_results import compare_results, measures, read_results
 
@@ -26,10 +27,29 @@ def test_right_and_wrong_answers_are_paired_counted_and_shown():
     low, high = found["accuracy"]["interval"]
     assert low < -0.3 < high < 0 and found["accuracy"]["difference"] == pytest.approx(-0.3)
     assert [example["index"] for example in found["most_different"]["run"]] == [2, 5, 6]
-    first = {"index": 2, "prompt": "2=", "answer": "yes", "run": {"output": "yes"}, "other": {"output": "no 2"}}
+    first = {"index": 2, "prompt": "2=", "answer": "yes", "run": {"output": "yes", "correct": True},
+             "other": {"output": "no 2", "correct": False}}  # fmt: skip
     assert found["most_different"]["run"][0] == first and found["most_different"]["other"] == []
     same = compare_results(run, run)
     assert same["accuracy"]["interval"] == [0, 0] and same["mcnemar"] == 1
+
+
+def test_a_disagreement_shows_the_answers_that_count():
+    """The likeliest label of a classification, though both wrote the other's; the text of exact_match; of words behind
+    a text whether they were the likeliest, since the side that is right may find them less likely."""
+    known = {"task": "moods", "index": 0, "prompt": "p0", "answer": "good"}
+    right = {"chosen": "good", "output": "bad", "written": "bad", "scores": [-2.0, -1.0], "correct": True}
+    wrong = {"chosen": "bad", "output": "good", "written": "good", "scores": [-1.0, -2.0], "correct": False}
+    words = [{"scores": [-3.0], "tokens": 2, "correct": True}, {"scores": [-2.0], "tokens": 2, "correct": False}]
+    written = [{"output": "good", "correct": True}, {"output": "odd", "correct": False}]
+    pairs = [([right, wrong], "good and bad"), (words, "right and wrong"), (written, "good and odd")]
+    for (mine, theirs), shown in pairs:
+        for run, other, order in ((mine, theirs, 1), (theirs, mine, -1)):
+            lines = list(task_in_words("moods", "RUN", "OTHER", compare_results([known | run], [known | other])))
+            sides = " and ".join(shown.split(" and ")[::order])
+            better = "RUN" if order == 1 else "OTHER"
+            assert lines[-2:] == [
+                f"  where {better} is better by most:", f"    example 0: p0 → {sides}; right: good"]  # fmt: skip
 
 
 WORDS = [*"aebdfg", "the", "dog", "cat", "man", "child", "runs", "sleeps", "sees", "near", "far", "house", "tree"]
