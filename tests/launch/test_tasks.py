@@ -564,7 +564,7 @@ def test_a_label_outside_the_set_is_an_error_of_its_record(label, tmp_path):
                 read_examples(task)
     training = Template(sentiment.REVIEW)
     assert [training.response(record) for record in good] == [" bad", " good"]
-    with pytest.raises(DataError, match="can't be filled in|a value that is null"):
+    with pytest.raises(DataError, match=r"can't be filled in|a value that is null"):
         training.response(record | {"label": label})
 
 

@@ -16,6 +16,7 @@ from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.likelihood import Continuation, ContinuationScore, encode_continuation, score_continuations
 from launch.inference.progress import Progress
 from launch.inference.prompts import encode_whole_prompt
+from launch.inference.results_folder import results_folder
 from launch.inference.tasks.example import Example
 from launch.inference.tasks.examples import read_examples
 from launch.inference.tasks.generation import Output, TaskWriter
@@ -180,11 +181,5 @@ def evaluate_tasks(
 ) -> dict[str, dict]:
     """The metrics of each task by its name. `results`: the folder that keeps the result of every example; None: the
     folder tasks/STEP of the run. `seconds`: between lines of progress. Raises DataError, RunError."""
-    folder = Path(results) if results else run.folder.parents[1] / "tasks" / str(run.step)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder}: can't write there ({error.strerror}); name another folder with --results (in Python results=…)"
-        ) from None
+    folder = results_folder(run, results)
     return {one.task.name: one.evaluate(folder, report, seconds) for one in prepared}
