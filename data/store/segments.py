@@ -145,7 +145,7 @@ def encode_segments(tokenizer: Tokenizer, segments: list[Segment]) -> EncodedSeg
             continue
         tokens.append(encoded.tokens)
         bytes_[number], change = encoded.bytes, change or encoded.change
-        if tokenizer.start_id is None and not segment.continued:
+        if not segment.continued and tokenizer.start_id in (None, *encoded.tokens[:1].tolist()):
             first_bytes[number] = first_token_bytes(tokenizer, encoded, segment.content)
     lengths = np.array([len(ids) for ids in tokens], np.int64)
     joined = np.concatenate(tokens) if tokens else np.zeros(0, np.int32)
