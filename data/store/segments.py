@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from data.documents import encode_text, first_token_bytes
+from data.documents import encode_text, first_token_bytes, what_is_before
 from data.errors import DataError
 from data.sources.document import Document, Piece
 from data.tokenizers.segments import segments as text_segments
+from data.tokenizers.special_tokens import BoundaryToken
 from data.tokenizers.tokenizer import Tokenizer, check_ids
 
 
@@ -23,7 +24,7 @@ class Segment(NamedTuple):
     """A part of a document that is encoded at once: text, or token ids.
 
     `begins_piece`: a piece begins with it. `continued`: it is the rest of a longer text. `counted` and `begins_half`:
-    as in Piece.
+    as in Piece. `before`: what stands before it in its document, or its half of one (data/documents.py).
     """
 
     content: str | np.ndarray
@@ -32,6 +33,7 @@ class Segment(NamedTuple):
     continued: bool
     counted: bool
     begins_half: bool = False
+    before: str | BoundaryToken | None = None
 
 
 class DocumentEnd(NamedTuple):
@@ -68,15 +70,15 @@ class EncodedSegments(NamedTuple):
 
 def document_events(tokenizer: Tokenizer, document: Document) -> Iterator[Event]:
     """A document's segments and its end. Where it can't be cut into segments, its end says why."""
-    hashed = hashlib.blake2b(digest_size=8)
+    read = ReadContent(tokenizer)
     try:
         for piece in joined_pieces(document):
-            hashed.update(b"\xff" if piece.counted else b"\xfe")  # bytes that no text holds: they part the pieces
-            yield from piece_segments(tokenizer, piece, document.origin, hashed)
+            read.begin_piece(piece)
+            yield from piece_segments(tokenizer, piece, document.origin, read)
     except DataError as error:
         yield DocumentEnd(0, str(error))
     else:
-        yield DocumentEnd(int.from_bytes(hashed.digest(), "little"))
+        yield DocumentEnd(read.key)
 
 
 class LongPiece(NamedTuple):
@@ -104,26 +106,42 @@ def joined_pieces(document: Document) -> Iterator[LongPiece]:
         yield LongPiece(parts(), upcoming[0].counted, upcoming[0].begins_half)
 
 
-def piece_segments(tokenizer: Tokenizer, piece: LongPiece, origin: str, hashed) -> Iterator[Segment]:
-    """The segments of a piece; `hashed` takes its content in."""
-    first, offset = next(piece.parts), 0
+class ReadContent:
+    """What was read of a document: a hash of it, and what stands before the text that comes next."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer, self.hashed, self.before = tokenizer, hashlib.blake2b(digest_size=8), None
+
+    def begin_piece(self, piece: LongPiece) -> None:
+        self.hashed.update(b"\xff" if piece.counted else b"\xfe")  # bytes that no text holds: they part the pieces
+        self.before = None if piece.begins_half else self.before
+
+    def texts(self, parts: Iterable[str]) -> Iterator[str]:
+        for part in parts:
+            self.hashed.update(part.encode("utf-8"))
+            self.before = what_is_before(part, self.before, self.tokenizer)
+            yield part
+
+    @property
+    def key(self) -> int:
+        return int.from_bytes(self.hashed.digest(), "little")
+
+
+def piece_segments(tokenizer: Tokenizer, piece: LongPiece, origin: str, read: ReadContent) -> Iterator[Segment]:
+    """The segments of a piece; `read` takes its content in."""
+    first, offset, before = next(piece.parts), 0, read.before
     parts = itertools.chain([first], piece.parts)
     if isinstance(first, str):
-        texts = text_segments(tokenizer, hashed_texts(parts, hashed), origin)
+        texts = text_segments(tokenizer, read.texts(parts), origin)
         for text, continued in itertools.chain([next(texts, ("", False))], texts):  # an empty piece is one, too
             place = f"{origin} from offset {offset}" if offset else origin  # errors count from there
-            yield Segment(text, place, not continued, continued, piece.counted, piece.begins_half and not continued)
+            begins_half = piece.begins_half and not continued
+            yield Segment(text, place, not continued, continued, piece.counted, begins_half, before)
             offset += len(text)
         return
     for number, ids in enumerate(parts):
-        hashed.update(np.ascontiguousarray(ids, "<i8").tobytes())
+        read.hashed.update(np.ascontiguousarray(ids, "<i8").tobytes())
         yield Segment(ids, origin, not number, bool(number), piece.counted, piece.begins_half and not number)
-
-
-def hashed_texts(parts: Iterator[str], hashed) -> Iterator[str]:
-    for part in parts:
-        hashed.update(part.encode("utf-8"))
-        yield part
 
 
 def encode_segments(tokenizer: Tokenizer, segments: list[Segment]) -> EncodedSegments:
@@ -138,7 +156,7 @@ def encode_segments(tokenizer: Tokenizer, segments: list[Segment]) -> EncodedSeg
                 bytes_[number] = len(segment.content)
                 first_bytes[number] = min(1, len(segment.content))
                 continue
-            encoded = encode_text(tokenizer, segment.content, segment.origin, segment.continued)
+            encoded = encode_text(tokenizer, segment.content, segment.origin, segment.continued, segment.before)
         except DataError as error:
             errors[number] = str(error)
             tokens.append(np.zeros(0, np.int32))

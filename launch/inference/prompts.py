@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from data.documents import encode_contents, what_is_before
 from data.errors import DataError
 from model.decode.chain import Chain
 from model.decode.compositions import Guidance
@@ -37,6 +38,11 @@ def encode_whole_prompt(prompt: str, tokenizer) -> list[int]:
     if not ids:
         raise PromptError("the prompt is empty, and the tokenizer has no token that begins a text; write one")
     return ids
+
+
+def encode_response(prompt: str, response: str, tokenizer) -> list[int]:
+    """The ids of a response that is encoded apart from its prompt, as stores have them. Raises DataError."""
+    return encode_contents(tokenizer, [response], what_is_before(prompt, None, tokenizer))
 
 
 def encode_guidance(chain: Chain, tokenizer, context: int) -> Chain:

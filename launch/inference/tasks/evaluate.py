@@ -13,7 +13,7 @@ from data.store.progress import SECONDS
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.likelihood import Continuation, ContinuationScore, encode_continuation, score_continuations
 from launch.inference.progress import Progress
-from launch.inference.prompts import encode_whole_prompt
+from launch.inference.prompts import encode_response, encode_whole_prompt
 from launch.inference.tasks.example import Example
 from launch.inference.tasks.examples import read_examples
 from launch.inference.tasks.generation import Output, TaskWriter
@@ -71,7 +71,7 @@ class PreparedTask:
         if self.task.tokenization == "together":
             return encode_continuation(self.run.tokenizer, prompt, continuation)
         ids = tuple(encode_whole_prompt(prompt, self.run.tokenizer))
-        return Continuation(ids, tuple(self.run.tokenizer.encode(continuation)))
+        return Continuation(ids, tuple(encode_response(prompt, continuation, self.run.tokenizer)))
 
     def evaluate(self, folder: Path, report: Callable[[str], None], seconds: float) -> dict:
         """Scores what is not scored in `folder` yet, and returns the metrics of all examples."""
