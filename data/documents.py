@@ -38,10 +38,6 @@ class Pieces(NamedTuple):
     starts: np.ndarray
     counted: np.ndarray
 
-    def any_counted(self, tokens: int) -> bool:
-        """Whether any of so many tokens counts: a piece may be empty."""
-        return bool((np.diff(self.starts, append=tokens)[self.counted] > 0).any())
-
 
 @dataclass(frozen=True)
 class Documents:

@@ -22,6 +22,7 @@ from data.splits import Splits, open_splits, scored_text
 from data.store.store import Store
 from data.tokenizers.tokenizer import Tokenizer, build_tokenizer
 from data.windows import ScoredText
+from data.without_response import count_without_response, explain_lack
 
 Report = Callable[[str], None]
 
@@ -171,6 +172,7 @@ def pipeline_of(
         check_length(split.documents, config, part)
         if without := split.documents.without_target:
             report(f"{part.source.path}: {without} of {len(split.documents)} documents have nothing to predict")
+        report_lack(split.documents, part, report)
         packings.append(make_packing(config.packing, split.documents, config.length, seed, split.plans))
         share = padding_share(packings[-1], config.length)
         if share > 0.005:
@@ -178,16 +180,20 @@ def pipeline_of(
     return Pipeline(config, tokenizer, splits, packings, batch_size)
 
 
+def report_lack(documents: Documents, part: Part, report: Report) -> None:
+    """Reports documents of which nothing counts in the loss. Raises DataError where no others have targets."""
+    if not (without := count_without_response(documents)):
+        return
+    if without == len(documents) - documents.without_target:
+        raise DataError(f"{part.source.path}: nothing to train on: {explain_lack(part.source)}")
+    report(f"{part.source.path}: {without} of {len(documents)} documents have no response, and nothing of them counts")
+
+
 def check_length(documents: Documents, config: Data, part: Part) -> None:
     """Raises DataError where the documents have nothing to predict, or too few tokens to fill a row."""
     targets = documents.targets
     if not targets:
         raise DataError(f"{part.source.path}: nothing to train on: no document of its training part has two tokens")
-    if documents.pieces is not None and not documents.pieces.any_counted(len(documents.tokens)):
-        raise DataError(
-            f"{part.source.path}: nothing to train on: all its tokens are of prompts, every text of field "
-            f"{part.source.field!r} is empty"
-        )
     if config.packing in ("windows", "concatenate") and targets < config.length:
         raise DataError(
             f"{part.source.path}: {targets} tokens to predict are fewer than a row of data.length={config.length}; "

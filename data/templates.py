@@ -6,21 +6,23 @@ nothing of this program, the files or the system.
 
 from __future__ import annotations
 
-import functools
-import json
 import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import jinja2
-from jinja2 import ext, meta, nodes, sandbox
+from jinja2 import ext, meta, nodes
 
 from data.errors import DataError
+from data.sandbox import RequiredField, make_environment
 from data.sources.files import expand_home
 
 MARK = secrets.token_hex(16)  # stands around responses until the text is cut there: no record can hold it
+GIVEN = ("add_generation_prompt", "bos_token", "eos_token")  # to chat templates, whatever a record holds
+OPTIONAL = {"tools": None, "documents": None}  # what Hugging Face gives a chat template where there are none
+CALLS = ("tool_calls", "function_call")  # a message that makes one may lack a content
 RESPONSE = re.compile(f"{MARK}<(.*?){MARK}>", re.DOTALL)
 
 
@@ -35,6 +37,7 @@ class Generation(ext.Extension):
     """`{% generation %} … {% endgeneration %}`: what stands in it is a response, as Hugging Face marks it."""
 
     tags = frozenset(("generation",))
+    marks = 0  # made since it was set to 0
 
     def parse(self, parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -42,6 +45,7 @@ class Generation(ext.Extension):
         return nodes.CallBlock(self.call_method("mark"), [], [], body).set_lineno(line)
 
     def mark(self, caller) -> str:
+        self.marks += 1
         return f"{MARK}<{caller()}{MARK}>"
 
 
@@ -52,23 +56,27 @@ class Template:
     of objects with `role` and `content`, is a chat template. Where one of those marks no response, every message of
     the role `assistant` is one: what the template adds to the messages before it, from the generation prompt on.
 
-    `fields`: the names of the fields that it reads. Raises DataError where it is no template, or marks no response.
+    `fields`: the names of the fields that it reads where a record has them; `required`: those that it can't do without.
+    Raises DataError where it is no template, or marks no response.
     """
 
     def __init__(self, text: str):
         self.source, origin = read_template(text)
-        chat = environment(jinja2.Undefined)  # chat templates ask for keys that a message may lack
+        chat = make_environment(jinja2.Undefined, [Generation])  # chat templates ask for keys that a message may lack
         try:
             tree = chat.parse(self.source)
             names = meta.find_undeclared_variables(tree) - set(chat.globals)
             self.is_chat = "messages" in names
-            self.fields = ["messages"] if self.is_chat else sorted(names)
-            compiler = chat if self.is_chat else environment(jinja2.StrictUndefined)
+            self.fields = sorted(names.difference(GIVEN) if self.is_chat else names)
+            self.required = ["messages"] if self.is_chat else []
+            compiler = chat if self.is_chat else make_environment(RequiredField, [Generation])
             self.template = compiler.from_string(self.source)
         except jinja2.TemplateSyntaxError as error:
             raise DataError(f"{origin}, line {error.lineno}: not a Jinja template ({error.message})") from None
         calls = tree.find_all(nodes.ExtensionAttribute)
         self.marks_responses = any(call.identifier == Generation.identifier for call in calls)
+        read = keys(tree) if self.marks_responses else {"role", *keys(tree)}
+        self.message_keys = [key for key in ("role", "content") if key in read]
         if not (self.marks_responses or self.is_chat):
             raise DataError(
                 f"{origin}: no response in the template; write what is to be learnt within "
@@ -76,9 +84,15 @@ class Template:
             )
 
     def parts(self, record: dict[str, Any]) -> list[Part]:
-        """What it makes of a record, in order: neighbours differ in `counted`. Raises DataError where it can't."""
-        parts = self.marked_parts(record) if self.marks_responses else self.message_parts(record["messages"])
-        return [part for part in parts if part.text] or [Part("", False)]
+        """What it makes of a record, in order. A response may be empty: the end of the document still is one then.
+
+        Raises DataError where it can't, and MissingFieldError for a field that it reads and the record lacks.
+        """
+        if self.is_chat:
+            check_messages(record.get("messages"), self.message_keys)
+            record = OPTIONAL | record
+        parts = self.marked_parts(record) if self.marks_responses else self.message_parts(record)
+        return [part for part in parts if part.text or part.counted] or [Part("", False)]
 
     def divide(self, record: dict[str, Any]) -> tuple[str, str]:
         """The text in front of the last response, and that response; all of it and nothing where there is none."""
@@ -93,21 +107,28 @@ class Template:
         return self.divide(record)[1]
 
     def marked_parts(self, record: dict[str, Any]) -> Iterator[Part]:
-        for number, text in enumerate(RESPONSE.split(self.render(record))):
-            yield Part(text, number % 2 == 1)
+        generation = self.template.environment.extensions[Generation.identifier]
+        generation.marks = 0
+        text = self.render(record)
+        texts = RESPONSE.split(text)
+        if not len(texts) // 2 == generation.marks == text.casefold().count(MARK) / 2:
+            raise DataError(
+                "what the template writes within {% generation %}…{% endgeneration %} is changed, left out or written "
+                "twice by what stands around it, or holds another response; write each response where it is marked"
+            )
+        for number, part in enumerate(texts):
+            yield Part(part, number % 2 == 1)
 
-    def message_parts(self, messages: list[dict]) -> Iterator[Part]:
-        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-            raise DataError("the field 'messages' is not a list of objects with role and content")
-        done = ""
+    def message_parts(self, record: dict[str, Any]) -> Iterator[Part]:
+        messages, done = record["messages"], ""
         for number, message in enumerate(messages):
-            if message.get("role") == "assistant":
-                before = self.render({"messages": messages[:number]}, add_generation_prompt=True)
-                after = self.render({"messages": messages[: number + 1]})
+            if message["role"] == "assistant":
+                before = self.render(record | {"messages": messages[:number]}, add_generation_prompt=True)
+                after = self.render(record | {"messages": messages[: number + 1]})
                 yield Part(rest(before, done), False)
                 yield Part(rest(after, before), True)
                 done = after
-        yield Part(rest(self.render({"messages": messages}), done), False)
+        yield Part(rest(self.render(record), done), False)
 
     def render(self, record: dict[str, Any], add_generation_prompt: bool = False) -> str:
         """The text, with marks around responses. Start and end tokens are no part of it: the tokenizer knows them."""
@@ -116,8 +137,29 @@ class Template:
         )
         try:
             return self.template.render(special | record)
+        except DataError:
+            raise
         except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise DataError(f"the template can't be filled in ({type(error).__name__}: {error})") from None
+
+
+def keys(tree: nodes.Template) -> set[str]:
+    """The names that a template reads of objects: `message.role`, `message['role']`."""
+    constants = (node.arg for node in tree.find_all(nodes.Getitem) if isinstance(node.arg, nodes.Const))
+    return {node.attr for node in tree.find_all(nodes.Getattr)} | {constant.value for constant in constants}
+
+
+def check_messages(messages: Any, needed: list[str]) -> None:
+    """Raises DataError unless these are objects that have the keys `needed`; one that makes a call needs no content."""
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise DataError("the field 'messages' is not a list of objects with role and content")
+    for number, message in enumerate(messages):
+        for key in needed:
+            if key not in message and not (key == "content" and any(call in message for call in CALLS)):
+                there = ", ".join(map(repr, message)) or "none"
+                raise DataError(
+                    f"messages[{number}] has no {key!r}; there: {there}; rename its keys, or the template's"
+                )
 
 
 def rest(text: str, beginning: str) -> str:
@@ -142,17 +184,3 @@ def read_template(text: str) -> tuple[str, str]:
         raise DataError(
             f"template {text!r}: can't be read ({reason}); a template is a file, or Jinja with braces"
         ) from None
-
-
-def environment(undefined: type[jinja2.Undefined]) -> jinja2.Environment:
-    """Jinja's sandbox as Hugging Face sets it up for chat templates."""
-    made = sandbox.ImmutableSandboxedEnvironment(
-        undefined=undefined, trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    made.globals["raise_exception"] = refuse
-    made.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)  # Jinja's own writes < as \\u003c
-    return made
-
-
-def refuse(message: str) -> NoReturn:
-    raise jinja2.TemplateRuntimeError(message)

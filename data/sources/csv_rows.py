@@ -21,6 +21,7 @@ def read_csv(stream: BinaryIO, name: str, fields: Fields, delimiter: str) -> Ite
     _, header = next(rows, ("", []))
     if isinstance(header, Refusal):
         raise header.error(header.reason)
+    fields = fields.of_table(header, name, "column")
     columns = {field: column_index(header, field, name) for field in fields.names}
     for origin, cells in rows:
         if isinstance(cells, Refusal):

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.config import Source
-from data.errors import DataError, MissingFieldError
+from data.errors import DataError
 from data.sources.document import Document, Refusal, SourceFile
 from data.sources.files import expand_home, translate_os_errors
-from data.sources.records import Fields, format_names, read_record
+from data.sources.records import Fields, read_record
 
 PREFIX = "hf:"
 PART_BYTES = 2**28  # of the data set's files to a file of the source: several processes prepare them at the same time
@@ -71,7 +71,7 @@ def open_split(source: Source, fields: Fields) -> list[SourceFile]:
         dataset = load_folder(folder, rows, source.path) if is_folder else load_split(name, rows, source.path)
     if not len(dataset):
         raise DataError(f"{source.path}: no row in it")
-    check_features(dataset, fields, source.path)
+    fields = check_features(dataset, fields, source.path)
     dataset = dataset.select_columns(fields.names).with_format("arrow")
     return [RowFile(dataset, part, fields, source.path) for part in divide_rows(dataset)]
 
@@ -128,15 +128,15 @@ def load_split(name: str, rows: str, path: str):
     return cached.as_dataset(split=split + rows)
 
 
-def check_features(dataset, fields: Fields, path: str) -> None:
-    """Raises DataError where the data set lacks a feature that is read, or it is of another type."""
+def check_features(dataset, fields: Fields, path: str) -> Fields:
+    """What is read of the data set. Raises DataError where it lacks a feature, or one is of another type."""
     schema = dataset.features.arrow_schema
+    fields = fields.of_table(schema.names, path, "feature")
     for name in fields.names:
-        if name not in schema.names:
-            raise MissingFieldError(f"{path}: no feature {name!r}; there: {format_names(schema.names)}")
         if fields.template is None and not (is_token_ids if fields.ids else is_text)(schema.field(name).type):
             wanted = "a list of whole numbers" if fields.ids else "a text"
             raise DataError(f"{path}: feature {name!r} is not {wanted}, but {dataset.features[name]!r}")
+    return fields
 
 
 def is_text(arrow_type) -> bool:

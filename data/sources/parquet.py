@@ -27,6 +27,7 @@ def read_parquet(file: BinaryIO, name: str, fields: Fields) -> Iterator[Document
     row = 0
     try:
         table = pyarrow.parquet.ParquetFile(file, pre_buffer=False, buffer_size=READ_BYTES)
+        fields = fields.of_table(table.schema_arrow.names, name, "column")
         for field in fields.names:
             column_index(table.schema_arrow.names, field, name)
         for batch in read_batches(table, fields.names):

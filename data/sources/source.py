@@ -10,11 +10,8 @@ import glob
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from data.config import Source
 from data.errors import DataError, MissingFieldError, NotTextError
@@ -31,6 +28,7 @@ EMBEDDED = {"embedded:shakespeare": str(Path(__file__).parents[1] / "corpora" / 
 DATA_SETS = {"tfds": tfds.open_split, "hf": hub.open_split}  # by what stands before the colon of a path
 KINDS = "a file, a folder, a glob, a URL (s3://BUCKET/PATH), a data set"
 KINDS += f" ({tfds.PREFIX}NAME/SPLIT, {hub.PREFIX}NAME/SPLIT) or {', '.join(EMBEDDED)}"
+TEMPLATE_RULES = 2  # by which templates make documents: another number wherever the same template makes others
 FIELD_REMEDY = (
     "set the source's field (data.source.field, data.source.prompt for the prompt, data.source.template for both, "
     "data.source.rejected for the worse response, or those of data.validation_source)"
@@ -124,28 +122,28 @@ def documents_of(source: Source, files: list[SourceFile], field_remedy: str) -> 
 
 
 class WholeRecord:
-    """Makes one text of the fields of these names: JSON, from which they are read again."""
+    """Makes one text of a record's fields: JSON, from which they are read again. These are the fields `names`, which
+    each must have, and those that a `template` reads, which it must be possible to fill in."""
 
-    def __init__(self, names: Iterable[str]):
-        self.fields = sorted(set(names))
+    def __init__(self, names: Iterable[str], template: Template | None = None):
+        of_template, required = ([], []) if template is None else (template.fields, template.required)
+        self.fields, self.required, self.template = sorted({*names, *of_template}), [*names, *required], template
 
     def parts(self, record: dict) -> list[tuple[str, bool]]:
-        return [(json.dumps(record, default=json_value), True)]
+        if self.template is not None:
+            self.template.parts(record)  # raises where it can't be
+        return [(json.dumps(record), True)]
 
 
-def json_value(value: Any) -> Any:
-    """A value that JSON does not have as one that it has: TFDS gives numbers and lists as arrays. Raises DataError."""
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    raise DataError(f"a field holds a {type(value).__name__}, which is no text, number or list")
-
-
-def read_records(source: Source, names: Iterable[str], field_remedy: str = "") -> Iterator[tuple[dict, str]]:
-    """Every record of a source, as its fields of these names, of any type, and its origin, as "file:line".
+def read_records(
+    source: Source, names: Sequence[str], field_remedy: str = "", template: Template | None = None
+) -> Iterator[tuple[dict, str]]:
+    """Every record of a source, as its fields of these names, of any type, and its origin, as "file:line"; with a
+    `template` as those that it reads, too, as far as the record has them.
 
     Raises DataError naming the first place that is no such record.
     """
-    files = open_fields(source, Fields("", template=WholeRecord(names)), field_remedy)
+    files = open_fields(source, Fields("", template=WholeRecord(names, template)), field_remedy)
     for document in documents_of(source, files, field_remedy):
         yield json.loads(document.text), document.origin
 
@@ -192,7 +190,7 @@ def fingerprint(source: Source) -> str:
 
 def template_source(source: Source) -> str:
     """What a source's template is, wherever it lies; a line that no field's name is."""
-    return f"template\0{read_template(source.template)[0]}"
+    return f"template {TEMPLATE_RULES}\0{read_template(source.template)[0]}"
 
 
 def combine_fingerprint(source: Source, files: Iterable[tuple[SourceFile, str]]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data.config import Source
-from data.errors import DataError, MissingFieldError, NotTextError
+from data.errors import DataError, NotTextError
 from data.sources.array_records import RecordFile, Records
 from data.sources.document import Document, Refusal, SourceFile
 from data.sources.records import Fields, format_names, read_record
@@ -44,6 +44,7 @@ def open_split(source: Source, fields: Fields) -> list[SourceFile]:
             f"{source.path}: no data set and split; write {PREFIX}NAME/SPLIT, as tfds:my_novels/train[:90%]"
         )
     builder = find_builder(name, source)
+    fields = fields.of_table(sorted(builder.info.features), source.path, "feature")
     read = functools.partial(read_examples, select_features(builder, source, fields), fields)
     shards = slice_split(builder, split, source)
     return [
@@ -91,13 +92,12 @@ def list_prepared(folder: Path) -> list[str]:
 
 
 def select_features(builder, source: Source, fields: Fields):
-    """TFDS's description of the features that are read, which parses no others. Raises DataError where one is not."""
+    """TFDS's description of the features that are read, which parses no others. Raises DataError for one of
+    another type."""
     import tensorflow_datasets as tfds  # heavy, and only these sources need it
 
     features = builder.info.features
     for name in fields.names:
-        if name not in features:
-            raise MissingFieldError(f"{source.path}: no feature {name!r}; there: {format_names(sorted(features))}")
         if fields.template is None and not (is_token_ids if fields.ids else is_text)(features[name]):
             wanted = "a sequence of whole numbers" if fields.ids else "a text"
             raise DataError(f"{source.path}: feature {name!r} is not {wanted}, but {features[name]!r}")
@@ -134,7 +134,8 @@ def read_example(features, fields: Fields, record: bytes, origin: str) -> Docume
 
     try:
         values = features.deserialize_example_np(record)
-        values = {name: decode_feature(value, f"{origin}: feature {name!r}") for name, value in values.items()}
+        if fields.template is None:
+            values = {name: decode_feature(value, f"{origin}: feature {name!r}") for name, value in values.items()}
     except DecodeError as error:
         return Refusal(f"{origin}: not an example as TFDS writes them ({error})")
     except NotTextError as error:

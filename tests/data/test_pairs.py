@@ -179,6 +179,24 @@ def test_a_template_writes_both_halves(tmp_path):
         pipeline(tmp_path, replace(source, field="text"), length=60)
 
 
+WRITTEN = "{{ q }}{% generation %}{{ good }}{% endgeneration %}"
+
+
+@pytest.mark.parametrize("fields", [{}, {"prompt": None, "template": WRITTEN}], ids=["fields", "template"])
+@pytest.mark.parametrize("good", ["", "ab"])
+def test_the_end_of_an_empty_response_counts(tmp_path, fields, good):
+    path = write(tmp_path / "a.jsonl", [{"q": "why", "good": good, "bad": ""}])
+
+    def read(rejected: str | None) -> tuple[list, list]:
+        documents = open_store(source_of(path, rejected=rejected, **fields), Marked(256, 257), tmp_path).documents
+        return documents.tokens[:].tolist(), documents.counts(np.arange(len(documents.tokens))).tolist()
+
+    first = [256, *b"why", *good.encode(), 257]
+    counted = [False] * 4 + [True] * (len(good) + 1)
+    assert read(None) == (first, counted)
+    assert read("bad") == ([*first, 256, *b"why", 257], [*counted, *[False] * 4, True])
+
+
 def test_a_pair_without_its_rejected_response_is_refused(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"q": "?", "good": "a"}])
     with pytest.raises(

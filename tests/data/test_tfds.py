@@ -1,5 +1,6 @@
 """Data sets that TFDS's own code prepares, here and without TensorFlow, come back as they went in, or are refused."""
 
+import json
 import pickle
 import re
 import shutil
@@ -14,7 +15,7 @@ import tensorflow_datasets as tfds
 from data.config import Source
 from data.errors import DataError
 from data.sources.document import Refusal
-from data.sources.source import open_source, read_records
+from data.sources.source import open_source, read_documents, read_records
 
 CHAPTERS = {  # file name: text
     f"chapter-{number:03}.txt": f"Chapter {number}\r\n\n{'It was the best of times — ' * (number % 40)}\n"
@@ -132,6 +133,11 @@ def test_records_and_templates_have_features_of_any_type(prepared):
     for text in texts("tfds:novels/train[:9]", template=template):
         title, word = text.split()
         assert word == ["even", "odd"][titles.index(title) % 2]
+    for text in texts("tfds:novels/train[:9]", template="{% generation %}{{ tokens }}{% endgeneration %}"):
+        assert isinstance(json.loads(text), list)
+    writing = Source("tfds:novels/train[:9]", template="{% generation %}{{ tokens.tofile('x') }}{% endgeneration %}")
+    with pytest.raises(DataError, match="'list object' has no attribute 'tofile'"):
+        list(read_documents(writing))
 
 
 def test_a_sequence_of_integers_is_read_as_token_ids(prepared):

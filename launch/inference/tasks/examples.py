@@ -19,9 +19,9 @@ def read_examples(task: Task) -> list[Example]:
         template = Template(task.template)
     except DataError as error:
         raise DataError(f"task {task.name}: {error}") from None
-    names = [*template.fields, *([task.choices] if isinstance(task.choices, str) else [])]
+    names = [task.choices] if isinstance(task.choices, str) else []
     remedy = f"task {task.name} names it in its template or choices; set another, as --set {task.name}.template=…"
-    records = read_records(Source(task.data), names, remedy)
+    records = read_records(Source(task.data), names, remedy, template)
     examples = [
         read_example(task, template, index, record, origin)
         for index, (record, origin) in enumerate(itertools.islice(records, task.limit))
@@ -32,10 +32,7 @@ def read_examples(task: Task) -> list[Example]:
 
 
 def read_example(task: Task, template: Template, index: int, record: dict, origin: str) -> Example:
-    try:
-        prompt, answer = template.divide(record)
-    except DataError as error:
-        raise DataError(f"{origin}: {error}") from None
+    prompt, answer = template.divide(record)
     if not answer.strip():
         raise DataError(f"{origin}: the template of task {task.name} writes no answer of this record")
     if not task.choices:
