@@ -25,6 +25,7 @@ class Segment(NamedTuple):
 
     `begins_piece`: a piece begins with it. `continued`: it is the rest of a longer text. `counted` and `begins_half`:
     as in Piece. `before`: what stands before it in its document, or its half of one (data/documents.py).
+    `is_boundary`: it is a start or end token, which stands for no text.
     """
 
     content: str | np.ndarray
@@ -34,6 +35,7 @@ class Segment(NamedTuple):
     counted: bool
     begins_half: bool = False
     before: str | BoundaryToken | None = None
+    is_boundary: bool = False
 
 
 class DocumentEnd(NamedTuple):
@@ -122,6 +124,17 @@ class ReadContent:
             self.before = what_is_before(part, self.before, self.tokenizer)
             yield part
 
+    def ids(self, ids: np.ndarray) -> np.ndarray:
+        self.hashed.update(np.ascontiguousarray(ids, "<i8").tobytes())
+        return ids
+
+    def boundary(self, token: BoundaryToken) -> np.ndarray:
+        """The id of a start or end token, int64 [1], or [0] where the tokenizer has none."""
+        self.hashed.update(b"\xfd" if token is BoundaryToken.START else b"\xfc")
+        self.before = what_is_before(token, self.before, self.tokenizer)
+        id_ = token.id_of(self.tokenizer)
+        return np.array([] if id_ is None else [id_], np.int64)
+
     @property
     def key(self) -> int:
         return int.from_bytes(self.hashed.digest(), "little")
@@ -139,9 +152,11 @@ def piece_segments(tokenizer: Tokenizer, piece: LongPiece, origin: str, read: Re
             yield Segment(text, place, not continued, continued, piece.counted, begins_half, before)
             offset += len(text)
         return
-    for number, ids in enumerate(parts):
-        read.hashed.update(np.ascontiguousarray(ids, "<i8").tobytes())
-        yield Segment(ids, origin, not number, bool(number), piece.counted, piece.begins_half and not number)
+    for number, content in enumerate(parts):
+        is_boundary = isinstance(content, BoundaryToken)
+        ids = read.boundary(content) if is_boundary else read.ids(content)
+        begins_half = piece.begins_half and not number
+        yield Segment(ids, origin, not number, bool(number), piece.counted, begins_half, is_boundary=is_boundary)
 
 
 def encode_segments(tokenizer: Tokenizer, segments: list[Segment]) -> EncodedSegments:
@@ -153,8 +168,8 @@ def encode_segments(tokenizer: Tokenizer, segments: list[Segment]) -> EncodedSeg
         try:
             if not isinstance(segment.content, str):
                 tokens.append(check_ids(tokenizer, segment.content, segment.origin))
-                bytes_[number] = len(segment.content)
-                first_bytes[number] = min(1, len(segment.content))
+                bytes_[number] = 0 if segment.is_boundary else len(segment.content)
+                first_bytes[number] = min(1, bytes_[number])
                 continue
             encoded = encode_text(tokenizer, segment.content, segment.origin, segment.continued, segment.before)
         except DataError as error:

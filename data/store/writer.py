@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import DataError
+from data.store.join_arrays import join_arrays
 from data.store.segments import DocumentEnd, EncodedSegments, Event, FileEnd, Segment
 from data.tokenizers.tokenizer import Tokenizer
 from data.whole_file import whole_file
@@ -109,7 +110,9 @@ class StoreWriter:
                 ids, self.prefix
             )  # then it ends nothing, where one token is both
             self.append(self.prefix[:0] if self.begun else self.missing_prefix(ids))
-            self.begun, self.closed = True, np.array_equal(ids[-1:], self.suffix) and not starts
+            if not is_space(segment):  # which a template may write behind the end token
+                self.closed = np.array_equal(ids[-1:], self.suffix) and not starts
+            self.begun = True
         if not self.pieces or segment.begins_piece:
             begins_half = not self.pieces or segment.begins_half
             self.pieces.append((start if begins_half else self.written, segment.counted))
@@ -233,28 +236,14 @@ class StoreWriter:
         self.file.close()
 
 
+def is_space(segment: Segment) -> bool:
+    return isinstance(segment.content, str) and segment.content.isspace()
+
+
 def explain_emptiness(state: dict) -> str:
     if state["refused"]:
         return f"none of its {state['refused']} records can be read (the first: {state['reasons'][0]})"
     return "no text in it that the tokenizer makes a token of"
-
-
-def join_arrays(target: Path, parts: list[Path], dtype: np.dtype, leading: bool) -> None:
-    """Writes the numbers in `parts` as one array; `leading`: behind a zero.
-
-    Not by memory map: where the disk is full, the system ends a process that writes to one.
-    """
-    count = sum(part.stat().st_size for part in parts) // dtype.itemsize + leading
-    stored = np.dtype(bool) if dtype == np.int8 else dtype
-    header = {"descr": np.lib.format.dtype_to_descr(stored), "fortran_order": False, "shape": (count,)}
-    with target.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        file.write(bytes(leading * dtype.itemsize))
-        for part in parts:
-            with part.open("rb") as values:
-                shutil.copyfileobj(values, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_json(file: Path, value) -> None:
