@@ -5,15 +5,17 @@ data/store/ keeps them on disk; data/packing.py and data/windows.py cut rows fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from data.errors import DataError
+from data.tokenizers.special_tokens import BoundaryToken
 from data.tokenizers.tokenizer import Tokenizer
 
+KEPT = 64  # characters of a text that matter for how the next one is encoded, at most: an added token at its end
 CHUNK = 1 << 20  # documents or tokens looked at at a time: what is in memory does not grow with the corpus
 
 
@@ -127,21 +129,56 @@ class Encoded(NamedTuple):
     change: str | None
 
 
-def encode_text(tokenizer: Tokenizer, text: str, origin: str, continued: bool = False) -> Encoded:
-    """Encodes a text, or with `continued` the rest of one, and sees what of it comes back.
+def what_is_before(content: str | BoundaryToken, before: str | BoundaryToken | None, tokenizer: Tokenizer):
+    """What stands before the text behind `content`, which itself stands behind `before`; None: nothing, as before the
+    first text of a document. A boundary token that the tokenizer lacks is nothing, and so is an empty text."""
+    if isinstance(content, BoundaryToken):
+        return before if content.id_of(tokenizer) is None else content
+    return content[-KEPT:] or before
+
+
+def encode_contents(
+    tokenizer: Tokenizer, contents: Iterable[str | BoundaryToken], before: str | BoundaryToken | None = None
+) -> list[int]:
+    """The ids of texts of one document, each encoded by itself as a store has them, and of tokens between them.
+
+    Raises DataError for a character that the tokenizer does not know.
+    """
+    ids = []
+    for content in contents:
+        if isinstance(content, BoundaryToken):
+            ids += [id_ for id_ in (content.id_of(tokenizer),) if id_ is not None]
+        else:
+            ids += tokenizer.encode(content) if before is None else tokenizer.encode_behind(content, before).tolist()
+        before = what_is_before(content, before, tokenizer)
+    return ids
+
+
+def encode_text(
+    tokenizer: Tokenizer,
+    text: str,
+    origin: str,
+    continued: bool = False,
+    before: str | BoundaryToken | None = None,
+) -> Encoded:
+    """Encodes a text, or with `continued` the rest of one, or one `before` which others stand in its document, and sees
+    what of it comes back.
 
     Where decoding gives back another text, only the bytes that come back are counted, or bits per byte would be too
     low. Raises DataError naming the document where the tokenizer does not know a character of it.
     """
     try:
-        ids = tokenizer.encode_array(text, continued)
+        is_alone = continued or before is None
+        ids = tokenizer.encode_array(text, continued) if is_alone else tokenizer.encode_behind(text, before)
     except DataError as error:
         raise DataError(f"{origin}: {error}") from None
     size = utf8_length(text)
     if tokenizer.lossless:
         return Encoded(ids, size, None)
     decoded = tokenizer.decode(ids.tolist())
-    if decoded in (text, f" {text}") or (continued and f" {decoded}" == text):  # a space that some put in front
+    if decoded in (text, f" {text}") or (
+        (continued or before is not None) and f" {decoded}" == text
+    ):  # a space that some put in front
         return Encoded(ids, size, None)
     shown = decoded if text.startswith(" ") else decoded.removeprefix(" ")
     return Encoded(ids, preserved_bytes(text, decoded), f"{origin}: {first_difference(text, shown)}")

@@ -6,6 +6,7 @@ nothing of this program, the files or the system.
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from collections.abc import Iterator
@@ -18,16 +19,21 @@ from jinja2 import ext, meta, nodes
 from data.errors import DataError
 from data.sandbox import RequiredField, make_environment
 from data.sources.files import expand_home
+from data.tokenizers.special_tokens import BoundaryToken
+from data.written_text import WrittenText, contents_of, join_texts
 
 MARK = secrets.token_hex(16)  # stands around responses until the text is cut there: no record can hold it
 GIVEN = ("add_generation_prompt", "bos_token", "eos_token")  # to chat templates, whatever a record holds
 OPTIONAL = {"tools": None, "documents": None}  # what Hugging Face gives a chat template where there are none
 CALLS = ("tool_calls", "function_call")  # a message that makes one may lack a content
+BOUNDARIES = {secrets.token_hex(16): token for token in BoundaryToken}  # where start and end tokens are written
+BOUNDARY = re.compile(f"({'|'.join(BOUNDARIES)})")
 RESPONSE = re.compile(f"{MARK}<(.*?){MARK}>", re.DOTALL)
 
 
 class Part(NamedTuple):
-    """A part of what a template makes of a record. `counted`: it is a response, which counts in the loss."""
+    """A part of what a template makes of a record. `counted`: it is a response, which counts in the loss. Its text is
+    a WrittenText where the template wrote a start or end token."""
 
     text: str
     counted: bool
@@ -92,13 +98,17 @@ class Template:
             check_messages(record.get("messages"), self.message_keys)
             record = OPTIONAL | record
         parts = self.marked_parts(record) if self.marks_responses else self.message_parts(record)
+        parts = [part._replace(text=with_boundaries(part.text)) for part in parts]
         return [part for part in parts if part.text or part.counted] or [Part("", False)]
 
     def divide(self, record: dict[str, Any]) -> tuple[str, str]:
-        """The text in front of the last response, and that response; all of it and nothing where there is none."""
+        """The text in front of the last response, with its start and end tokens, and that response up to its end token;
+        all of it and nothing where there is none."""
         parts = self.parts(record)
         last = max((number for number, part in enumerate(parts) if part.counted), default=len(parts))
-        return "".join(part.text for part in parts[:last]), "".join(part.text for part in parts[last : last + 1])
+        response = parts[last].text if last < len(parts) else ""
+        up_to_end = itertools.takewhile(lambda content: content is not BoundaryToken.END, contents_of(response))
+        return join_texts(part.text for part in parts[:last]), str(WrittenText(up_to_end))
 
     def prompt(self, record: dict[str, Any]) -> str:
         return self.divide(record)[0]
@@ -131,16 +141,23 @@ class Template:
         yield Part(rest(self.render(record), done), False)
 
     def render(self, record: dict[str, Any], add_generation_prompt: bool = False) -> str:
-        """The text, with marks around responses. Start and end tokens are no part of it: the tokenizer knows them."""
-        special = (
-            {"bos_token": "", "eos_token": "", "add_generation_prompt": add_generation_prompt} if self.is_chat else {}
-        )
+        """The text, with marks around responses and in the place of start and end tokens, which the tokenizer knows."""
+        special = dict(zip(("bos_token", "eos_token"), BOUNDARIES, strict=True))
+        special |= {"add_generation_prompt": add_generation_prompt} if self.is_chat else {}
         try:
             return self.template.render(special | record)
         except DataError:
             raise
         except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise DataError(f"the template can't be filled in ({type(error).__name__}: {error})") from None
+
+
+def with_boundaries(text: str) -> str:
+    """A text with the start and end tokens that are marked in it. Raises DataError where a mark was changed."""
+    contents = [BOUNDARIES.get(part, part) for part in BOUNDARY.split(text)]
+    if any(mark in content.casefold() for content in contents if isinstance(content, str) for mark in BOUNDARIES):
+        raise DataError("what stands around bos_token or eos_token in the template changes it; write it by itself")
+    return join_texts([WrittenText(contents)])
 
 
 def keys(tree: nodes.Template) -> set[str]:

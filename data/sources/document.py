@@ -11,19 +11,20 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from data.errors import DataError
+from data.tokenizers.special_tokens import BoundaryToken
 
 PIECE_LENGTH = 1 << 20  # characters of text in a piece, at most: a long text is never tokenized in one go
 
 
 class Piece(NamedTuple):
-    """A part of a document that is tokenized by itself: its text, or its token ids int [t].
+    """A part of a document that is tokenized by itself: its text, its token ids int [t], or a start or end token.
 
     `counted`: its tokens count in the loss, as those of a prompt do not. `continues`: the text goes on where that of
     the piece before stopped, so both are tokenized as one; a long text comes in such parts. `begins_half`: the second
     half of a preference pair begins with it, with a start token, after the end token of the first.
     """
 
-    content: str | np.ndarray
+    content: str | np.ndarray | BoundaryToken
     counted: bool = True
     continues: bool = False
     begins_half: bool = False

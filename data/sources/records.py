@@ -15,6 +15,8 @@ import numpy as np
 from data.errors import DataError, MissingFieldError, NotTextError
 from data.sources.document import Document, Piece, Refusal, split_text
 from data.sources.plain_values import plain_value
+from data.tokenizers.special_tokens import BoundaryToken
+from data.written_text import contents_of
 
 MAX_ID = int(np.iinfo(np.int64).max)
 
@@ -27,8 +29,8 @@ class Writer(Protocol):
     required: list[str]
 
     def parts(self, record: dict[str, Any]) -> Iterable[tuple[str, bool]]:
-        """(text, whether it counts in the loss) of each part. Raises DataError, MissingFieldError for a field that is
-        not there and can't be done without."""
+        """(text, whether it counts in the loss) of each part; a WrittenText may hold start and end tokens. Raises
+        DataError, MissingFieldError for a field that is not there and can't be done without."""
         ...
 
 
@@ -120,7 +122,8 @@ def written_pieces(values: dict[str, Any], template: Writer, origin: str, there:
     except DataError as error:
         raise DataError(f"{origin}: {error}") from None
     for text, counted in parts:
-        yield from split_text(check_text(text, origin, "template", origin), counted)
+        for content in contents_of(check_text(text, origin, "template", origin)):
+            yield from [Piece(content, counted)] if isinstance(content, BoundaryToken) else split_text(content, counted)
 
 
 def field_values(record: Any, fields: Fields, origin: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from data.sources.document import SourceFile
 from data.sources.source import template_source
 from data.whole_file import whole_file
 
-FORMAT = 5  # of a store's files; part of its name
+FORMAT = 6  # of a store's files; part of its name
 
 
 def stores_folder(cache: Path) -> Path:

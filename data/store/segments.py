@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from data.documents import encode_text, first_token_bytes
+from data.documents import encode_text, first_token_bytes, what_is_before
 from data.errors import DataError
 from data.sources.document import Document, Piece
 from data.tokenizers.segments import segments as text_segments
+from data.tokenizers.special_tokens import BoundaryToken
 from data.tokenizers.tokenizer import Tokenizer, check_ids
 
 
@@ -23,7 +24,8 @@ class Segment(NamedTuple):
     """A part of a document that is encoded at once: text, or token ids.
 
     `begins_piece`: a piece begins with it. `continued`: it is the rest of a longer text. `counted` and `begins_half`:
-    as in Piece.
+    as in Piece. `before`: what stands before it in its document, or its half of one (data/documents.py).
+    `is_boundary`: it is a start or end token, which stands for no text.
     """
 
     content: str | np.ndarray
@@ -32,6 +34,8 @@ class Segment(NamedTuple):
     continued: bool
     counted: bool
     begins_half: bool = False
+    before: str | BoundaryToken | None = None
+    is_boundary: bool = False
 
 
 class DocumentEnd(NamedTuple):
@@ -68,15 +72,15 @@ class EncodedSegments(NamedTuple):
 
 def document_events(tokenizer: Tokenizer, document: Document) -> Iterator[Event]:
     """A document's segments and its end. Where it can't be cut into segments, its end says why."""
-    hashed = hashlib.blake2b(digest_size=8)
+    read = ReadContent(tokenizer)
     try:
         for piece in joined_pieces(document):
-            hashed.update(b"\xff" if piece.counted else b"\xfe")  # bytes that no text holds: they part the pieces
-            yield from piece_segments(tokenizer, piece, document.origin, hashed)
+            read.begin_piece(piece)
+            yield from piece_segments(tokenizer, piece, document.origin, read)
     except DataError as error:
         yield DocumentEnd(0, str(error))
     else:
-        yield DocumentEnd(int.from_bytes(hashed.digest(), "little"))
+        yield DocumentEnd(read.key)
 
 
 class LongPiece(NamedTuple):
@@ -104,26 +108,55 @@ def joined_pieces(document: Document) -> Iterator[LongPiece]:
         yield LongPiece(parts(), upcoming[0].counted, upcoming[0].begins_half)
 
 
-def piece_segments(tokenizer: Tokenizer, piece: LongPiece, origin: str, hashed) -> Iterator[Segment]:
-    """The segments of a piece; `hashed` takes its content in."""
-    first, offset = next(piece.parts), 0
+class ReadContent:
+    """What was read of a document: a hash of it, and what stands before the text that comes next."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer, self.hashed, self.before = tokenizer, hashlib.blake2b(digest_size=8), None
+
+    def begin_piece(self, piece: LongPiece) -> None:
+        self.hashed.update(b"\xff" if piece.counted else b"\xfe")  # bytes that no text holds: they part the pieces
+        self.before = None if piece.begins_half else self.before
+
+    def texts(self, parts: Iterable[str]) -> Iterator[str]:
+        for part in parts:
+            self.hashed.update(part.encode("utf-8"))
+            self.before = what_is_before(part, self.before, self.tokenizer)
+            yield part
+
+    def ids(self, ids: np.ndarray) -> np.ndarray:
+        self.hashed.update(np.ascontiguousarray(ids, "<i8").tobytes())
+        return ids
+
+    def boundary(self, token: BoundaryToken) -> np.ndarray:
+        """The id of a start or end token, int64 [1], or [0] where the tokenizer has none."""
+        self.hashed.update(b"\xfd" if token is BoundaryToken.START else b"\xfc")
+        self.before = what_is_before(token, self.before, self.tokenizer)
+        id_ = token.id_of(self.tokenizer)
+        return np.array([] if id_ is None else [id_], np.int64)
+
+    @property
+    def key(self) -> int:
+        return int.from_bytes(self.hashed.digest(), "little")
+
+
+def piece_segments(tokenizer: Tokenizer, piece: LongPiece, origin: str, read: ReadContent) -> Iterator[Segment]:
+    """The segments of a piece; `read` takes its content in."""
+    first, offset, before = next(piece.parts), 0, read.before
     parts = itertools.chain([first], piece.parts)
     if isinstance(first, str):
-        texts = text_segments(tokenizer, hashed_texts(parts, hashed), origin)
+        texts = text_segments(tokenizer, read.texts(parts), origin)
         for text, continued in itertools.chain([next(texts, ("", False))], texts):  # an empty piece is one, too
             place = f"{origin} from offset {offset}" if offset else origin  # errors count from there
-            yield Segment(text, place, not continued, continued, piece.counted, piece.begins_half and not continued)
+            begins_half = piece.begins_half and not continued
+            yield Segment(text, place, not continued, continued, piece.counted, begins_half, before)
             offset += len(text)
         return
-    for number, ids in enumerate(parts):
-        hashed.update(np.ascontiguousarray(ids, "<i8").tobytes())
-        yield Segment(ids, origin, not number, bool(number), piece.counted, piece.begins_half and not number)
-
-
-def hashed_texts(parts: Iterator[str], hashed) -> Iterator[str]:
-    for part in parts:
-        hashed.update(part.encode("utf-8"))
-        yield part
+    for number, content in enumerate(parts):
+        is_boundary = isinstance(content, BoundaryToken)
+        ids = read.boundary(content) if is_boundary else read.ids(content)
+        begins_half = piece.begins_half and not number
+        yield Segment(ids, origin, not number, bool(number), piece.counted, begins_half, is_boundary=is_boundary)
 
 
 def encode_segments(tokenizer: Tokenizer, segments: list[Segment]) -> EncodedSegments:
@@ -135,17 +168,17 @@ def encode_segments(tokenizer: Tokenizer, segments: list[Segment]) -> EncodedSeg
         try:
             if not isinstance(segment.content, str):
                 tokens.append(check_ids(tokenizer, segment.content, segment.origin))
-                bytes_[number] = len(segment.content)
-                first_bytes[number] = min(1, len(segment.content))
+                bytes_[number] = 0 if segment.is_boundary else len(segment.content)
+                first_bytes[number] = min(1, bytes_[number])
                 continue
-            encoded = encode_text(tokenizer, segment.content, segment.origin, segment.continued)
+            encoded = encode_text(tokenizer, segment.content, segment.origin, segment.continued, segment.before)
         except DataError as error:
             errors[number] = str(error)
             tokens.append(np.zeros(0, np.int32))
             continue
         tokens.append(encoded.tokens)
         bytes_[number], change = encoded.bytes, change or encoded.change
-        if tokenizer.start_id is None and not segment.continued:
+        if not segment.continued and tokenizer.start_id in (None, *encoded.tokens[:1].tolist()):
             first_bytes[number] = first_token_bytes(tokenizer, encoded, segment.content)
     lengths = np.array([len(ids) for ids in tokens], np.int64)
     joined = np.concatenate(tokens) if tokens else np.zeros(0, np.int32)

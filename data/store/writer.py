@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import DataError
+from data.store.join_arrays import join_arrays
 from data.store.segments import DocumentEnd, EncodedSegments, Event, FileEnd, Segment
 from data.tokenizers.tokenizer import Tokenizer
 from data.whole_file import whole_file
@@ -66,6 +67,10 @@ class StoreWriter:
 
     def begin_document(self) -> None:
         self.written, self.size, self.pieces, self.half, self.error = 0, 0, [], None, None
+        self.begin_half()
+
+    def begin_half(self) -> None:
+        self.begun = self.closed = False  # whether it has tokens yet, and whether the last of them is an end token
 
     def write(self, events: list[Event], encoded: EncodedSegments) -> None:
         """Writes a batch of events, whose segments are encoded. A shard ends with a document."""
@@ -78,8 +83,8 @@ class StoreWriter:
                 self.error = self.error or encoded.errors.get(number)
                 ids = tokens[stops[number] - encoded.lengths[number] : stops[number]]
                 size = int(encoded.bytes[number])
-                begins_text = not self.written or event.begins_half
-                if begins_text and not len(self.prefix) and event.counted:
+                begins_text = not self.begun or event.begins_half
+                if begins_text and not len(self.missing_prefix(ids)) and event.counted:
                     size = max(0, size - int(encoded.first_bytes[number]))
                 self.write_segment(event, ids, size)
                 number += 1
@@ -96,17 +101,36 @@ class StoreWriter:
     def write_segment(self, segment: Segment, ids: np.ndarray, size: int) -> None:
         if self.error:
             return
-        start = self.written
         if segment.begins_half:
-            self.append(self.suffix)
-            start = self.half = self.written
-        if not start or segment.begins_half:
-            self.append(self.prefix)
+            self.end_half()
+            self.half = self.written
+        start = self.written
+        if len(ids):
+            starts = not self.begun and np.array_equal(
+                ids, self.prefix
+            )  # then it ends nothing, where one token is both
+            self.append(self.prefix[:0] if self.begun else self.missing_prefix(ids))
+            if not is_space(segment):  # which a template may write behind the end token
+                self.closed = np.array_equal(ids[-1:], self.suffix) and not starts
+            self.begun = True
         if not self.pieces or segment.begins_piece:
-            self.pieces.append((start if self.pieces else 0, segment.counted))
+            begins_half = not self.pieces or segment.begins_half
+            self.pieces.append((start if begins_half else self.written, segment.counted))
         self.append(ids)
         self.next["text_bytes"] += size
         self.size += size if segment.counted else 0
+
+    def missing_prefix(self, ids: np.ndarray) -> np.ndarray:
+        """The start token, unless the ids begin with it: a template may write it out."""
+        return self.prefix[:0] if np.array_equal(ids[:1], self.prefix) else self.prefix
+
+    def end_half(self) -> None:
+        """Ends a document, or the first half of a pair, with an end token, unless its text ends with it."""
+        if not self.begun:
+            self.append(self.prefix)
+        if not self.closed:
+            self.append(self.suffix)
+        self.begin_half()
 
     def append(self, ids: np.ndarray) -> None:
         self.file.write(ids.tobytes())
@@ -122,9 +146,7 @@ class StoreWriter:
             self.file.seek(self.shard_tokens * self.dtype.itemsize)
             self.file.truncate()
         else:
-            if not self.written:
-                self.append(self.prefix)
-            self.append(self.suffix)
+            self.end_half()
             self.add_document(end.key)
         self.begin_document()
         if self.shard_tokens >= SHARD_TOKENS:
@@ -214,28 +236,14 @@ class StoreWriter:
         self.file.close()
 
 
+def is_space(segment: Segment) -> bool:
+    return isinstance(segment.content, str) and segment.content.isspace()
+
+
 def explain_emptiness(state: dict) -> str:
     if state["refused"]:
         return f"none of its {state['refused']} records can be read (the first: {state['reasons'][0]})"
     return "no text in it that the tokenizer makes a token of"
-
-
-def join_arrays(target: Path, parts: list[Path], dtype: np.dtype, leading: bool) -> None:
-    """Writes the numbers in `parts` as one array; `leading`: behind a zero.
-
-    Not by memory map: where the disk is full, the system ends a process that writes to one.
-    """
-    count = sum(part.stat().st_size for part in parts) // dtype.itemsize + leading
-    stored = np.dtype(bool) if dtype == np.int8 else dtype
-    header = {"descr": np.lib.format.dtype_to_descr(stored), "fortran_order": False, "shape": (count,)}
-    with target.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        file.write(bytes(leading * dtype.itemsize))
-        for part in parts:
-            with part.open("rb") as values:
-                shutil.copyfileobj(values, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_json(file: Path, value) -> None:

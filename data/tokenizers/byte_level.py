@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data.config import Tokenizer as Config
+from data.tokenizers.special_tokens import BoundaryToken
 
 
 class Bytes:
@@ -20,6 +21,9 @@ class Bytes:
     def encode_array(self, text: str, continued: bool = False) -> np.ndarray:
         del continued  # no byte depends on another
         return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+
+    def encode_behind(self, text: str, before: str | BoundaryToken) -> np.ndarray:
+        return self.encode_array(text)
 
     def last_cut(self, text: str) -> int:
         return len(text)

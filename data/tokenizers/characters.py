@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from data.errors import DataError
+from data.tokenizers.special_tokens import BoundaryToken
 
 
 class Characters:
@@ -48,6 +49,9 @@ class Characters:
                 f"tokenizer's {self.vocab_size}: {printable[:80]}"
             )
         return ids.astype(np.int32)
+
+    def encode_behind(self, text: str, before: str | BoundaryToken) -> np.ndarray:
+        return self.encode_array(text)
 
     def last_cut(self, text: str) -> int:
         return len(text)

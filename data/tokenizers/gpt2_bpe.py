@@ -16,6 +16,7 @@ import tiktoken
 from data.config import Tokenizer as Config
 from data.errors import DataError
 from data.sources.files import expand_home
+from data.tokenizers.special_tokens import BoundaryToken
 
 # Words, numbers, punctuation and white space, as GPT-2 splits text before merging (Radford et al. 2019, 2.2).
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
@@ -57,6 +58,9 @@ class GPT2:
     def encode_array(self, text: str, continued: bool = False) -> np.ndarray:
         del continued  # nothing is put in front of a text
         return self.encoding.encode_to_numpy(text, disallowed_special=()).view(np.int32)
+
+    def encode_behind(self, text: str, before: str | BoundaryToken) -> np.ndarray:
+        return self.encode_array(text)
 
     def last_cut(self, text: str) -> int:
         match = UP_TO_LAST_CUT.match(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from data.config import Tokenizer as Config
 from data.errors import DataError
 from data.sources.files import expand_home
 from data.tokenizers.cut_points import last_border
-from data.tokenizers.json_cut_points import is_lossless, prepends, provable_borders, steps
+from data.tokenizers.json_cut_points import is_lossless, prepends, provable_borders, puts_in_front, steps
 from data.tokenizers.json_token_bytes import token_bytes
-from data.tokenizers.special_tokens import SpecialTokens, missing_end_notice, resolve_special_tokens
+from data.tokenizers.special_tokens import BoundaryToken, SpecialTokens, missing_end_notice, resolve_special_tokens
 
 BOUNDARY_PAIRS = {  # the usual names of the tokens before and behind a document
     "<s>": "</s>",
@@ -39,12 +40,14 @@ class HuggingFace:
         self.content, self.tokens, self.notes = content, tokens, notes
         self.start_id, self.end_id, self.start_prompts = tokens
         self.tokenizer = tokenizers.Tokenizer.from_str(content)
+        self.added = {id_: token.content for id_, token in self.tokenizer.get_added_tokens_decoder().items()}
         ids = self.tokenizer.get_vocab(with_added_tokens=True).values()
         self.vocab_size = max(ids, default=-1) + 1  # not their count: added tokens may leave holes
         parts = json.loads(content)
         model = parts["model"]
         self.unknown_id, self.drops_unknown = unknown_id(model, self.tokenizer), drops_unknown(model)
         self.lossless, self.borders = is_lossless(parts), provable_borders(parts, self.tokenizer)
+        self.without_prefix = without_prefix(parts)
         self.has_cut_points, self.prepends = bool(self.borders), prepends(steps(parts.get("normalizer")))
 
     def encode(self, text: str) -> list[int]:
@@ -58,6 +61,27 @@ class HuggingFace:
         if continued and self.prepends:  # the mark that is put in front of a text stands for the space at the cut
             text = text.removeprefix(" ")
         return np.array(self.encode(text), np.int32)
+
+    def encode_behind(self, text: str, before: str | BoundaryToken) -> np.ndarray:
+        """Behind an added token, the ids that the library has there: it may put a space in front of a text again."""
+        ids, token = self.encode(text), self.added_token_at_end(before)
+        if token is not None and (whole := self.encode(self.added[token] + text))[:1] == [token]:
+            return np.array(whole[1:], np.int32)
+        if self.without_prefix:
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
+            first = next((i for i, id_ in enumerate(encoding.ids) if id_ in self.added), len(encoding.ids))
+            start = encoding.offsets[first][0] if first < len(encoding.ids) else len(text)
+            in_front = self.without_prefix.encode(text[:start], add_special_tokens=False).ids
+            ids = [*in_front, *encoding.ids[first:]]
+        return np.array(ids, np.int32)
+
+    def added_token_at_end(self, before: str | BoundaryToken) -> int | None:
+        """The id of the added token that a text ends with, or that stands there."""
+        if isinstance(before, BoundaryToken):
+            id_ = before.id_of(self)
+            return id_ if id_ in self.added else None
+        found = [id_ for id_, content in self.added.items() if content and before.endswith(content)]
+        return max(found, key=lambda id_: len(self.added[id_]), default=None)
 
     def last_cut(self, text: str) -> int:
         """A Unigram model that is given a text as a whole sums its scores from the text's beginning on. Of two ways to
@@ -148,6 +172,25 @@ def boundary_ids(tokenizer: tokenizers.Tokenizer) -> tuple[int | None, int | Non
     start = start or next(filter(special.__contains__, BOUNDARY_PAIRS), None)
     end = end or next(filter(special.__contains__, (BOUNDARY_PAIRS.get(start), *END_TOKENS)), None)
     return tuple(name and tokenizer.token_to_id(name) for name in (start, end))
+
+
+def without_prefix(content: dict) -> tokenizers.Tokenizer | None:
+    """The tokenizer of a file, but that it puts nothing in front of a text; None where the file's own does not."""
+    changed = copy.deepcopy(content)
+    normalizer, pre_tokenizer = steps(changed.get("normalizer")), steps(changed.get("pre_tokenizer"))
+    if not puts_in_front(normalizer, pre_tokenizer):
+        return None
+    for step in normalizer:
+        if step["type"] == "Prepend":
+            step.clear()
+            step.update({"type": "Sequence", "normalizers": []})
+    for step in pre_tokenizer:
+        if step["type"] == "Metaspace":
+            step.pop("add_prefix_space", None)
+            step["prepend_scheme"] = "never"
+        elif "add_prefix_space" in step:
+            step["add_prefix_space"] = False
+    return tokenizers.Tokenizer.from_str(json.dumps(changed))
 
 
 def unknown_id(model: dict, tokenizer: tokenizers.Tokenizer) -> int | None:

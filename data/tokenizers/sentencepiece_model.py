@@ -13,7 +13,7 @@ from data.config import Tokenizer as Config
 from data.errors import DataError
 from data.sources.files import expand_home
 from data.tokenizers.cut_points import Border, last_border
-from data.tokenizers.special_tokens import SpecialTokens, missing_end_notice, resolve_special_tokens
+from data.tokenizers.special_tokens import BoundaryToken, SpecialTokens, missing_end_notice, resolve_special_tokens
 
 BUILT_IN_RULES = ("identity", "nfkc", "nfkc_cf", "nmt_nfkc", "nmt_nfkc_cf")  # none reads a letter and a space as one
 SPACE_SYMBOL = "\u2581"  # SentencePiece writes a space so; this character itself would come back as a space
@@ -33,6 +33,9 @@ class SentencePiece:
         parts = ModelProto.FromString(model)
         self.lossless = self.space_symbol_ids is not None and parts.normalizer_spec.name == "identity"
         self.borders, self.puts_space_in_front = provable_borders(parts), parts.normalizer_spec.add_dummy_prefix
+        self.drops_spaces = parts.normalizer_spec.remove_extra_whitespaces
+        parts.normalizer_spec.add_dummy_prefix = False
+        self.without_prefix = sentencepiece.SentencePieceProcessor(model_proto=parts.SerializeToString())
         self.has_cut_points = bool(self.borders)
 
     def encode(self, text: str) -> list[int]:
@@ -46,7 +49,19 @@ class SentencePiece:
             return np.concatenate([first, *(ids for part in others for ids in (symbol, part))])
         if continued and self.puts_space_in_front:  # in the place of the one at the cut
             text = text.removeprefix(" ")
-        ids = self.processor.encode_as_numpy(text)
+        return self.known_ids(self.processor, text)
+
+    def encode_behind(self, text: str, before: str | BoundaryToken) -> np.ndarray:
+        """Behind a start token a text begins, with a space in front where the model puts one there. Spaces at both ends
+        of a text, which some models drop, are one space in front of what follows."""
+        is_parted = text[:1].isspace() or (isinstance(before, str) and before[-1:].isspace())
+        if (is_parted and self.drops_spaces) or before is BoundaryToken.START or not self.puts_space_in_front:
+            return self.encode_array(text)
+        return self.known_ids(self.without_prefix, text)
+
+    def known_ids(self, processor: sentencepiece.SentencePieceProcessor, text: str) -> np.ndarray:
+        """Raises DataError naming the first character that the model does not know."""
+        ids = processor.encode_as_numpy(text)
         if (ids == self.processor.unk_id()).any():
             offset, piece = self.first_unknown(text)
             raise DataError(

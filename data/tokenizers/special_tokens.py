@@ -5,12 +5,23 @@ data/tokenizers/sentencepiece_model.py and data/tokenizers/huggingface_json.py c
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from data.config import Tokenizer as Config
 from data.errors import FieldError
+
+
+class BoundaryToken(enum.Enum):
+    """A tokenizer's start or end token, by its field of Tokenizer, where it is written between texts."""
+
+    START = "start_id"
+    END = "end_id"
+
+    def id_of(self, tokenizer) -> int | None:
+        return getattr(tokenizer, self.value)
 
 
 class SpecialTokens(NamedTuple):

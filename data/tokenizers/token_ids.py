@@ -8,7 +8,7 @@ import numpy as np
 
 from data.config import Tokenizer as Config
 from data.errors import DataError
-from data.tokenizers.special_tokens import SpecialTokens, missing_end_notice, resolve_special_tokens
+from data.tokenizers.special_tokens import BoundaryToken, SpecialTokens, missing_end_notice, resolve_special_tokens
 
 UP_TO_LAST_CUT = re.compile(r"(?s:.*)(?=\s)")  # no number goes on behind white space
 
@@ -39,6 +39,9 @@ class TokenIds:
     def encode_array(self, text: str, continued: bool = False) -> np.ndarray:
         del continued  # nothing is put in front of a text
         return np.array(self.encode(text), np.int32)
+
+    def encode_behind(self, text: str, before: str | BoundaryToken) -> np.ndarray:
+        return self.encode_array(text)
 
     def last_cut(self, text: str) -> int:
         match = UP_TO_LAST_CUT.match(text)

@@ -18,6 +18,7 @@ from data.config import Source
 from data.config import Tokenizer as Config
 from data.errors import DataError, FieldError
 from data.sources import source as sources
+from data.tokenizers.special_tokens import BoundaryToken
 
 
 class Tokenizer(Protocol):
@@ -47,6 +48,14 @@ class Tokenizer(Protocol):
         """The ids of a text, int32 [t]; `continued`: of the rest of a text, behind a cut point. Raises as encode does.
 
         A tokenizer that puts a space in front of every text does not do so where the text is continued.
+        """
+        ...
+
+    def encode_behind(self, text: str, before: str | BoundaryToken) -> np.ndarray:
+        """The ids of a text behind the text `before` (its last characters will do) or a start or end token, int32 [t].
+
+        They are those that it has in the whole text, but that no token goes across the border: no space is put in
+        front of it, as some tokenizers put one in front of every text. Raises as encode does.
         """
         ...
 

@@ -10,34 +10,52 @@ from dataclasses import fields as fields_of
 from dataclasses import is_dataclass, replace
 
 from data.config import Tokenizer
+from data.tokenizers import tokenizer as tokenizers
 from launch.experiments import apply_settings
 from model.config import Model, blocks
 from train import fields
 from train.config import Experiment
 
+START_PROMPTS = "data.tokenizer.start_prompts"  # of a tokenizer's settings the one that changes no id
 MOST_LINES = 8  # of differences within the layers; where there are more, one line tells of them all
+
+
+def settings_on_top(settings: Sequence[str]) -> list[str]:
+    """Those of the command line's settings that stand on top of what is taken over with weights."""
+    return [setting for setting in settings if setting.startswith(("model.", f"{START_PROMPTS}="))]
 
 
 def inherit(
     experiment: Experiment, metadata: dict, theirs: Model, settings: Sequence[str], report: Callable
 ) -> Experiment:
-    """The experiment with the model and the tokenizer of a checkpoint, given its metadata, and the command line's
-    `settings` of the model on top. `theirs`: the config of its model. Reports where the config asked for something
+    """The experiment with the model and the tokenizer of a checkpoint, given its metadata, and of the command line's
+    settings those `settings_on_top`. `theirs`: the config of its model. Reports where the config asked for something
     else. Raises ConfigError."""
-    experiment = with_tokenizer_of(metadata, experiment, report)
     set_paths = {setting.partition("=")[0] for setting in settings}
+    experiment = with_tokenizer_of(metadata, experiment, set_paths, report)
     for line in model_differences(experiment.model, theirs, set_paths):
         report(line)
     return apply_settings(replace(experiment, model=theirs), settings)
 
 
-def with_tokenizer_of(metadata: dict, experiment: Experiment, report: Callable) -> Experiment:
+def with_tokenizer_of(metadata: dict, experiment: Experiment, set_paths: set[str], report: Callable) -> Experiment:
     """The experiment with the tokenizer of a checkpoint, given its metadata. Reports where it asked for another one."""
     config, huggingface = metadata["config"], metadata["huggingface"]
     theirs = fields.from_json(Tokenizer, config["data"]["tokenizer"] if config else huggingface["tokenizer"])
-    if theirs != experiment.data.tokenizer:
+    ours = experiment.data.tokenizer
+    if theirs != (replace(ours, start_prompts=theirs.start_prompts) if START_PROMPTS in set_paths else ours):
         report(f"the weights know the tokens of {describe_tokenizer(theirs)} only: it takes the place of the config's")
     return replace(experiment, data=replace(experiment.data, tokenizer=theirs))
+
+
+def inherited_tokenizer(metadata: dict, config: Tokenizer) -> tokenizers.Tokenizer:
+    """The tokenizer of a checkpoint, given its metadata, that starts prompts as `config` says. Raises FieldError where
+    it has no token that does."""
+    stored = metadata["tokenizer"]
+    if config.start_prompts is None:
+        return tokenizers.tokenizer_from_json(stored)
+    tokenizers.check_fields(config)
+    return tokenizers.tokenizer_from_json(stored | {"start_prompts": config.start_prompts})
 
 
 def describe_tokenizer(config: Tokenizer) -> str:

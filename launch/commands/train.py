@@ -14,9 +14,9 @@ import jax
 
 from data.config import Source
 from data.pipeline import open_pipeline
-from data.tokenizers.tokenizer import build_tokenizer, tokenizer_from_json
+from data.tokenizers.tokenizer import build_tokenizer
 from launch import VERSION, experiments
-from launch.commands.inheritance import inherit
+from launch.commands.inheritance import inherit, inherited_tokenizer, settings_on_top
 from launch.commands.training_card import card_listener
 from launch.inference.tasks.training import TrainingTasks
 from launch.inference.text import check_samples, training_samples
@@ -58,8 +58,8 @@ STOPPED = 75  # exit status: stopped by a signal, after a checkpoint was saved
 
 def main(arguments: Namespace) -> int:
     folder = Path(arguments.run_dir) if arguments.run_dir else experiments.default_folder(arguments.config)
-    model_settings = [setting for setting in arguments.set if setting.startswith("model.")]
-    run, checkpoints = open_run(arguments.experiment, folder, report, arguments.start_from, model_settings)
+    settings = settings_on_top(arguments.set)
+    run, checkpoints = open_run(arguments.experiment, folder, report, arguments.start_from, settings)
     try:
         reason = train(run)
     finally:
@@ -79,12 +79,12 @@ def report(line: str) -> None:
 
 
 def open_run(
-    experiment: Experiment, folder: Path, report, start_from: str | None = None, model_settings: Sequence[str] = ()
+    experiment: Experiment, folder: Path, report, start_from: str | None = None, settings: Sequence[str] = ()
 ) -> tuple[Run, Checkpoints]:
     """Opens the run in `folder` with all its listeners: at its newest checkpoint, or at step 0.
 
     A run that starts from another's weights, or once did, takes over the model and the tokenizer that belong to them;
-    `model_settings` are applied on top of that model.
+    `settings` are applied on top of them.
 
     Every check that needs no device comes first; only then is the folder made or written to. What processes could see
     differently (checkpoints, the saved config), process 0 reads for all. Raises ConfigError, RunError, DataError,
@@ -94,7 +94,7 @@ def open_run(
     compiler = CompileTimer(account.add_compilation)
     if folder.is_file():
         raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
-    check_same_start(experiment, start_from, model_settings)
+    check_same_start(experiment, start_from, settings)
     steps = processes.broadcast_from_first(lambda: published_steps(folder))
     processes.broadcast_from_first(lambda: check_same_origin(folder, start_from))
     source = None
@@ -109,9 +109,9 @@ def open_run(
     tokenizer = None
     started_from = str(source.folder.absolute()) if source else before.get("started_from") if before else None
     if start_from or started_from:
-        tokenizer = tokenizer_from_json(before["tokenizer"])
         theirs = model_config(source) if source else fields.from_json(Model, before["model"])
-        experiment = inherit(experiment, before, theirs, model_settings, report)
+        experiment = inherit(experiment, before, theirs, settings, report)
+        tokenizer = inherited_tokenizer(before, experiment.data.tokenizer)
     check(experiment)
     for line in cautions(experiment):
         report(line)
@@ -220,9 +220,9 @@ def check_same_origin(folder: Path, start_from: str | None) -> None:
     check_origin(folder, begun_from, start_from, goes_on=bool(steps))
 
 
-def check_same_start(experiment: Experiment, start_from: str | None, model_settings: Sequence[str]) -> None:
+def check_same_start(experiment: Experiment, start_from: str | None, settings: Sequence[str]) -> None:
     """Raises RunError where this process was started with another config, --from or --set than process 0."""
-    mine = {"--from": start_from, "--set": list(model_settings)}
+    mine = {"--from": start_from, "--set": list(settings)}
     theirs, options = processes.broadcast_from_first(lambda: [fields.to_json(experiment), mine])
     differ = [c for c in fields.differences(theirs, experiment) if not is_path(c[0])]
     differ += [(name, options[name], value) for name, value in mine.items() if options[name] != value]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 
+from data.documents import encode_contents, what_is_before
 from data.errors import DataError
+from data.written_text import contents_of
 from model.decode.chain import Chain
 from model.decode.compositions import Guidance
 from model.decode.prompts import PromptError, PromptTooLong
@@ -26,17 +28,28 @@ def encode_prompt(prompt: str, tokenizer, context: int) -> list[int]:
 
 
 def encode_whole_prompt(prompt: str, tokenizer) -> list[int]:
-    """`encode_prompt` of a prompt of any length. Raises PromptError, DataError."""
+    """`encode_prompt` of a prompt of any length, with the tokens that a WrittenText holds.
+
+    Raises PromptError, DataError.
+    """
     if half := re.search("[\ud800-\udfff]", prompt):  # from bytes that are not UTF-8, or half a pair of JSON escapes
         raise PromptError(
             f"{half[0]!r} at offset {half.start()} of the prompt is no character; write the text as UTF-8"
         )
-    ids, start = tokenizer.encode(prompt), tokenizer.start_id
+    ids, start = encode_contents(tokenizer, contents_of(prompt)), tokenizer.start_id
     if start is not None and ids[:1] != [start] and (tokenizer.start_prompts or not ids):
         ids = [start, *ids]
     if not ids:
         raise PromptError("the prompt is empty, and the tokenizer has no token that begins a text; write one")
     return ids
+
+
+def encode_response(prompt: str, response: str, tokenizer) -> list[int]:
+    """The ids of a response that is encoded apart from its prompt, as stores have them. Raises DataError."""
+    before = None
+    for content in contents_of(prompt):
+        before = what_is_before(content, before, tokenizer)
+    return encode_contents(tokenizer, [response], before)
 
 
 def encode_guidance(chain: Chain, tokenizer, context: int) -> Chain:

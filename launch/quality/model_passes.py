@@ -17,7 +17,7 @@ import numpy as np
 from data.errors import DataError
 from launch.inference.checkpoint import LoadedCheckpoint, decoded_model
 from launch.inference.likelihood import Continuation, score_continuations
-from launch.inference.prompts import encode_whole_prompt
+from launch.inference.prompts import encode_response, encode_whole_prompt
 from launch.quality.prompts import Place
 from launch.quality.texts_file import Text
 from model.decode.parameters import power_of_two
@@ -87,12 +87,12 @@ def judge_requests(judge: LoadedCheckpoint, run: LoadedCheckpoint, texts: Sequen
     bytes. Raises DataError for characters that its tokenizer does not know, PromptError."""
     if judge.metadata["tokenizer"] == run.metadata["tokenizer"]:
         return own_requests(texts)
-    prompts = {
-        text.index: tuple(encode_whole_prompt(run.tokenizer.decode(list(text.place.prompt)), judge.tokenizer))
-        for text in texts
-    }
-    encode = judge.tokenizer.encode_array
-    return [Continuation(prompts[text.index], tuple(encode(text.text.text, continued=True).tolist())) for text in texts]
+    found = []
+    for text in texts:
+        prompt = run.tokenizer.decode(list(text.place.prompt))
+        ids = encode_whole_prompt(prompt, judge.tokenizer)
+        found.append(Continuation(tuple(ids), tuple(encode_response(prompt, text.text.text, judge.tokenizer))))
+    return found
 
 
 def check_judge(judge: LoadedCheckpoint, run: LoadedCheckpoint, places: Sequence[Place]) -> None:

@@ -1,11 +1,13 @@
 """Templates: what a record becomes, which of it is the response, and how wrong ones are refused."""
 
 import datetime
+import itertools
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import tokenizers
 
 from data.config import Data, Source, Tokenizer
 from data.documents import Documents, Pieces
@@ -13,7 +15,9 @@ from data.errors import DataError
 from data.pipeline import open_pipeline
 from data.sources.plain_values import plain_value
 from data.sources.source import fingerprint, read_documents, read_records
+from data.store.store import open_store
 from data.templates import MARK, Part, Template
+from data.tokenizers.tokenizer import build_tokenizer
 from data.without_response import count_without_response
 
 PAIR = "{{ en }}\n{% generation %}{{ de }}{% endgeneration %}"
@@ -331,3 +335,31 @@ def test_text_that_is_no_number_is_refused_by_the_filter_int_and_is_not_0():
     assert [template.parts({"label": label})[0].text for label in ("1", 0, "0.9")] == ["good1", "bad0", "bad0"]
     with pytest.raises(DataError, match="the template wants a whole number, and 'positive' is none"):
         template.parts({"label": "positive"})
+
+
+def words_tokenizer(folder, end):
+    """One of the words in RECORDS, with <s> and `end` as special tokens: the library's, and ours of the same file."""
+    vocabulary = {word: id_ for id_, word in enumerate(["<unk>", "<s>", "</s>", "why", "so", "no"])}
+    library = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    library.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    library.add_special_tokens(["<s>", "</s>"])
+    library.save(str(folder / "words.json"))
+    return library, build_tokenizer(Tokenizer("json", str(folder / "words.json"), start="<s>", end=end), [])
+
+
+@pytest.mark.parametrize("end", ["</s>", "<s>"])
+@pytest.mark.parametrize("rejected", [None, "c"])
+def test_start_and_end_tokens_that_a_template_writes_out_are_not_doubled(tmp_path, end, rejected):
+    records = [{"q": "why", "a": "so", "c": "no"}, {"q": "", "a": "so why", "c": ""}, {"q": "", "a": "", "c": "so"}]
+    path = write_lines(tmp_path / "a.jsonl", records)
+    library, tokenizer = words_tokenizer(tmp_path, end)
+    for before, behind in itertools.product(("", "<s> "), ("", f" {end}")):
+        template = f"{before}{{{{ q }}}} {{% generation %}}{{{{ a }}}}{behind}{{% endgeneration %}}"
+        source = Source(str(path), "a", template=template, rejected=rejected)
+        documents = open_store(source, tokenizer, tmp_path / "cache").documents
+        found = [documents.tokens[a:b].tolist() for a, b in itertools.pairwise(documents.offsets)]
+        whole = [[f"<s> {r['q']} {r[name]} {end}" for name in ("a", rejected) if name] for r in records]
+        assert found == [library.encode(" ".join(texts)).ids for texts in whole]
+        if not rejected:
+            counts = [documents.counts(np.arange(a + 1, b)).tolist() for a, b in itertools.pairwise(documents.offsets)]
+            assert counts[:2] == [[False, True, True], [True, True, True]]

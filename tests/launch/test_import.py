@@ -191,10 +191,13 @@ SHORT = ["--set", "steps=2", "--set", "evaluation.every=2", "--set", "checkpoint
 
 
 def test_training_takes_over_the_imported_model(skald, folder, imported, tmp_path):
-    """On resumption too, with and without --from; and what is kept of the import goes with it."""
+    """On resumption too, with and without --from; and what is kept of the import goes with it. Whether prompts begin
+    with the start token is left to the command line."""
+    starts = not LoadedCheckpoint(str(imported)).tokenizer.start_prompts
     run, start = tmp_path / "tuned", ["train", skald.config, "--from", imported]
     status, _, err = skald(*start, "--run-dir", run, *SHORT, "--set", "model.dropout=0.25",
-                           "--set", "optimizer.peak_rate=1e-12")  # fmt: skip
+                           "--set", "optimizer.peak_rate=1e-12",
+                           "--set", f"data.tokenizer.start_prompts={json.dumps(starts)}")  # fmt: skip
     assert status == 0, err
     assert "model.context: 96 as in the weights, not the config's 32" in err and "model.dropout" not in err
     assert err.count("model.layers") == 1 and "starting from the weights of" in err
@@ -209,6 +212,7 @@ def test_training_takes_over_the_imported_model(skald, folder, imported, tmp_pat
         more = [*SHORT, "--set", f"steps={steps}", "--set", "optimizer.peak_rate=1e-12"]
         status, _, err = skald("train", skald.config, "--run-dir", run, *options, *more)
         assert status == 0 and f"going on from step {steps - 2}" in err, err
+        assert LoadedCheckpoint(str(run)).tokenizer.start_prompts == tuned.tokenizer.start_prompts == starts
     assert LoadedCheckpoint(str(run)).model_config == tuned.model_config
 
 

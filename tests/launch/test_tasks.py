@@ -224,6 +224,9 @@ class Pairs:
     def encode(self, text: str) -> list[str]:
         return [text[i : i + 2] for i in range(0, len(text), 2)]
 
+    def encode_behind(self, text: str, before: str) -> np.ndarray:
+        return np.array(self.encode(text))
+
 
 def test_prompt_and_answer_are_encoded_as_the_task_says(folder):
     write_lines(folder / "questions.jsonl", [{"question": "abc", "choices": ["de"]}])

@@ -15,7 +15,7 @@ from data.tokenizers.tokenizer import Tokenizer
 from launch.inference.checkpoint import LoadedCheckpoint
 from launch.inference.likelihood import Continuation, ContinuationScore, encode_continuation, score_continuations
 from launch.inference.progress import Progress
-from launch.inference.prompts import encode_whole_prompt
+from launch.inference.prompts import encode_response, encode_whole_prompt
 from launch.inference.results_folder import results_folder
 from launch.inference.tasks.example import Example
 from launch.inference.tasks.examples import read_examples
@@ -91,7 +91,7 @@ class PreparedTask:
         if self.task.tokenization == "together":
             return encode_continuation(self.run.tokenizer, prompt, continuation)
         ids = tuple(encode_whole_prompt(prompt, self.run.tokenizer))
-        return Continuation(ids, tuple(self.run.tokenizer.encode(continuation)))
+        return Continuation(ids, tuple(encode_response(prompt, continuation, self.run.tokenizer)))
 
     def evaluate(self, folder: Path, report: Callable[[str], None], seconds: float) -> dict:
         """Scores what is not scored in `folder` yet, and returns the metrics of all examples."""
@@ -156,7 +156,7 @@ def new_tokens(tokenizer: Tokenizer, prompt: str, text: str) -> int:
     """The tokens of a text behind a prompt, encoded together or alone, whichever are fewer; 0 where the tokenizer does
     not know a character of it."""
     try:
-        alone = len(tokenizer.encode(text))
+        alone = len(encode_response(prompt, text, tokenizer))
         before, whole = (len(encode_whole_prompt(part, tokenizer)) for part in (prompt, prompt + text))
     except DataError:
         return 0

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import DataError
+from data.written_text import contents_of
 from launch import VERSION
 from launch.inference.appended_file import AppendedFile, begins_as
 from launch.inference.checkpoint import LoadedCheckpoint
@@ -37,7 +38,7 @@ def examples_digest(task: Task, examples: Sequence[Example]) -> str:
 def asked(task: Task, examples: Sequence[Example]) -> dict:
     return {
         "task": dataclasses.asdict(task) | sampler_content(task) | dict.fromkeys(("data", "template", "label")),
-        "examples": [dataclasses.asdict(example) | {"origin": None} for example in examples],
+        "examples": [dataclasses.asdict(example) | {"origin": None} | boundaries(example) for example in examples],
     }
 
 
@@ -51,6 +52,12 @@ def sampler_content(task: Task) -> dict:
     except (SamplerError, DataError, CheckpointError) as error:
         raise type(error)(f"task {task.name}: {error}") from None
     return {"sampler": sampler} | ({"runs": runs} if runs else {})
+
+
+def boundaries(example: Example) -> dict:
+    """The start and end tokens in a prompt and the texts between them; nothing where there are none."""
+    contents = contents_of(example.prompt)
+    return {} if contents == (example.prompt,) else {"prompt_contents": list(map(str, contents))}
 
 
 def digest(values: dict) -> str:
