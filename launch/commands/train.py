@@ -17,6 +17,7 @@ from data.pipeline import open_pipeline
 from data.tokenizers.tokenizer import build_tokenizer
 from launch import VERSION, experiments
 from launch.commands.inheritance import inherit, inherited_tokenizer, settings_on_top
+from launch.commands.run_folder import check_same_origin, check_same_run, check_same_start, claim_folder
 from launch.commands.training_card import card_listener
 from launch.inference.tasks.training import TrainingTasks
 from launch.inference.text import check_samples, training_samples
@@ -27,16 +28,13 @@ from launch.quality.training import TrainingDistance
 from model.config import Model
 from model.kernels.proof import prove
 from train import failure_link, fields, processes
-from train.attempts import FILE as CARD
-from train.attempts import read_attempts
 from train.base import read_base, read_model, write_base
 from train.check import cautions, check, check_vocabulary
 from train.checkpoint import Checkpoints, check_weights_fit, model_config
-from train.checkpoint_folder import checkpoint_in, find_checkpoint, published_steps, read_metadata
+from train.checkpoint_folder import CheckpointRef, checkpoint_in, find_checkpoint, published_steps, read_metadata
 from train.compilation import CompileTimer
 from train.config import Experiment
 from train.goodput import Account
-from train.lease import Lease, check_shared
 from train.listeners.best import BestCheckpoint
 from train.listeners.card import CardFile, Timed
 from train.listeners.checkpoints import CheckpointSaver
@@ -44,13 +42,13 @@ from train.listeners.console import ConsoleProgress
 from train.listeners.evaluation import evaluation
 from train.listeners.finite import check_finite
 from train.listeners.human_distance import HumanDistanceStop
-from train.listeners.metrics import MetricsFile, read_metrics
+from train.listeners.metrics import MetricsFile
 from train.listeners.preemption import Preemption
 from train.listeners.samples import Samples
 from train.listeners.tensorboard import TensorBoard
 from train.loop import train
 from train.objective import make_objective, training_flops
-from train.run import Run, RunError, check_data, check_identity, check_origin, is_path, read_config, write_config
+from train.run import Run, RunError, check_data, write_config
 from train.state import TrainState
 
 STOPPED = 75  # exit status: stopped by a signal, after a checkpoint was saved
@@ -95,17 +93,7 @@ def open_run(
     if folder.is_file():
         raise fields.ConfigError(f"{folder} is a file; --run-dir names a folder")
     check_same_start(experiment, start_from, settings)
-    steps = processes.broadcast_from_first(lambda: published_steps(folder))
-    processes.broadcast_from_first(lambda: check_same_origin(folder, start_from))
-    source = None
-    if not start_from and not steps:
-        check_needs_no_weights(experiment)
-    if start_from and not steps:
-        source = checkpoint_in(Path(processes.broadcast_from_first(lambda: str(find_checkpoint(start_from).folder))))
-    if steps:
-        before = checkpoint_in(folder / "checkpoints" / str(steps[-1])).metadata
-    else:
-        before = source.metadata if source else None
+    source, before = starting_point(experiment, folder, start_from)
     tokenizer = None
     started_from = str(source.folder.absolute()) if source else before.get("started_from") if before else None
     if start_from or started_from:
@@ -161,6 +149,22 @@ def open_run(
     return run, checkpoints
 
 
+def starting_point(
+    experiment: Experiment, folder: Path, start_from: str | None
+) -> tuple[CheckpointRef | None, dict | None]:
+    """The checkpoint whose weights a new run starts from, None without; and what it says of itself, or where the run
+    goes on what its newest one says."""
+    steps = processes.broadcast_from_first(lambda: published_steps(folder))
+    processes.broadcast_from_first(lambda: check_same_origin(folder, start_from))
+    if steps:
+        return None, checkpoint_in(folder / "checkpoints" / str(steps[-1])).metadata
+    if not start_from:
+        check_needs_no_weights(experiment)
+        return None, None
+    source = checkpoint_in(Path(processes.broadcast_from_first(lambda: str(find_checkpoint(start_from).folder))))
+    return source, source.metadata
+
+
 def check_needs_no_weights(experiment: Experiment) -> None:
     """Raises ConfigError where an experiment makes no sense from random weights."""
     if experiment.lora:
@@ -183,71 +187,6 @@ def trained_length(experiment: Experiment, metadata: dict | None) -> int:
     """
     before = metadata["trained_length"] if metadata else 0
     return min(experiment.model.context, max(experiment.data.length, before))
-
-
-def check_same_run(experiment: Experiment, folder: Path) -> list[str]:
-    """Checks that a folder holds this run or none. Returns a line for each setting that differs and may.
-
-    Raises RunError where the folder holds another run, files of a run without a checkpoint to go on from, or a file in
-    place of its card.
-    """
-    read_attempts(folder / CARD)
-    steps = published_steps(folder)
-    saved = read_config(folder) or (read_metadata(folder, steps[-1])["config"] if steps else None)
-    if steps and not (folder / "checkpoints" / str(steps[-1]) / "optimizer").is_dir():
-        raise RunError(
-            f"{folder} was imported, not trained; start a new run from it: --from {folder} --run-dir another"
-        )
-    lines = [] if steps else read_metrics(folder / "metrics.jsonl")
-    if saved is None and lines:
-        raise RunError(f"{folder} holds a metrics.jsonl and no run; take another --run-dir")
-    if saved and len(lines) > 2 * saved["checkpoints"]["every"]:  # by then one checkpoint at least was complete
-        raise RunError(
-            f"{folder}: metrics.jsonl goes to step {lines[-1]['step']} and no whole checkpoint is there; put one back, "
-            f"or move the folder away to begin anew"
-        )
-    return check_identity(saved, experiment, folder) if saved else []
-
-
-def check_same_origin(folder: Path, start_from: str | None) -> None:
-    """Raises RunError where the folder holds a run that began with other weights than those of `start_from`."""
-    if steps := published_steps(folder):
-        begun_from = read_metadata(folder, steps[-1]).get("started_from")
-    elif read_config(folder) is None:
-        return
-    else:  # it was stopped before its first checkpoint
-        begun_from = json.loads((folder / "config.json").read_text()).get("started_from")
-    check_origin(folder, begun_from, start_from, goes_on=bool(steps))
-
-
-def check_same_start(experiment: Experiment, start_from: str | None, settings: Sequence[str]) -> None:
-    """Raises RunError where this process was started with another config, --from or --set than process 0."""
-    mine = {"--from": start_from, "--set": list(settings)}
-    theirs, options = processes.broadcast_from_first(lambda: [fields.to_json(experiment), mine])
-    differ = [c for c in fields.differences(theirs, experiment) if not is_path(c[0])]
-    differ += [(name, options[name], value) for name, value in mine.items() if options[name] != value]
-    if differ:
-        shown = "; ".join(f"{path}: {old!r} in process 0, {new!r} here" for path, old, new in differ[:8])
-        raise RunError(f"the processes of this run were not started alike ({shown})")
-
-
-def claim_folder(folder: Path) -> Lease | None:
-    """Makes the run's folder and takes its lease, in process 0; the others check that they see the same folder.
-
-    Returns the lease in process 0, None in the others. Raises RunError where the folder can't be written, is held by
-    another trainer, or is not shared by all processes.
-    """
-    lease = None
-    if processes.index() == 0:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lease = Lease(folder)
-        except OSError as error:
-            raise RunError(f"{folder}: can't write there ({error.strerror}); take another --run-dir") from None
-    holder = processes.broadcast_from_first(lambda: lease.holder)
-    if lease is None:
-        check_shared(folder, holder)
-    return lease
 
 
 def first_state(run: Run, checkpoints: Checkpoints, source, report) -> TrainState:
