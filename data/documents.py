@@ -168,17 +168,16 @@ def encode_text(
     low. Raises DataError naming the document where the tokenizer does not know a character of it.
     """
     try:
-        is_alone = continued or before is None
-        ids = tokenizer.encode_array(text, continued) if is_alone else tokenizer.encode_behind(text, before)
+        behind = before is not None and not continued
+        ids = tokenizer.encode_behind(text, before) if behind else tokenizer.encode_array(text, continued)
     except DataError as error:
         raise DataError(f"{origin}: {error}") from None
     size = utf8_length(text)
     if tokenizer.lossless:
         return Encoded(ids, size, None)
     decoded = tokenizer.decode(ids.tolist())
-    if decoded in (text, f" {text}") or (
-        (continued or before is not None) and f" {decoded}" == text
-    ):  # a space that some put in front
+    is_first = before is None and not continued
+    if decoded in (text, f" {text}") or (not is_first and f" {decoded}" == text):  # a space that some put in front
         return Encoded(ids, size, None)
     shown = decoded if text.startswith(" ") else decoded.removeprefix(" ")
     return Encoded(ids, preserved_bytes(text, decoded), f"{origin}: {first_difference(text, shown)}")

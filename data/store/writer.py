@@ -106,12 +106,10 @@ class StoreWriter:
             self.half = self.written
         start = self.written
         if len(ids):
-            starts = not self.begun and np.array_equal(
-                ids, self.prefix
-            )  # then it ends nothing, where one token is both
+            is_start = not self.begun and np.array_equal(ids, self.prefix)  # and no end, where one token is both
             self.append(self.prefix[:0] if self.begun else self.missing_prefix(ids))
             if not is_space(segment):  # which a template may write behind the end token
-                self.closed = np.array_equal(ids[-1:], self.suffix) and not starts
+                self.closed = np.array_equal(ids[-1:], self.suffix) and not is_start
             self.begun = True
         if not self.pieces or segment.begins_piece:
             begins_half = not self.pieces or segment.begins_half
