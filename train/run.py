@@ -153,9 +153,9 @@ def check_origin(folder: Path, begun_from: str | None, start_from: str | None, g
         return
     began = f"the weights of {begun_from}" if begun_from else "random weights"
     wanted = f"from those of {start_from}" if start_from else "without --from"
-    same = f"--from {theirs}" if theirs else "no --from"
+    same = f"give --from {theirs}" if theirs else "leave --from out"
     raise RunError(
-        f"{folder} began with {began} and can't go on {wanted}; give {same}, or take another --run-dir for a new run"
+        f"{folder} began with {began} and can't go on {wanted}; {same}, or take another --run-dir for a new run"
     )
 
 
