@@ -142,11 +142,13 @@ def count_parameters(tree) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
-def check_origin(folder: Path, begun_from: str | None, start_from: str | None, goes_on: bool) -> None:
+def check_origin(folder: Path, saved: dict, start_from: str | None, goes_on: bool) -> None:
     """Checks that --from names the run whose weights this one began with; one that goes on may leave it out.
 
-    `begun_from`: the checkpoint, None: random weights. Raises RunError."""
-    if start_from is None and (goes_on or begun_from is None):
+    `saved`: its config.json, or a checkpoint's metadata. `started_from` in it is the checkpoint that it began with, or
+    None for random weights; an older Skald did not always say. Raises RunError."""
+    begun_from = saved.get("started_from")
+    if "started_from" not in saved or (start_from is None and (goes_on or begun_from is None)):
         return
     theirs, named = begun_from and Path(begun_from).parents[1], start_from and run_and_which(start_from)[0]
     if theirs and named and theirs.resolve() == named.resolve():
@@ -161,9 +163,16 @@ def check_origin(folder: Path, begun_from: str | None, start_from: str | None, g
 
 def read_config(folder: Path) -> dict | None:
     """The experiment in RUN/config.json, as JSON; None where there is no file. Raises RunError for any other file."""
+    config = read_config_file(folder)
+    return config and config["experiment"]
+
+
+def read_config_file(folder: Path) -> dict | None:
+    """All that `write_config` wrote; None and errors as of `read_config`."""
     file = folder / "config.json"
     try:
-        return fields.with_current_names(json.loads(file.read_text())["experiment"]) if file.is_file() else None
+        config = json.loads(file.read_text()) if file.is_file() else None
+        return config and config | {"experiment": fields.with_current_names(config["experiment"])}
     except (ValueError, KeyError, TypeError):
         raise RunError(f"{file} is not a run's config; move it away, or take another --run-dir") from None
 

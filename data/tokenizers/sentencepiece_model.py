@@ -34,8 +34,10 @@ class SentencePiece:
         self.lossless = self.space_symbol_ids is not None and parts.normalizer_spec.name == "identity"
         self.borders, self.puts_space_in_front = provable_borders(parts), parts.normalizer_spec.add_dummy_prefix
         self.drops_spaces = parts.normalizer_spec.remove_extra_whitespaces
-        parts.normalizer_spec.add_dummy_prefix = False
-        self.without_prefix = sentencepiece.SentencePieceProcessor(model_proto=parts.SerializeToString())
+        self.without_prefix = self.processor
+        if self.puts_space_in_front:
+            parts.normalizer_spec.add_dummy_prefix = False
+            self.without_prefix = sentencepiece.SentencePieceProcessor(model_proto=parts.SerializeToString())
         self.has_cut_points = bool(self.borders)
 
     def encode(self, text: str) -> list[int]:

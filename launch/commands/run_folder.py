@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,18 +12,15 @@ from train.checkpoint_folder import published_steps, read_metadata
 from train.config import Experiment
 from train.lease import Lease, check_shared
 from train.listeners.metrics import read_metrics
-from train.run import RunError, check_identity, check_origin, is_path, read_config
+from train.run import RunError, check_identity, check_origin, is_path, read_config, read_config_file
 
 
 def check_same_origin(folder: Path, start_from: str | None) -> None:
     """Raises RunError where the folder holds a run that began with other weights than those of `start_from`."""
-    if steps := published_steps(folder):
-        begun_from = read_metadata(folder, steps[-1]).get("started_from")
-    elif read_config(folder) is None:
-        return
-    else:  # it was stopped before its first checkpoint
-        begun_from = json.loads((folder / "config.json").read_text()).get("started_from")
-    check_origin(folder, begun_from, start_from, goes_on=bool(steps))
+    steps = published_steps(folder)
+    saved = read_metadata(folder, steps[-1]) if steps else read_config_file(folder)
+    if saved:  # without a checkpoint it was stopped before its first one
+        check_origin(folder, saved, start_from, goes_on=bool(steps))
 
 
 def check_same_run(experiment: Experiment, folder: Path) -> list[str]:

@@ -66,12 +66,12 @@ class Replicas:
 
     def answers(self, requests: Sequence[TextRequest], after_step: Callable[[], None]) -> Iterator[TextAnswer]:
         """The answers of all requests in their order, as TextEngine.answers, which says what it raises."""
-        workers = [Worker(engine, ()) for engine in self.engines_for(len(requests))]
-        if len(workers) == 1:
-            yield from workers[0].engine.answers(requests, after_step)
+        engines = self.engines_for(len(requests))
+        if len(engines) == 1:
+            yield from engines[0].answers(requests, after_step)
             return
-        for index, worker in enumerate(workers):
-            worker.requests = requests[index :: len(workers)]
+        workers = [Worker(engine, requests[index :: len(engines)]) for index, engine in enumerate(engines)]
+        for worker in workers:
             worker.start()
         try:
             for index in range(len(requests)):

@@ -151,6 +151,11 @@ def test_a_run_goes_on_from_the_weights_that_it_began_with_and_no_others(skald, 
     without, begun_anew = skald(*train, "steps=2"), skald(*train, "steps=2", "--from", trained_run)
     assert without[0] == 1 and f"{began} without --from; give --from {trained_run}, or" in without[2]
     assert begun_anew[0] == 0 and "starting from the weights of" in begun_anew[2]
+    shutil.rmtree(tuned / "checkpoints")
+    config = json.loads((tuned / "config.json").read_text())
+    assert config.pop("started_from") == f"{trained_run}/checkpoints/40"
+    (tuned / "config.json").write_text(json.dumps(config))  # as an older Skald wrote it
+    assert skald(*train, "steps=2", "--from", trained_run)[0] == 0
 
 
 def test_an_average_of_the_weights_is_what_is_scored_and_written_with(skald, tmp_path):

@@ -34,8 +34,8 @@ class Output(NamedTuple):
 
 
 class TaskWriter:
-    """Writes with the model of a checkpoint, on all devices: each has all weights and a part of the prompts. Of a model
-    in training it has one device, as the others hold what is trained."""
+    """Writes with the model of a checkpoint, on all devices: each has all weights and a part of the prompts. One device
+    writes chains that an engine refuses, as beams, and what a model in training writes: others hold what is trained."""
 
     def __init__(self, run: LoadedCheckpoint):
         self.run = run
